@@ -1,0 +1,10 @@
+# The student of the demonstration: four blocks, 64 patches of 16 pixels.
+# Layer scale starts at 1, since the recipe's 0.1 is made for 300 epochs.
+student = dict(
+    type='mmmaskdistill.MaskDistillViT',
+    arch=dict(
+        embed_dims=192, num_layers=4, num_heads=3, feedforward_channels=768),
+    img_size=128,
+    patch_size=16,
+    layer_scale_init_value=1.)
+data_root = 'work_dirs/quickstart/data/'

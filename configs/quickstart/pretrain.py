@@ -1,0 +1,73 @@
+_base_ = ['mmpretrain::_base_/default_runtime.py', '_base_/student.py']
+custom_imports = dict(imports=['mmmaskdistill'])
+
+model = dict(
+    type='mmmaskdistill.MaskDistill',
+    data_preprocessor=dict(
+        type='mmmaskdistill.TwoViewDataPreprocessor',
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        second_mean=[127., 127., 127.],
+        second_std=[128., 128., 128.],
+        to_rgb=True),
+    backbone=_base_.student,
+    # Stage 3 of EfficientNet-Lite0: 112 channels at stride 16. The images are
+    # fixed files, so its features are computed once for each.
+    teacher=dict(
+        type='mmmaskdistill.CachedTeacher',
+        teacher=dict(
+            type='mmmaskdistill.TimmTeacher',
+            model_name='tf_efficientnet_lite0',
+            checkpoint='work_dirs/quickstart/teacher.pth',
+            layer=3,
+            img_size=128)),
+    normalizer=dict(type='mmmaskdistill.LayerNormalizer'),
+    head=dict(
+        type='mmmaskdistill.LinearHead', in_channels=192, out_channels=112),
+    loss=dict(type='mmmaskdistill.SmoothL1Loss'))
+
+train_dataloader = dict(
+    batch_size=64,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    collate_fn=dict(type='default_collate'),
+    dataset=dict(
+        type='CustomDataset',
+        data_root=_base_.data_root,
+        data_prefix='pretrain',
+        with_label=False,
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(
+                type='BEiTMaskGenerator',
+                input_size=(8, 8),
+                num_masking_patches=26,
+                min_num_patches=4),
+            dict(type='PackInputs')
+        ]))
+
+max_epochs = 20
+train_cfg = dict(by_epoch=True, max_epochs=max_epochs)
+optim_wrapper = dict(
+    optimizer=dict(type='AdamW', lr=3e-3, betas=(0.9, 0.98), weight_decay=0.05),
+    clip_grad=dict(max_norm=3.),
+    paramwise_cfg=dict(
+        flat_decay_mult=0., custom_keys={'cls_token': dict(decay_mult=0.)}))
+param_scheduler = [
+    dict(
+        type='LinearLR',
+        start_factor=1e-3,
+        begin=0,
+        end=1,
+        convert_to_iter_based=True),
+    dict(
+        type='CosineAnnealingLR',
+        eta_min_ratio=1e-2,
+        begin=1,
+        end=max_epochs,
+        convert_to_iter_based=True)
+]
+default_hooks = dict(
+    logger=dict(type='LoggerHook', interval=25),
+    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=1))
+randomness = dict(seed=0)

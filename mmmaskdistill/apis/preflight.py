@@ -1,0 +1,90 @@
+"""Checks that need no compute: is everything there that a config names?"""
+import os.path as osp
+from typing import Any, Iterator, Sequence, Tuple
+
+
+class PreflightError(RuntimeError):
+    """Something that a run needs is not there."""
+
+
+def check_data(cfg: dict, loaders: Sequence[str]) -> None:
+    """Check that the folders and lists of data loaders exist.
+
+    Args:
+        cfg (dict): The config.
+        loaders (Sequence[str]): Names of its data loaders, such as
+            ``train_dataloader``; those that it does not have are passed over.
+
+    Raises:
+        PreflightError: Names the first path that is missing and its option.
+    """
+    for loader in loaders:
+        dataset = (cfg.get(loader) or {}).get('dataset')
+        for option, path in _data_paths(dataset, f'{loader}.dataset'):
+            if _is_local(path) and not osp.exists(path):
+                raise PreflightError(
+                    f'data not found: {path!r} ({option}, from '
+                    f'{osp.abspath(osp.curdir)!r}). Put or link the data '
+                    f'there, or give its place with --cfg-options '
+                    f'{option}=PATH')
+
+
+def check_weights(cfg: dict) -> None:
+    """Check that the weights a model starts from exist.
+
+    Raises:
+        PreflightError: Names the first file that is missing and its option.
+    """
+    named = list(_checkpoints(cfg.get('model'), 'model'))
+    if cfg.get('load_from'):
+        named.append(('load_from', cfg['load_from']))
+    for option, path in named:
+        if _is_local(path) and not osp.isfile(path):
+            raise PreflightError(
+                f'checkpoint not found: {path!r} ({option}, from '
+                f'{osp.abspath(osp.curdir)!r}). Give a file with '
+                f'--cfg-options {option}=PATH')
+
+
+def _data_paths(dataset: Any, option: str) -> Iterator[Tuple[str, str]]:
+    """All (option, path) of a dataset's config and of those it wraps.
+
+    Paths are joined as mmengine's ``BaseDataset`` does it.
+    """
+    if isinstance(dataset, (list, tuple)):
+        for k, part in enumerate(dataset):
+            yield from _data_paths(part, f'{option}.{k}')
+    if not isinstance(dataset, dict):
+        return
+    root = dataset.get('data_root') or ''
+    if root:
+        yield f'{option}.data_root', root
+    if dataset.get('ann_file'):
+        yield f'{option}.ann_file', osp.join(root, dataset['ann_file'])
+    prefixes = dataset.get('data_prefix') or {}
+    if isinstance(prefixes, str):
+        yield f'{option}.data_prefix', osp.join(root, prefixes)
+    else:
+        for name, prefix in prefixes.items():
+            if isinstance(prefix, str):
+                yield f'{option}.data_prefix.{name}', osp.join(root, prefix)
+    for nested in ('dataset', 'datasets'):
+        yield from _data_paths(dataset.get(nested), f'{option}.{nested}')
+
+
+def _checkpoints(node: Any, option: str) -> Iterator[Tuple[str, str]]:
+    """All (option, path) named ``checkpoint`` in a model's config."""
+    if isinstance(node, (list, tuple)):
+        for k, item in enumerate(node):
+            yield from _checkpoints(item, f'{option}.{k}')
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            if key == 'checkpoint' and isinstance(value, str):
+                yield f'{option}.{key}', value
+            else:
+                yield from _checkpoints(value, f'{option}.{key}')
+
+
+def _is_local(path: str) -> bool:
+    """Whether a path is on this machine: ``s3://...``, ``hf-hub:...`` aren't."""
+    return ':' not in path

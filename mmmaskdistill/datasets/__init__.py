@@ -1,0 +1,3 @@
+from .texture_mosaics import TextureMosaicDataset
+
+__all__ = ['TextureMosaicDataset']

@@ -1,0 +1,4 @@
+from .layer_decay import LayerDecayOptimWrapperConstructor
+from .runner import ResumableRunner
+
+__all__ = ['LayerDecayOptimWrapperConstructor', 'ResumableRunner']

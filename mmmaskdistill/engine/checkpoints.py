@@ -1,0 +1,152 @@
+"""What a checkpoint says about its run, and whether it fits a model."""
+import os.path as osp
+from glob import escape, glob
+from typing import List, NamedTuple, Optional
+
+import torch
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner import CheckpointLoader
+from torch import nn
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that is missing, unreadable or of another model."""
+
+
+class ResumePoint(NamedTuple):
+    """Where a run stopped.
+
+    Attributes:
+        checkpoint (str): Path of the checkpoint.
+        epoch (int): Finished epochs.
+        iter (int): Finished iterations.
+        seed (int, optional): The run's seed.
+    """
+    checkpoint: str
+    epoch: int
+    iter: int
+    seed: Optional[int]
+
+
+def latest_checkpoint(work_dir: str) -> Optional[str]:
+    """The checkpoint that a run in ``work_dir`` goes on from.
+
+    ``last_checkpoint`` names it. A run killed between writing a checkpoint
+    and naming it, or a moved folder, is no reason to start over: then it is
+    the newest ``iter_*.pth`` or ``epoch_*.pth``.
+
+    Returns:
+        str, optional: Its path, None if there is none.
+    """
+    pointer = osp.join(work_dir, 'last_checkpoint')
+    if osp.isfile(pointer):
+        with open(pointer) as file:
+            named = file.read().strip()
+        for path in (named, osp.join(work_dir, osp.basename(named))):
+            if osp.isfile(path):
+                return path
+    written = [
+        path for pattern in ('iter_*.pth', 'epoch_*.pth')
+        for path in glob(osp.join(escape(work_dir), pattern))
+    ]
+    return max(written, key=osp.getmtime, default=None)
+
+
+def read_resume_point(checkpoint: str) -> ResumePoint:
+    """Read a checkpoint's progress without reading its tensors.
+
+    Raises:
+        CheckpointError: If there is no such file, it cannot be read, or it
+            holds weights only.
+    """
+    if '://' not in checkpoint and not osp.isfile(checkpoint):
+        raise CheckpointError(f'checkpoint {checkpoint!r} does not exist')
+    try:
+        if osp.isfile(checkpoint):
+            content = torch.load(
+                checkpoint, map_location='cpu', mmap=True, weights_only=True)
+        else:
+            content = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
+    except Exception as error:
+        reason = str(error).strip().split('\n')[0]
+        raise CheckpointError(
+            f'checkpoint {checkpoint!r} cannot be read ({reason}): resume '
+            'from an earlier one') from error
+    meta = content.get('meta', {}) if isinstance(content, dict) else {}
+    if not {'epoch', 'iter'} <= meta.keys():
+        raise CheckpointError(
+            f'checkpoint {checkpoint!r} holds no training state, only '
+            'weights: start from it with --cfg-options load_from=... instead '
+            'of resuming')
+    return ResumePoint(checkpoint, meta['epoch'], meta['iter'],
+                       meta.get('seed'))
+
+
+def check_coverage(model: nn.Module,
+                   state_dict: dict,
+                   name: str,
+                   complete: bool = True) -> str:
+    """Compare a checkpoint's tensors with a model's.
+
+    Args:
+        model (nn.Module): The model.
+        state_dict (dict): The checkpoint's weights, keys without ``module.``.
+        name (str): The checkpoint's name, for messages.
+        complete (bool): Whether every tensor of the model must be covered, or
+            one suffices.
+
+    Returns:
+        str: One line that says what fits and what does not.
+
+    Raises:
+        CheckpointError: If the model is not covered.
+    """
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    wanted = {
+        key: tensor.shape
+        for key, tensor in model.state_dict().items()
+        if not key.endswith('num_batches_tracked')
+    }
+    differ = [
+        f'{key} is {tuple(state_dict[key].shape)}, not {tuple(shape)}'
+        for key, shape in wanted.items()
+        if key in state_dict and state_dict[key].shape != shape
+    ]
+    missing = [key for key in wanted if key not in state_dict]
+    matched = len(wanted) - len(differ) - len(missing)
+    report = (f'{matched} of the model\'s {len(wanted)} tensors match '
+              f'checkpoint {name!r}')
+    if differ:
+        report += f'; other shape: {_first_few(differ)}'
+    if missing:
+        report += f'; not in the checkpoint: {_first_few(missing)}'
+    unused = [key for key in state_dict if key not in wanted]
+    if unused:
+        report += f'; not in the model: {_first_few(unused)}'
+
+    if (matched if not complete else not differ and not missing):
+        return report
+    if complete and _loads(model, state_dict):
+        return report
+    raise CheckpointError(
+        f'{report}. The checkpoint is of another architecture than the '
+        'config\'s model: give the checkpoint that this config trained')
+
+
+def _loads(model: nn.Module, state_dict: dict) -> bool:
+    """Whether the model's own loading hooks make a checkpoint fit.
+
+    Modules may rename or resize what they are given, and comparing names and
+    shapes cannot know that.
+    """
+    try:
+        missing = model.load_state_dict(state_dict, strict=False).missing_keys
+    except RuntimeError:
+        return False
+    return all(key.endswith('num_batches_tracked') for key in missing)
+
+
+def _first_few(items: List[str], count: int = 3) -> str:
+    more = f' and {len(items) - count} more' if len(items) > count else ''
+    return ', '.join(items[:count]) + more

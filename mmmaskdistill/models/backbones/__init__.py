@@ -1,0 +1,3 @@
+from .mask_distill_vit import MaskDistillViT
+
+__all__ = ['MaskDistillViT']

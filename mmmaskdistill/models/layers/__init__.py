@@ -1,0 +1,12 @@
+from .attention import Attention
+from .block import Block
+from .patch_embed import PatchEmbed
+from .position_embedding import resize_position_embedding
+from .relative_position import (RelativePositionBias, relative_position_bias,
+                                resize_relative_position_table, table_length)
+
+__all__ = [
+    'Attention', 'Block', 'PatchEmbed', 'RelativePositionBias',
+    'relative_position_bias', 'resize_position_embedding',
+    'resize_relative_position_table', 'table_length'
+]

@@ -1,0 +1,94 @@
+from typing import Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .relative_position import relative_position_bias, table_length
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention of the BEiT family.
+
+    Queries and values have a bias, keys have none (a bias of the keys would
+    cancel in the softmax). A learned relative position bias, one table of this
+    block's own or one shared by all blocks, is added to the logits.
+
+    Args:
+        dim (int): Width D of the tokens.
+        num_heads (int): Heads; must divide ``dim``.
+        window (tuple[int, int], optional): Patch grid of this block's own
+            relative position table. Defaults to None, no table.
+    """
+
+    def __init__(self,
+                 dim: int,
+                 num_heads: int,
+                 window: Optional[Tuple[int, int]] = None):
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(
+                f'num_heads={num_heads} does not divide embed_dims={dim}')
+        self.num_heads = num_heads
+        self.window = window
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(dim))
+        self.v_bias = nn.Parameter(torch.zeros(dim))
+        if window is not None:
+            self.relative_position_bias_table = nn.Parameter(
+                torch.zeros(table_length(window), num_heads))
+        self.proj = nn.Linear(dim, dim)
+
+    def _bias(self, grid: Tuple[int, int],
+              shared_bias: Optional[Tensor]) -> Optional[Tensor]:
+        """Bias of the logits, [heads, 1+N, 1+N], or None."""
+        if self.window is None:
+            return shared_bias
+        own = relative_position_bias(self.relative_position_bias_table,
+                                     self.window, grid)
+        return own if shared_bias is None else own + shared_bias
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+
+    def forward(self,
+                x: Tensor,
+                grid: Tuple[int, int],
+                shared_bias: Optional[Tensor] = None,
+                queries: Optional[Tensor] = None) -> Tensor:
+        """Attend from all tokens, or from some, to all tokens.
+
+        Args:
+            x (Tensor): Tokens [B, 1+N, D], the class token first.
+            grid (tuple[int, int]): Patch grid (h, w), N = h*w.
+            shared_bias (Tensor, optional): [heads, 1+N, 1+N].
+            queries (Tensor, optional): Indices [B, M] of the tokens that
+                attend. Defaults to None, all of them.
+
+        Returns:
+            Tensor: [B, 1+N, D], or [B, M, D] with ``queries``.
+        """
+        bias = self._bias(grid, shared_bias)
+        if queries is None:
+            qkv_bias = torch.cat(
+                [self.q_bias,
+                 torch.zeros_like(self.v_bias), self.v_bias])
+            q, k, v = F.linear(x, self.qkv.weight, qkv_bias).chunk(3, dim=2)
+        else:
+            dim = x.shape[2]
+            q_weight, kv_weight = self.qkv.weight.split([dim, 2 * dim])
+            kv_bias = torch.cat([torch.zeros_like(self.v_bias), self.v_bias])
+            q = F.linear(take(x, queries), q_weight, self.q_bias)
+            k, v = F.linear(x, kv_weight, kv_bias).chunk(2, dim=2)
+            if bias is not None:
+                bias = bias[:, queries].transpose(0, 1)  # [B, heads, M, 1+N]
+        q, k, v = self._heads(q), self._heads(k), self._heads(v)
+        if bias is not None:
+            bias = bias.to(q.dtype)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return self.proj(x.transpose(1, 2).flatten(2))
+
+
+def take(x: Tensor, index: Tensor) -> Tensor:
+    """Tokens [B, M, D] of ``x`` [B, N, D] at ``index`` [B, M]."""
+    return x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))

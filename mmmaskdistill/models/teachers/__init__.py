@@ -1,0 +1,4 @@
+from .cached_teacher import CachedTeacher
+from .timm_teacher import TimmTeacher
+
+__all__ = ['CachedTeacher', 'TimmTeacher']

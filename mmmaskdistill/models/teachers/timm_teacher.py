@@ -1,0 +1,179 @@
+import logging
+import math
+from typing import List, Optional, Tuple, Union
+
+import timm
+import torch
+import torch.nn.functional as F
+from mmengine.logging import print_log
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+
+from mmmaskdistill.registry import MODELS
+from ..weights import read_state_dict
+
+FEATURES = ('block', 'norm', 'proj')
+
+
+@MODELS.register_module()
+class TimmTeacher(nn.Module):
+    """T: patch features of any timm model, frozen.
+
+    Args:
+        model_name (str): A name of ``timm.list_models()``, such as
+            ``vit_base_patch16_clip_quickgelu_224.openai``.
+        checkpoint (str, optional): File of weights in timm's, OpenAI's or
+            open_clip's format. Defaults to None, take ``pretrained``.
+        pretrained (bool | str): True takes the weights of timm's hub,
+            ``'random'`` asks for an untrained teacher. Defaults to True.
+        features (str): ``block``, the output of ``layer``; ``norm``, the same
+            after the final norm; ``proj``, that after CLIP's projection into
+            the space shared with text. Defaults to ``'block'``.
+        layer (int): Index of a ViT's block, or of a convolutional network's
+            stage. Defaults to -1, the last.
+        img_size (int | tuple[int, int]): Input height and width in pixels. A
+            position embedding is resized to it. Defaults to 224.
+        resize (str, optional): ``'bilinear'`` resizes the feature map to the
+            student's grid; for convolutional teachers whose map is coarser.
+            Defaults to None, the grids must agree.
+
+    Attributes:
+        grid (tuple[int, int]): Patch grid (h, w) of the features.
+        channels (int): Dt, channels of the features.
+        stride (int): Pixels from one feature to the next.
+
+    Raises:
+        RuntimeError: If there are no weights to be had.
+        ValueError: If an argument is none of the above, or the weights do not
+            fit the model.
+    """
+
+    def __init__(self,
+                 model_name: str,
+                 checkpoint: Optional[str] = None,
+                 pretrained: Union[bool, str] = True,
+                 features: str = 'block',
+                 layer: int = -1,
+                 img_size: Union[int, Tuple[int, int]] = 224,
+                 resize: Optional[str] = None):
+        super().__init__()
+        if features not in FEATURES:
+            raise ValueError(f'features={features!r}: expected one of '
+                             f'{", ".join(FEATURES)}')
+        if resize not in (None, 'bilinear'):
+            raise ValueError(
+                f"resize={resize!r}: expected None or 'bilinear'")
+        self.name = model_name
+        self.features = features
+        self.resize = resize
+        if isinstance(img_size, int):
+            img_size = (img_size, img_size)
+        self.model = _create_model(model_name, checkpoint, pretrained, img_size,
+                                   with_head=features == 'proj')
+        self.model.eval().requires_grad_(False)
+
+        stages = list(self.model.feature_info)
+        if not -len(stages) <= layer < len(stages):
+            raise ValueError(f'layer={layer}: {model_name} has '
+                             f'{len(stages)} of them')
+        self.layer = layer % len(stages)
+        if features == 'proj' and not isinstance(self.model.head, nn.Linear):
+            raise ValueError(f"features='proj': {model_name} has no linear "
+                             'projection, choose a CLIP model')
+        self.channels = (
+            self.model.head.out_features
+            if features == 'proj' else stages[self.layer]['num_chs'])
+        self.stride = stages[self.layer]['reduction']
+        self.grid = tuple(math.ceil(side / self.stride) for side in img_size)
+
+    def match_grid(self, grid: Tuple[int, int]):
+        """Let the features have the student's grid, if resizing was asked for.
+
+        Args:
+            grid (tuple[int, int]): Patch grid (h, w) of the student.
+
+        Raises:
+            ValueError: If the grids differ and ``resize`` is None.
+        """
+        if self.resize is not None:
+            self.grid = grid
+        elif self.grid != grid:
+            side = ' x '.join(str(patches * self.stride) for patches in grid)
+            raise ValueError(
+                f'the teacher {self.name} gives a grid of {self.grid[0]} x '
+                f'{self.grid[1]}, the student one of {grid[0]} x {grid[1]}. '
+                f'Feed the teacher {side} pixels (its img_size, and the second '
+                "size in the pipeline), or ask for resizing with "
+                "teacher.resize='bilinear'")
+
+    def train(self, mode: bool = True):
+        """A teacher never trains: it stays in eval mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self,
+                images: Tensor,
+                data_samples: Optional[List[DataSample]] = None) -> Tensor:
+        """Features [B, N, Dt] of normalized images [B, 3, H, W]."""
+        maps, = self.model.forward_intermediates(
+            images,
+            indices=[self.layer],
+            norm=self.features != 'block',
+            stop_early=True,
+            output_fmt='NCHW',
+            intermediates_only=True)  # [B, D, h, w]
+        if self.resize is not None:
+            maps = F.interpolate(maps, size=self.grid, mode='bilinear')
+        elif tuple(maps.shape[2:]) != self.grid:
+            raise ValueError(
+                f'the teacher {self.name} was given images of '
+                f'{images.shape[2]} x {images.shape[3]} pixels, which make a '
+                f'grid of {maps.shape[2]} x {maps.shape[3]}: expected images '
+                f'for {self.grid[0]} x {self.grid[1]}')
+        tokens = maps.flatten(2).transpose(1, 2)
+        return self.model.head(tokens) if self.features == 'proj' else tokens
+
+
+def _create_model(name: str, checkpoint: Optional[str],
+                  pretrained: Union[bool, str], img_size: Tuple[int, int],
+                  with_head: bool) -> nn.Module:
+    if not timm.is_model(name):
+        similar = timm.list_models(f'*{name.split(".")[0][:12]}*')[:5]
+        raise ValueError(f'model_name={name!r} is not a model of timm '
+                         f'{timm.__version__}. Similar: '
+                         f'{", ".join(similar) or "none"}')
+    if pretrained not in (True, False, 'random'):
+        raise ValueError(f"pretrained={pretrained!r}: expected True, False or "
+                         "'random'")
+    options = {} if with_head else dict(num_classes=0)
+    config = timm.get_pretrained_cfg(name)
+    if config is not None and config.fixed_input_size:
+        options['img_size'] = img_size
+    if checkpoint is not None:
+        state = read_state_dict(checkpoint)
+        try:
+            return timm.create_model(
+                name,
+                pretrained=True,
+                pretrained_cfg_overlay=dict(state_dict=state),
+                **options)
+        except (RuntimeError, KeyError) as error:
+            raise ValueError(
+                f'{checkpoint} does not fit the teacher {name}: {error}'
+            ) from None
+    if pretrained == 'random':
+        print_log(
+            f'The teacher {name} has random weights, as asked: what the '
+            'student learns from it is of no use.',
+            logger='current',
+            level=logging.WARNING)
+        return timm.create_model(name, pretrained=False, **options)
+    no_weights = (f'no weights for the teacher {name}: give a file with '
+                  "checkpoint=..., or ask for pretrained='random'")
+    if not pretrained:
+        raise RuntimeError(no_weights)
+    try:
+        return timm.create_model(name, pretrained=True, **options)
+    except Exception as error:
+        raise RuntimeError(
+            f'{no_weights}. Its hub could not be read: {error}') from error

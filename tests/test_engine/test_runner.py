@@ -1,0 +1,277 @@
+import os
+
+import numpy as np
+import pytest
+import torch
+from mmengine.dataset import BaseDataset
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.runner import IterBasedTrainLoop
+from torch import nn
+
+import mmmaskdistill  # noqa: F401
+from mmmaskdistill.engine import ResumableRunner
+from mmmaskdistill.engine.checkpoints import (CheckpointError, check_coverage,
+                                              latest_checkpoint,
+                                              read_resume_point)
+
+
+class Noisy(BaseDataset):
+    """Samples that are new at every draw; remembers what was asked for."""
+    METAINFO = dict(classes=('a', 'b'))
+    asked = []
+
+    def full_init(self):
+        pass
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, index):
+        Noisy.asked.append(index)
+        return dict(inputs=torch.rand(4) + float(np.random.rand()))
+
+
+class Dropped(BaseModel):
+    """A model that is random itself, with buffers and batch statistics."""
+
+    def __init__(self, width=8):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(4, width), nn.BatchNorm1d(width), nn.Dropout(0.5),
+            nn.Linear(width, 1))
+
+    def forward(self, inputs, mode='tensor'):
+        return dict(loss=self.layers(torch.stack(inputs)).square().mean())
+
+
+class Stop(Exception):
+    pass
+
+
+class StopAt(Hook):
+
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        if runner.iter + 1 == self.iteration:
+            raise Stop
+
+
+def train(work_dir, by_epoch=True, stop_at=None, resume=False, num_workers=0,
+          sampler='DefaultSampler', loop=None, checkpoint_by_epoch=None,
+          seed=None, load_from=None, width=8, **dataloader):
+    """13 iterations or 4 epochs of 3; returns the runner."""
+    if checkpoint_by_epoch is None:
+        checkpoint_by_epoch = by_epoch
+    if loop is None:
+        loop = (dict(by_epoch=True, max_epochs=4)
+                if by_epoch else dict(type='IterBasedTrainLoop', max_iters=13))
+    runner = ResumableRunner(
+        model=Dropped(width),
+        work_dir=str(work_dir),
+        train_dataloader=dict(
+            batch_size=4,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            sampler=dict(type=sampler),
+            dataset=Noisy(),
+            **dataloader),
+        train_cfg=loop,
+        optim_wrapper=dict(
+            accumulative_counts=2, optimizer=dict(type='AdamW', lr=0.01)),
+        param_scheduler=[
+            dict(type='LinearLR', start_factor=0.1, end=5, by_epoch=False),
+            dict(type='CosineAnnealingLR', begin=5, by_epoch=False)
+        ],
+        default_hooks=dict(
+            logger=dict(type='LoggerHook', interval=1),
+            checkpoint=dict(
+                type='CheckpointHook',
+                interval=1 if by_epoch == checkpoint_by_epoch and by_epoch
+                else 5,
+                by_epoch=checkpoint_by_epoch)),
+        custom_hooks=[dict(type='EMAHook', momentum=0.1)] +
+        ([StopAt(stop_at)] if stop_at else []),
+        load_from=load_from,
+        resume=resume,
+        randomness=dict(seed=seed),
+        experiment_name=f'{work_dir}{resume}')
+    try:
+        runner.train()
+    except Stop:
+        pass
+    return runner
+
+
+def parameters(runner):
+    ema = next(hook for hook in runner._hooks if hasattr(hook, 'ema_model'))
+    return {**runner.model.state_dict(),
+            **{f'ema.{k}': v for k, v in ema.ema_model.state_dict().items()}}
+
+
+def assert_same(a, b):
+    a, b = parameters(a), parameters(b)
+    for key in a:
+        assert torch.equal(a[key], b[key]), key
+
+
+@pytest.mark.parametrize('case', [
+    dict(by_epoch=True),
+    dict(by_epoch=True, num_workers=2),
+    dict(by_epoch=True, sampler='RepeatAugSampler'),
+    dict(by_epoch=True, drop_last=True),
+    dict(by_epoch=True, num_batch_per_epoch=2),
+    dict(by_epoch=True, checkpoint_by_epoch=False),
+    dict(by_epoch=False),
+    dict(by_epoch=False, sampler='InfiniteSampler'),
+    dict(by_epoch=False, sampler='InfiniteSampler', num_workers=2),
+    dict(by_epoch=False, loop=dict(by_epoch=False, max_iters=13)),
+], ids=lambda case: ' '.join(map(str, case.values())))
+def test_resumed_run_equals_uninterrupted_one(tmp_path, case):
+    """No seed is configured: the drawn one must be taken up again."""
+    whole = train(tmp_path / 'whole', seed=7, **case)
+    train(tmp_path / 'parts', seed=7, stop_at=7, **case)
+    Noisy.asked.clear()
+    resumed = train(tmp_path / 'parts', resume=True, **case)
+    assert resumed.seed == 7
+    assert resumed.iter == whole.iter and resumed.epoch == whole.epoch
+    assert_same(whole, resumed)
+    for group, other in zip(whole.optim_wrapper.param_groups,
+                            resumed.optim_wrapper.param_groups):
+        assert group['lr'] == other['lr']
+    losses = [
+        runner.message_hub.get_scalar('train/loss').data[0]
+        for runner in (whole, resumed)
+    ]
+    np.testing.assert_array_equal(*losses)
+    assert resumed.train_dataloader.dataset.metainfo == Noisy.METAINFO
+    if not case.get('num_workers') and not case['by_epoch']:
+        # Nothing that was trained on is loaded again: at most 8 batches of 4.
+        assert len(Noisy.asked) <= 32
+
+
+def test_randomness_does_not_repeat(tmp_path):
+    """Neither an iteration's dropout nor a sample's noise comes twice."""
+    seen = []
+
+    class Listen(Hook):
+
+        def before_train_iter(self, runner, batch_idx, data_batch):
+            seen.append((torch.rand(()).item(), *(
+                x[0].item() for x in data_batch['inputs'])))
+
+    runner = train(tmp_path, by_epoch=False, stop_at=1, seed=1)
+    runner.register_hook(Listen(), 'VERY_LOW')
+    runner._hooks = [h for h in runner._hooks if not isinstance(h, StopAt)]
+    runner.train_loop.run()
+    values = [value for row in seen for value in row]
+    assert len(values) > 40 and len(set(values)) == len(values)
+
+
+def test_other_loops_advance_the_data_themselves(tmp_path):
+
+    class OwnLoop(IterBasedTrainLoop):
+        pass
+
+    loop = dict(type=OwnLoop, max_iters=13)
+    whole = train(tmp_path / 'whole', by_epoch=False, seed=7, loop=loop)
+    train(tmp_path / 'parts', by_epoch=False, seed=7, stop_at=7, loop=loop)
+    resumed = train(tmp_path / 'parts', by_epoch=False, resume=True, loop=loop)
+    assert_same(whole, resumed)
+
+
+def test_a_kept_seed_is_told(tmp_path):
+    train(tmp_path, seed=7, stop_at=7)
+    runner = train(tmp_path, seed=8, stop_at=8, resume=True)
+    assert runner.seed == 7
+    with open(os.path.join(runner.log_dir, f'{runner.timestamp}.log')) as log:
+        assert 'has seed 7: it is kept, and the configured 8' in log.read()
+
+
+def test_auto_scale_lr_sees_the_batch_size(tmp_path):
+    """mmengine looks for it in the config that the runner rewrites."""
+    runner = train(tmp_path, stop_at=1)
+    runner.param_schedulers = None
+    before = runner.optim_wrapper.param_groups[0]['lr']
+    runner.scale_lr(runner.optim_wrapper,
+                    dict(enable=True, base_batch_size=8))
+    after = runner.optim_wrapper.param_groups[0]['lr']
+    assert after == before / 2
+
+
+def test_latest_checkpoint(tmp_path):
+    assert latest_checkpoint(str(tmp_path)) is None
+    for k in (2, 10):
+        path = tmp_path / f'iter_{k}.pth'
+        path.touch()
+        os.utime(path, (k, k))
+    newest = str(tmp_path / 'iter_10.pth')
+    assert latest_checkpoint(str(tmp_path)) == newest
+    pointer = tmp_path / 'last_checkpoint'
+    for named, found in [
+        ('', newest),
+        (str(tmp_path / 'iter_12.pth'), newest),
+        ('/moved/from/iter_2.pth', str(tmp_path / 'iter_2.pth')),
+    ]:
+        pointer.write_text(named)
+        assert latest_checkpoint(str(tmp_path)) == found
+
+
+def test_unusable_resume_points(tmp_path):
+    path = str(tmp_path / 'a.pth')
+    with pytest.raises(CheckpointError, match='does not exist'):
+        read_resume_point(path)
+    torch.save(dict(state_dict={}), path)
+    with pytest.raises(CheckpointError, match='load_from'):
+        read_resume_point(path)
+    with open(path, 'rb+') as file:
+        file.truncate(100)
+    with pytest.raises(CheckpointError, match='cannot be read'):
+        read_resume_point(path)
+
+
+def test_coverage():
+    model = Dropped()
+    weights = model.state_dict()
+    assert "10 of the model's 10 tensors" not in check_coverage(
+        model, weights, 'a.pth')  # num_batches_tracked does not count
+    assert check_coverage(model, weights, 'a.pth').startswith(
+        "8 of the model's 8 tensors match")
+
+    with pytest.raises(CheckpointError) as error:
+        check_coverage(model, Dropped(width=16).state_dict(), 'a.pth')
+    assert "1 of the model's 8 tensors match checkpoint 'a.pth'" in str(
+        error.value)
+    assert 'layers.0.weight is (16, 4), not (8, 4)' in str(error.value)
+    assert ' and 4 more' in str(error.value)
+
+    part = {'layers.0.bias': weights['layers.0.bias'], 'other': torch.ones(1)}
+    with pytest.raises(CheckpointError, match='not in the checkpoint: layers'):
+        check_coverage(model, part, 'a.pth')
+    report = check_coverage(model, part, 'a.pth', complete=False)
+    assert '1 of' in report and 'not in the model: other' in report
+    with pytest.raises(CheckpointError):
+        check_coverage(model, {'other': torch.ones(1)}, 'a', complete=False)
+
+
+def test_loading_hooks_may_make_a_checkpoint_fit():
+    model = Dropped()
+    model.layers[0]._register_load_state_dict_pre_hook(
+        lambda state, prefix, *args: state.update(
+            {f'{prefix}weight': state[f'{prefix}weight'][:8]}))
+    weights = Dropped().state_dict()
+    weights['layers.0.weight'] = torch.ones(16, 4)
+    assert 'other shape: layers.0.weight' in check_coverage(
+        model, weights, 'a.pth')
+
+
+def test_resuming_another_model_fails(tmp_path):
+    train(tmp_path, stop_at=7)
+    with pytest.raises(CheckpointError, match="of the model's 8 tensors"):
+        train(tmp_path, resume=True, width=16)
+    with pytest.raises(CheckpointError, match='another architecture'):
+        torch.save(dict(state_dict=nn.Linear(1, 1).state_dict()),
+                   tmp_path / 'other.pth')
+        train(tmp_path / 'b', load_from=str(tmp_path / 'other.pth'))

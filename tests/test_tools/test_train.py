@@ -1,0 +1,135 @@
+"""tools/train.py as a user runs it: killed, resumed, misused, in parallel."""
+import os.path as osp
+import signal
+
+import pytest
+import torch
+
+
+def load(path):
+    import mmmaskdistill  # noqa: F401
+    return torch.load(path, weights_only=True)
+
+
+def assert_same(a, b, atol=0.):
+    """Compare two checkpoints' tensors, those of the EMA included."""
+    for part in {'state_dict', 'ema_state_dict'} & a.keys():
+        assert a[part].keys() == b[part].keys()
+        for key, tensor in a[part].items():
+            difference = (tensor.double() - b[part][key].double()).abs().max()
+            assert difference <= atol, (part, key, float(difference))
+
+
+def test_killed_pretraining_ends_where_an_uninterrupted_one_does(
+        place, start, run):
+    whole = start('train.py', 'pretrain.py', '--work-dir', 'pretrain-whole',
+                  '--cfg-options', 'randomness.seed=3')
+    args = ['train.py', 'pretrain.py', '--work-dir', 'pretrain', '--resume']
+
+    # Dies while it writes the checkpoint of epoch 2, iteration 8. The seed is
+    # given to the first process only: the others find it in the checkpoint.
+    first = run(*args, '--cfg-options', 'randomness.seed=3', fails=True,
+                DIE_WRITING='8')
+    assert first.returncode == -signal.SIGXFSZ
+    assert 'no checkpoint in pretrain yet: starting anew' in first.out
+    assert not (place / 'pretrain/epoch_2.pth').exists()
+    load(place / 'pretrain/epoch_1.pth')
+
+    # Dies in epoch 3, iteration 10.
+    second = run(*args, fails=True, DIE_AT='10')
+    assert second.returncode == -signal.SIGKILL
+    assert 'epoch_1.pth' in second.out.split('\n')[0]
+
+    run(*args, '--cfg-options', 'train_dataloader.num_workers=1')
+    out, err = whole.communicate(timeout=300)
+    assert whole.returncode == 0, err
+    a = load(place / 'pretrain-whole/epoch_4.pth')
+    b = load(place / 'pretrain/epoch_4.pth')
+    assert b['meta']['seed'] == 3 and b['meta']['iter'] == 16
+    assert not any('teacher' in key for key in b['state_dict'])
+    assert_same(a, b)
+    assert a['param_schedulers'] == b['param_schedulers']
+
+
+@pytest.fixture(scope='module')
+def segmentor(place, start, run):
+    """Checkpoints of an uninterrupted and of a killed and resumed run."""
+    whole = start('train.py', 'segment.py', '--work-dir', 'segment-whole',
+                  '--cfg-options', 'randomness.seed=3')
+    args = ['train.py', 'segment.py', '--work-dir', 'segment']
+    killed = run(*args, '--no-validate', '--cfg-options', 'randomness.seed=3',
+                 fails=True, DIE_AT='6')
+    assert killed.returncode == -signal.SIGKILL
+    run(*args, '--resume', 'segment/iter_4.pth', '--amp', '--cfg-options',
+        'train_dataloader.num_workers=0')
+    out, err = whole.communicate(timeout=300)
+    assert whole.returncode == 0, err
+    return place / 'segment-whole/iter_8.pth', place / 'segment/iter_8.pth'
+
+
+def test_killed_segmentation_ends_where_an_uninterrupted_one_does(segmentor):
+    whole, resumed = map(load, segmentor)
+    assert_same(whole, resumed)
+    assert (whole['message_hub']['runtime_info']['iter']
+            == resumed['message_hub']['runtime_info']['iter'])
+
+
+def test_two_processes_equal_one_with_twice_the_batch(place, start, run):
+    options = [
+        '--cfg-options', 'randomness.seed=3',
+        'optim_wrapper.optimizer._delete_=True',
+        'optim_wrapper.optimizer.type=SGD', 'optim_wrapper.optimizer.lr=0.1',
+        'model.backbone.drop_path_rate=0', 'train_cfg.max_epochs=2'
+    ]
+    one = start('train.py', 'pretrain.py', '--work-dir', 'one', *options,
+                'train_dataloader.batch_size=8')
+    two = run('dist_train.sh', 'pretrain.py', 2, '--work-dir', 'two', *options,
+              'train_dataloader.batch_size=4')
+    out, err = one.communicate(timeout=300)
+    assert one.returncode == 0, err
+    one, two = (load(place / f'{name}/epoch_2.pth') for name in ('one', 'two'))
+    assert one['meta']['iter'] == two['meta']['iter'] == 4
+    assert_same(one, two, atol=1e-6)
+
+
+@pytest.mark.parametrize('args, message', [
+    (['nowhere.py'], "config not found: 'nowhere.py'"),
+    (['pretrain.py', '--resume', 'no.pth'], "checkpoint not found: 'no.pth'"),
+])
+def test_missing_file(run, args, message):
+    process = run('train.py', *args, fails=True)
+    assert process.err.count('\n') == 1 and message in process.err
+    assert process.out == ''
+
+
+def test_scripts_say_how_they_are_used(run):
+    for script in ('dist_train.sh', 'dist_test.sh', 'slurm_train.sh',
+                   'slurm_test.sh'):
+        process = run(script, 'pretrain.py', fails=True)
+        assert process.returncode == 2
+        assert f'tools/{script} ' in process.err
+    process = run('dist_train.sh', 'pretrain.py', 'two', fails=True)
+    assert "not 'two'" in process.err
+
+
+def test_slurm_starts_torchrun_on_every_node(place, run):
+    tools = place / 'bin'
+    tools.mkdir()
+    for name, text in [
+        ('srun', 'echo "$@"; while [ "$1" != bash ]; do shift; done; '
+                 'SLURM_NNODES=2 SLURM_NODEID=1 SLURM_JOB_ID=31234 "$@"'),
+        ('scontrol', 'echo first; echo second'),
+        ('python', 'echo "$@"'),
+    ]:
+        (tools / name).write_text(f'#!/bin/bash\n{text}\n')
+        (tools / name).chmod(0o755)
+    import os
+    process = run('slurm_train.sh', 'part', 'job', 'a config.py', 'out',
+                  '--amp', GPUS='16', PYTHON='python',
+                  PATH=f'{tools}{os.pathsep}{os.environ["PATH"]}')
+    srun, *_, torchrun = process.out.strip().split('\n')
+    assert '--nodes=2 --ntasks-per-node=1 --cpus-per-task=40' in srun
+    assert ('--nnodes 2 --node_rank 1 --master_addr first '
+            '--master_port 21234 --nproc_per_node 8') in torchrun
+    assert torchrun.endswith(
+        'train.py a config.py --launcher pytorch --work-dir out --amp')

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Run one of the tools on a slurm cluster; slurm_*.sh call it.
+#   tools/slurm.sh PARTITION JOB_NAME TOOL [arguments of the tool]
+# One slurm task a node starts torchrun there, so that a job is launched the
+# same way with and without slurm.
+set -euo pipefail
+
+PARTITION=$1
+JOB_NAME=$2
+GPUS=${GPUS:-8}
+GPUS_PER_NODE=${GPUS_PER_NODE:-8}
+GPUS_PER_NODE=$((GPUS < GPUS_PER_NODE ? GPUS : GPUS_PER_NODE))
+if [ $((GPUS % GPUS_PER_NODE)) -ne 0 ]; then
+    echo "error: GPUS=$GPUS is no multiple of GPUS_PER_NODE=$GPUS_PER_NODE" >&2
+    exit 2
+fi
+export LAUNCH="$(cd "$(dirname "$0")" && pwd)/launch.sh" GPUS_PER_NODE
+
+# A port from the job's number: jobs that share a node do not collide.
+# shellcheck disable=SC2016,SC2086
+exec srun --partition="$PARTITION" \
+    --job-name="$JOB_NAME" \
+    --gres="gpu:$GPUS_PER_NODE" \
+    --nodes=$((GPUS / GPUS_PER_NODE)) \
+    --ntasks-per-node=1 \
+    --cpus-per-task=$((GPUS_PER_NODE * ${CPUS_PER_TASK:-5})) \
+    --kill-on-bad-exit=1 \
+    ${SRUN_ARGS:-} \
+    bash -c '
+        export NNODES=$SLURM_NNODES NODE_RANK=$SLURM_NODEID
+        export PORT=${PORT:-$((20000 + SLURM_JOB_ID % 10000))}
+        MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+        export MASTER_ADDR
+        exec "$LAUNCH" "$GPUS_PER_NODE" "$@"
+    ' bash "${@:3}"

@@ -1,0 +1,117 @@
+"""Evaluate a checkpoint of any config: classification or segmentation."""
+import argparse
+import os
+import os.path as osp
+import sys
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        '--work-dir',
+        help='where logs and metrics go (default: work_dirs/<config>)')
+    parser.add_argument(
+        '--out',
+        help='where results go: predictions to a .pkl file, metrics to a '
+        '.json file, label maps (segmentation) to a folder')
+    parser.add_argument(
+        '--out-item',
+        choices=['metrics', 'pred'],
+        help='what --out is, where its ending does not say it')
+    parser.add_argument(
+        '--show-dir', help='draw predictions into this folder')
+    parser.add_argument(
+        '--show', action='store_true', help='show predictions in a window')
+    parser.add_argument(
+        '--wait-time',
+        type=float,
+        default=2,
+        help='seconds that a window stays')
+    parser.add_argument(
+        '--interval',
+        type=int,
+        default=1,
+        help='draw every so many samples (segmentation: batches)')
+    parser.add_argument(
+        '--tta', action='store_true', help='test-time augmentation')
+    parser.add_argument(
+        '--amp', action='store_true', help='test in mixed precision')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        metavar='KEY=VALUE',
+        help='override settings of the config')
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='how processes were started; tools/dist_test.sh sets it')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def out_item(args):
+    """What is written to ``--out``: metrics, pred, label_maps or None."""
+    if args.out is None:
+        if args.out_item:
+            sys.exit('error: --out-item says what --out is: give --out too')
+        return None
+    pickle = args.out.endswith(('.pkl', '.pickle'))
+    text = args.out.endswith(('.json', '.yml', '.yaml'))
+    if args.out_item == 'pred' and text:
+        sys.exit(f'error: --out {args.out!r}: predictions are tensors and go '
+                 'to a .pkl file')
+    if args.out_item == 'metrics' and not (pickle or text):
+        sys.exit(f'error: --out {args.out!r}: metrics go to a .json, .yml or '
+                 '.pkl file')
+    if args.out_item == 'metrics' or text:
+        return 'metrics'
+    return 'pred' if pickle else 'label_maps'
+
+
+def main():
+    args = parse_args()
+    item = out_item(args)
+    if not osp.isfile(args.config):
+        sys.exit(f'error: config not found: {args.config!r} (from '
+                 f'{os.getcwd()!r}). The configs are under configs/')
+    if '://' not in args.checkpoint and not osp.isfile(args.checkpoint):
+        sys.exit(f'error: checkpoint not found: {args.checkpoint!r} (from '
+                 f'{os.getcwd()!r}). Training writes them to its work dir')
+
+    # Imported late: the above answers at once.
+    import mmmaskdistill  # noqa: F401
+    from mmengine import dump
+    from mmengine.dist import is_main_process
+    from mmengine.evaluator import DumpResults
+    from mmmaskdistill.apis import configs, preflight
+    from mmmaskdistill.engine.checkpoints import CheckpointError
+    try:
+        cfg = configs.load_config(args.config, args.cfg_options, args.work_dir,
+                                  args.launcher)
+        configs.set_test(cfg, args.checkpoint, amp=args.amp)
+        if args.tta:
+            configs.enable_tta(cfg)
+        if args.show or args.show_dir:
+            configs.enable_pictures(cfg, args.show_dir, args.show,
+                                    args.wait_time, args.interval)
+        if item == 'label_maps':
+            configs.save_label_maps(cfg, args.out)
+        preflight.check_data(cfg, ['test_dataloader'])
+        runner = configs.build_runner(cfg)
+        if item == 'pred':
+            runner.test_evaluator.metrics.append(DumpResults(args.out))
+        metrics = runner.test()
+        if item == 'metrics' and is_main_process():
+            dump({key: float(value) for key, value in metrics.items()},
+                 args.out)
+    except (preflight.PreflightError, CheckpointError) as error:
+        sys.exit(f'error: {error}')
+
+
+if __name__ == '__main__':
+    main()
