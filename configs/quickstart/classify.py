@@ -28,7 +28,7 @@ model = dict(
 
 dataset = dict(
     type='CustomDataset',
-    data_root=_base_.data_root + 'cls/train',
+    data_root=_base_.quickstart_dir + '/data/cls/train',
     pipeline=[
         dict(type='LoadImageFromFile'),
         dict(type='RandomFlip', prob=0.5),
@@ -48,15 +48,14 @@ val_dataloader = dict(
     collate_fn=dict(type='default_collate'),
     dataset=dict(
         type='CustomDataset',
-        data_root=_base_.data_root + 'cls/val',
+        data_root=_base_.quickstart_dir + '/data/cls/val',
         pipeline=[dict(type='LoadImageFromFile'),
                   dict(type='PackInputs')]))
 test_dataloader = val_dataloader
 val_evaluator = dict(type='Accuracy', topk=1)
 test_evaluator = val_evaluator
 
-max_epochs = 30
-train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=max_epochs)
+train_cfg = dict(by_epoch=True, max_epochs=30, val_interval=100)
 val_cfg = dict()
 test_cfg = dict()
 optim_wrapper = dict(
@@ -75,10 +74,9 @@ param_scheduler = [
         type='CosineAnnealingLR',
         eta_min_ratio=1e-2,
         begin=3,
-        end=max_epochs,
         convert_to_iter_based=True)
 ]
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=4),
-    checkpoint=dict(type='CheckpointHook', interval=max_epochs, max_keep_ckpts=1))
+    checkpoint=dict(type='CheckpointHook', interval=100, max_keep_ckpts=1))
 randomness = dict(seed=0)

@@ -18,7 +18,7 @@ model = dict(
         teacher=dict(
             type='mmmaskdistill.TimmTeacher',
             model_name='tf_efficientnet_lite0',
-            checkpoint='work_dirs/quickstart/teacher.pth',
+            checkpoint=_base_.quickstart_dir + '/teacher.pth',
             layer=3,
             img_size=128)),
     normalizer=dict(type='mmmaskdistill.LayerNormalizer'),
@@ -33,7 +33,7 @@ train_dataloader = dict(
     collate_fn=dict(type='default_collate'),
     dataset=dict(
         type='CustomDataset',
-        data_root=_base_.data_root,
+        data_root=_base_.quickstart_dir + '/data',
         data_prefix='pretrain',
         with_label=False,
         pipeline=[
@@ -46,8 +46,7 @@ train_dataloader = dict(
             dict(type='PackInputs')
         ]))
 
-max_epochs = 20
-train_cfg = dict(by_epoch=True, max_epochs=max_epochs)
+train_cfg = dict(by_epoch=True, max_epochs=20)
 optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=3e-3, betas=(0.9, 0.98), weight_decay=0.05),
     clip_grad=dict(max_norm=3.),
@@ -64,7 +63,6 @@ param_scheduler = [
         type='CosineAnnealingLR',
         eta_min_ratio=1e-2,
         begin=1,
-        end=max_epochs,
         convert_to_iter_based=True)
 ]
 default_hooks = dict(

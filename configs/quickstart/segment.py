@@ -55,9 +55,14 @@ model = dict(
     train_cfg=dict(),
     test_cfg=dict(mode='whole'))
 
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='PackSegInputs')
+]
 dataset = dict(
     type='mmmaskdistill.TextureMosaicDataset',
-    data_root=_base_.data_root + 'ade',
+    data_root=_base_.quickstart_dir + '/data/ade',
     data_prefix=dict(
         img_path='images/training', seg_map_path='annotations/training'),
     pipeline=[
@@ -83,11 +88,7 @@ val_dataloader = dict(
             dict(
                 img_path='images/validation',
                 seg_map_path='annotations/validation'),
-            'pipeline': [
-                dict(type='LoadImageFromFile'),
-                dict(type='LoadAnnotations', reduce_zero_label=True),
-                dict(type='PackSegInputs')
-            ]
+            'pipeline': test_pipeline
         }))
 test_dataloader = val_dataloader
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
@@ -95,8 +96,7 @@ test_evaluator = val_evaluator
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
-max_iters = 200
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=200, val_interval=1000)
 optim_wrapper = dict(
     optimizer=dict(
         type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),
@@ -104,20 +104,14 @@ optim_wrapper = dict(
     paramwise_cfg=dict(layer_decay_rate=0.75, flat_decay_mult=0.))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, begin=0, end=20, by_epoch=False),
-    dict(
-        type='PolyLR',
-        power=1.,
-        eta_min=0.,
-        begin=20,
-        end=max_iters,
-        by_epoch=False)
+    dict(type='PolyLR', power=1., eta_min=0., begin=20, by_epoch=False)
 ]
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=20, log_metric_by_epoch=False),
     checkpoint=dict(
         type='CheckpointHook',
         by_epoch=False,
-        interval=max_iters,
+        interval=1000,
         max_keep_ckpts=1))
 log_processor = dict(by_epoch=False)
 randomness = dict(seed=0)

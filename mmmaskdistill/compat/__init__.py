@@ -8,8 +8,9 @@ from . import toolkits
 toolkits.apply()  # before anything below imports a toolkit
 
 from . import (amp, atomic_files, checkpoint_rotation,  # noqa: E402
-               compiled_ops, gloo, interp2d, package_paths, safe_loading)
+               compiled_ops, gloo, interp2d, multimodal, package_paths,
+               safe_loading)
 
-for quirk in (package_paths, compiled_ops, interp2d, safe_loading,
+for quirk in (package_paths, compiled_ops, multimodal, interp2d, safe_loading,
               atomic_files, checkpoint_rotation, amp, gloo):
     quirk.apply()

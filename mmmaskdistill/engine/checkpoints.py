@@ -103,10 +103,12 @@ def check_coverage(model: nn.Module,
     """
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
+    # Batch norm only counts with them, and older checkpoints lack them.
+    counters = '.num_batches_tracked'
     wanted = {
         key: tensor.shape
         for key, tensor in model.state_dict().items()
-        if not key.endswith('num_batches_tracked')
+        if not key.endswith(counters)
     }
     differ = [
         f'{key} is {tuple(state_dict[key].shape)}, not {tuple(shape)}'
@@ -121,7 +123,10 @@ def check_coverage(model: nn.Module,
         report += f'; other shape: {_first_few(differ)}'
     if missing:
         report += f'; not in the checkpoint: {_first_few(missing)}'
-    unused = [key for key in state_dict if key not in wanted]
+    unused = [
+        key for key in state_dict
+        if key not in wanted and not key.endswith(counters)
+    ]
     if unused:
         report += f'; not in the model: {_first_few(unused)}'
 

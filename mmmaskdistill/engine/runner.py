@@ -94,6 +94,8 @@ class ResumableRunner(Runner):
     by its place in the run (:class:`SeededDataset`,
     :class:`DrawBatchSampler`), the model's by the iteration
     (:class:`IterationSeedHook`). These three wrap what the config names.
+    The one thing that is lost, with a warning, is a gradient that waits for
+    its accumulation: save checkpoints at multiples of ``accumulative_counts``.
 
     It also refuses a checkpoint that does not fit the model
     (:class:`CheckpointFitHook`).

@@ -1,6 +1,8 @@
 """Tiny data, tiny configs, and processes that die on purpose."""
 import os
 import os.path as osp
+import runpy
+import signal
 import subprocess
 import sys
 
@@ -242,3 +244,32 @@ def run(start):
         return process
 
     return run
+
+
+@pytest.fixture(scope='session')
+def segmentor(place, start, run):
+    """Checkpoints of an uninterrupted and of a killed and resumed run."""
+    whole = start('train.py', 'segment.py', '--work-dir', 'segment-whole',
+                  '--cfg-options', 'randomness.seed=3')
+    args = ['train.py', 'segment.py', '--work-dir', 'segment']
+    killed = run(*args, '--no-validate', '--cfg-options', 'randomness.seed=3',
+                 fails=True, DIE_AT='6')
+    assert killed.returncode == -signal.SIGKILL
+    run(*args, '--resume', 'segment/iter_4.pth', '--amp', '--cfg-options',
+        'train_dataloader.num_workers=0')
+    out, err = whole.communicate(timeout=300)
+    assert whole.returncode == 0, err
+    return place / 'segment-whole/iter_8.pth', place / 'segment/iter_8.pth'
+
+
+@pytest.fixture
+def tool(place, monkeypatch):
+    """Run one of the tools in this process, which has everything imported."""
+    monkeypatch.chdir(place)
+
+    def tool(name, *args):
+        path = osp.join(ROOT, 'tools', name)
+        monkeypatch.setattr(sys, 'argv', [name, *map(str, args)])
+        runpy.run_path(path, run_name='__main__')
+
+    return tool

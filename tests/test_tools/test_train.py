@@ -1,13 +1,14 @@
 """tools/train.py as a user runs it: killed, resumed, misused, in parallel."""
-import os.path as osp
+import os
 import signal
 
 import pytest
 import torch
 
+import mmmaskdistill  # noqa: F401  reads mmengine's checkpoints
+
 
 def load(path):
-    import mmmaskdistill  # noqa: F401
     return torch.load(path, weights_only=True)
 
 
@@ -51,22 +52,6 @@ def test_killed_pretraining_ends_where_an_uninterrupted_one_does(
     assert a['param_schedulers'] == b['param_schedulers']
 
 
-@pytest.fixture(scope='module')
-def segmentor(place, start, run):
-    """Checkpoints of an uninterrupted and of a killed and resumed run."""
-    whole = start('train.py', 'segment.py', '--work-dir', 'segment-whole',
-                  '--cfg-options', 'randomness.seed=3')
-    args = ['train.py', 'segment.py', '--work-dir', 'segment']
-    killed = run(*args, '--no-validate', '--cfg-options', 'randomness.seed=3',
-                 fails=True, DIE_AT='6')
-    assert killed.returncode == -signal.SIGKILL
-    run(*args, '--resume', 'segment/iter_4.pth', '--amp', '--cfg-options',
-        'train_dataloader.num_workers=0')
-    out, err = whole.communicate(timeout=300)
-    assert whole.returncode == 0, err
-    return place / 'segment-whole/iter_8.pth', place / 'segment/iter_8.pth'
-
-
 def test_killed_segmentation_ends_where_an_uninterrupted_one_does(segmentor):
     whole, resumed = map(load, segmentor)
     assert_same(whole, resumed)
@@ -102,6 +87,24 @@ def test_missing_file(run, args, message):
     assert process.out == ''
 
 
+def test_what_cannot_work_ends_with_one_line(tool, segmentor, place):
+    data = 'train_dataloader.dataset.data_root'
+    with pytest.raises(SystemExit, match='error: data not found: .nowhere') as e:
+        tool('train.py', 'segment.py', '--cfg-options', f'{data}=nowhere')
+    assert '\n' not in str(e.value) and f'{data}=PATH' in str(e.value)
+    with pytest.raises(SystemExit, match='error: checkpoint not found: .a.pth'):
+        tool('train.py', 'segment.py', '--cfg-options', 'load_from=a.pth')
+    with pytest.raises(SystemExit, match='another architecture') as e:
+        tool('train.py', 'pretrain.py', '--work-dir', 'c', '--resume',
+             segmentor[0])
+    assert '\n' not in str(e.value) and "tensors match" in str(e.value)
+    with pytest.raises(SystemExit, match='auto_scale_lr.base_batch_size=N'):
+        tool('train.py', 'pretrain.py', '--auto-scale-lr')
+    (place / 'heir.py').write_text("_base_ = 'gone.py'")
+    with pytest.raises(SystemExit, match='error: config .heir.py'):
+        tool('train.py', 'heir.py')
+
+
 def test_scripts_say_how_they_are_used(run):
     for script in ('dist_train.sh', 'dist_test.sh', 'slurm_train.sh',
                    'slurm_test.sh'):
@@ -123,7 +126,6 @@ def test_slurm_starts_torchrun_on_every_node(place, run):
     ]:
         (tools / name).write_text(f'#!/bin/bash\n{text}\n')
         (tools / name).chmod(0o755)
-    import os
     process = run('slurm_train.sh', 'part', 'job', 'a config.py', 'out',
                   '--amp', GPUS='16', PYTHON='python',
                   PATH=f'{tools}{os.pathsep}{os.environ["PATH"]}')

@@ -7,4 +7,4 @@ student = dict(
     img_size=128,
     patch_size=16,
     layer_scale_init_value=1.)
-data_root = 'work_dirs/quickstart/data/'
+quickstart_dir = '{{$MMMASKDISTILL_QUICKSTART:work_dirs/quickstart}}'

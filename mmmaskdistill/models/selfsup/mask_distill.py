@@ -1,4 +1,4 @@
-from typing import Callable, Dict, List, Optional
+from typing import Callable, Dict, List, Optional, Tuple
 
 import torch
 from mmpretrain.models.selfsup import BaseSelfSupervisor
@@ -79,24 +79,26 @@ class MaskDistill(BaseSelfSupervisor):
         prediction = self.head(self.backbone(student_view, mask))
         return dict(loss=self.distance(prediction, target[mask]))
 
+    @torch.no_grad()
     def predict_features(self, inputs: List[Tensor],
-                         mask: Tensor) -> Dict[str, Tensor]:
-        """What the pictures of pre-training show.
+                         mask: Tensor) -> Tuple[Tensor, Tensor]:
+        """Both sides of the loss, for pictures of them.
 
         Args:
-            inputs (list[Tensor]): Student's and teacher's view.
+            inputs (list[Tensor]): Student's and teacher's view of the same
+                crops, [B, 3, H, W] each.
             mask (Tensor): [B, N] bool, True = hidden.
 
         Returns:
-            dict[str, Tensor]: ``teacher`` [B, N, Dt], normalized features,
-            and ``student`` [B, N, Dt], predictions at the hidden patches and
-            zero elsewhere.
+            tuple[Tensor, Tensor]: The student's predictions at the hidden
+            patches, NaN at the others, and the teacher's normalized features,
+            [B, N, Dt] each.
         """
         student_view, teacher_view = self._views(inputs)
         target = self.normalizer(self.teacher(teacher_view))
-        prediction = torch.zeros_like(target)
+        prediction = torch.full_like(target, torch.nan)
         prediction[mask] = self.head(self.backbone(student_view, mask))
-        return dict(teacher=target, student=prediction)
+        return prediction, target
 
     @staticmethod
     def _views(inputs) -> List[Tensor]:

@@ -1,0 +1,60 @@
+import pytest
+
+from mmmaskdistill.apis.preflight import (PreflightError, check_data,
+                                          check_weights)
+
+
+def missing(check, *args):
+    with pytest.raises(PreflightError) as error:
+        check(*args)
+    assert '\n' not in str(error.value)
+    return str(error.value)
+
+
+def test_data_paths_are_joined_as_mmengine_joins_them(tmp_path):
+    (tmp_path / 'images').mkdir()
+    (tmp_path / 'list.txt').touch()
+    root = str(tmp_path)
+    good = dict(
+        data_root=root,
+        ann_file='list.txt',
+        data_prefix=dict(img_path='images', seg_map_path=None))
+    check_data(dict(a=dict(dataset=good), c=None), ['a', 'b', 'c'])
+    check_data(dict(a=dict(dataset=dict(data_prefix=f'{root}/images'))), ['a'])
+    check_data(dict(a=dict(dataset=dict(data_root='s3://b', ann_file='c'))),
+               ['a'])
+
+    for change, path, option in [
+        (dict(data_root='nowhere'), 'nowhere', 'data_root'),
+        (dict(ann_file='no.txt'), f'{root}/no.txt', 'ann_file'),
+        (dict(data_prefix='no'), f'{root}/no', 'data_prefix'),
+        (dict(data_prefix=dict(img_path='no')), f'{root}/no',
+         'data_prefix.img_path'),
+    ]:
+        text = missing(check_data, dict(a=dict(dataset={**good, **change})),
+                       ['a'])
+        assert f"'{path}' (a.dataset.{option}, " in text
+
+
+def test_wrapped_data_sets():
+    bad = dict(data_root='nowhere')
+    for dataset, option in [
+        (dict(type='RepeatDataset', dataset=bad), 'dataset.data_root'),
+        (dict(type='ConcatDataset', datasets=[dict(), bad]),
+         'datasets.1.data_root'),
+    ]:
+        text = missing(check_data, dict(a=dict(dataset=dataset)), ['a'])
+        assert f'--cfg-options a.dataset.{option}=PATH' in text
+
+
+def test_weights(tmp_path):
+    (tmp_path / 'a.pth').touch()
+    there = str(tmp_path / 'a.pth')
+    check_weights(dict(load_from=there, model=dict(
+        teacher=dict(checkpoint=there),
+        backbone=dict(init_cfg=dict(checkpoint='https://b/c.pth')))))
+    check_weights(dict(model=dict(init_cfg=dict(checkpoint=None))))
+    text = missing(check_weights, dict(model=dict(
+        parts=[dict(init_cfg=dict(checkpoint='no.pth'))])))
+    assert "'no.pth' (model.parts.0.init_cfg.checkpoint, " in text
+    assert 'load_from' in missing(check_weights, dict(load_from='no.pth'))

@@ -1,0 +1,135 @@
+#!/usr/bin/env bash
+# The whole path on real images, from nothing to a table and three pictures:
+# install, make the data, pre-train, then segment and classify, each from
+# scratch and from the pre-trained student.
+#
+#   bash tools/quickstart.sh [--full | --tiny] [--seeds N]
+#
+#   --full      pre-train about two hours on two cores, not about twenty minutes
+#   --tiny      two minutes of everything, to see that it runs: numbers mean nothing
+#   --seeds N   repeat what follows pre-training N times (default 1)
+#
+#   PYTHON=python3.12   the Python to make the environment .venv from
+#
+# Results lie in work_dirs/quickstart (_full, _tiny). A second run goes on where
+# the first one stopped and does not repeat what is finished.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() { sed -n '2,15s/^# \{0,1\}//p' "$0"; }
+
+SIZE=default
+SEEDS=1
+while [ $# -gt 0 ]; do
+    case $1 in
+        --full | --tiny) SIZE=${1#--} ;;
+        --seeds) SEEDS=${2:-}; shift ;;
+        -h | --help) usage; exit ;;
+        *) echo "error: unknown argument '$1'" >&2; usage >&2; exit 2 ;;
+    esac
+    shift
+done
+case $SEEDS in
+    '' | 0 | *[!0-9]*)
+        echo "error: --seeds takes a positive number, not '$SEEDS'" >&2
+        exit 2 ;;
+esac
+
+DIR=work_dirs/quickstart
+DATA=()
+PRETRAIN=()
+SEGMENT=()
+CLASSIFY=()
+case $SIZE in
+    full)
+        DIR=${DIR}_full
+        PRETRAIN=(train_cfg.max_epochs=100) ;;
+    tiny)
+        DIR=${DIR}_tiny
+        DATA=(--num-pretrain 128 --num-train 16 --num-val 8
+            --num-cls-train-per-class 2 --num-cls-val-per-class 1)
+        PRETRAIN=(train_cfg.max_epochs=2)
+        SEGMENT=(train_cfg.max_iters=4
+            param_scheduler.0.end=2 param_scheduler.1.begin=2)
+        CLASSIFY=(train_cfg.max_epochs=4) ;;
+esac
+export MMMASKDISTILL_QUICKSTART=$DIR
+mkdir -p "$DIR"
+
+VENV=.venv
+wanted="$("${PYTHON:-python3}" --version) $(cat setup.py mmmaskdistill/version.py | cksum)"
+if [ "$(cat $VENV/installed 2> /dev/null)" != "$wanted" ]; then
+    echo "Installing into $VENV (once; several gigabytes with PyTorch)"
+    "${PYTHON:-python3}" -m venv --clear $VENV
+    $VENV/bin/python -m pip install --upgrade pip
+    $VENV/bin/python -m pip install -e '.[lite,demo]'
+    echo "$wanted" > $VENV/installed
+fi
+export PYTHON=$VENV/bin/python
+
+# stage NAME TITLE COMMAND...: run a command once. What it prints goes to
+# $DIR/NAME.log, its progress also to the terminal. A command that was stopped
+# goes on; one that has changed since starts anew.
+stage() {
+    local name=$1 title=$2 start=$SECONDS before=0
+    shift 2
+    local wanted
+    wanted="$* $(cat configs/quickstart/*.py configs/quickstart/_base_/*.py | cksum)"
+    if [ "$(cat "$DIR/$name.started" 2> /dev/null)" = "$wanted" ]; then
+        if [ -f "$DIR/$name.seconds" ]; then
+            echo "== $title: done before, in $(cat "$DIR/$name.seconds") s"
+            return
+        fi
+        before=$(cat "$DIR/$name.stopped" 2> /dev/null || echo 0)
+    else
+        rm -rf "${DIR:?}/$name" "$DIR/$name".{log,seconds,stopped}
+        echo "$wanted" > "$DIR/$name.started"
+    fi
+    echo "== $title"
+    trap 'echo $((before + SECONDS - start)) > "$DIR/$name.stopped"' EXIT
+    if ! "$@" 2>&1 | tee -a "$DIR/$name.log" | progress; then
+        echo "error: '$title' failed; the end of $DIR/$name.log:" >&2
+        tail -n 25 "$DIR/$name.log" >&2
+        exit 1
+    fi
+    trap - EXIT
+    echo $((before + SECONDS - start)) > "$DIR/$name.seconds"
+}
+
+# Of an mmengine log, the lines that say how far it is.
+progress() {
+    { grep --line-buffered -E 'Epoch\(|Iter\(|of [0-9]+ files|tensors written' || true; } |
+        sed -u -E 's/^.* - (Epoch|Iter)/   \1/; s/ +base_lr: [^ ]+//
+            s/ +data_time: [^ ]+//; s/ +grad_norm: [^ ]+//'
+}
+
+train() { tools/dist_train.sh "configs/quickstart/$1.py" 1 --resume --cfg-options "${@:2}"; }
+
+stage data "Cutting photographs into mosaics" "$PYTHON" \
+    tools/dataset_converters/texture_mosaics.py "$DIR/data" "${DATA[@]}"
+stage teacher "Teacher: EfficientNet-Lite0, trained on ImageNet-1k" "$PYTHON" \
+    tools/model_converters/efficientnet_lite_to_timm.py "$DIR/teacher.pth"
+stage pretrain "Pre-training with MaskDistill" train pretrain \
+    work_dir="$DIR/pretrain" "${PRETRAIN[@]}"
+STUDENT=$DIR/pretrain/$(basename "$(cat "$DIR/pretrain/last_checkpoint")")
+
+for seed in $(seq 0 $((SEEDS - 1))); do
+    for start in scratch maskdistill; do
+        options=(randomness.seed="$seed")
+        if [ $start = maskdistill ]; then
+            options+=(model.backbone.init_cfg.type=Pretrained
+                model.backbone.init_cfg.checkpoint="$STUDENT")
+        fi
+        name=segment_${start}_$seed
+        stage "$name" "Segmentation, $start, seed $seed" train segment \
+            work_dir="$DIR/$name" "${options[@]}" "${SEGMENT[@]}"
+        name=classify_${start}_$seed
+        stage "$name" "Classification, $start, seed $seed" train classify \
+            work_dir="$DIR/$name" "${options[@]}" "${CLASSIFY[@]}"
+    done
+done
+
+"$PYTHON" tools/analysis_tools/show_pretraining.py configs/quickstart/pretrain.py \
+    "$STUDENT" "$DIR"/data/ade/images/validation/00000{0,1,2,3}.jpg \
+    --out "$DIR/pretraining.png" > "$DIR/pictures.log" 2>&1 || { cat "$DIR/pictures.log"; exit 1; }
+"$PYTHON" tools/analysis_tools/quickstart_summary.py "$DIR" --seeds "$SEEDS"
