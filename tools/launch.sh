@@ -29,6 +29,8 @@ if [ -z "${OMP_NUM_THREADS:-}" ] && ! nvidia-smi -L > /dev/null 2>&1; then
     CORES=$(nproc 2> /dev/null || getconf _NPROCESSORS_ONLN)
     OMP_NUM_THREADS=$((CORES / N > 0 ? CORES / N : 1))
     export OMP_NUM_THREADS
+    # Threads that spin while they wait starve whatever shares the cores.
+    export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 fi
 
 PYTHONPATH="$(dirname "$TOOLS")${PYTHONPATH:+:$PYTHONPATH}" \

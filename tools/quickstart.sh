@@ -132,4 +132,4 @@ done
 "$PYTHON" tools/analysis_tools/show_pretraining.py configs/quickstart/pretrain.py \
     "$STUDENT" "$DIR"/data/ade/images/validation/00000{0,1,2,3}.jpg \
     --out "$DIR/pretraining.png" > "$DIR/pictures.log" 2>&1 || { cat "$DIR/pictures.log"; exit 1; }
-"$PYTHON" tools/analysis_tools/quickstart_summary.py "$DIR" --seeds "$SEEDS"
+"$PYTHON" -W ignore tools/analysis_tools/quickstart_summary.py "$DIR" --seeds "$SEEDS"

@@ -5,6 +5,11 @@ import os.path as osp
 import sys
 
 
+def fail(message):
+    """End with one line, whatever the number of processes."""
+    sys.exit(f'error: {message}' if os.environ.get('RANK', '0') == '0' else 1)
+
+
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
@@ -58,16 +63,15 @@ def out_item(args):
     """What is written to ``--out``: metrics, pred, label_maps or None."""
     if args.out is None:
         if args.out_item:
-            sys.exit('error: --out-item says what --out is: give --out too')
+            fail('--out-item says what --out is: give --out too')
         return None
     pickle = args.out.endswith(('.pkl', '.pickle'))
     text = args.out.endswith(('.json', '.yml', '.yaml'))
     if args.out_item == 'pred' and text:
-        sys.exit(f'error: --out {args.out!r}: predictions are tensors and go '
-                 'to a .pkl file')
+        fail(f'--out {args.out!r}: predictions are tensors and go to a .pkl '
+             'file')
     if args.out_item == 'metrics' and not (pickle or text):
-        sys.exit(f'error: --out {args.out!r}: metrics go to a .json, .yml or '
-                 '.pkl file')
+        fail(f'--out {args.out!r}: metrics go to a .json, .yml or .pkl file')
     if args.out_item == 'metrics' or text:
         return 'metrics'
     return 'pred' if pickle else 'label_maps'
@@ -77,11 +81,11 @@ def main():
     args = parse_args()
     item = out_item(args)
     if not osp.isfile(args.config):
-        sys.exit(f'error: config not found: {args.config!r} (from '
-                 f'{os.getcwd()!r}). The configs are under configs/')
+        fail(f'config not found: {args.config!r} (from {os.getcwd()!r}). '
+             'The configs are under configs/')
     if '://' not in args.checkpoint and not osp.isfile(args.checkpoint):
-        sys.exit(f'error: checkpoint not found: {args.checkpoint!r} (from '
-                 f'{os.getcwd()!r}). Training writes them to its work dir')
+        fail(f'checkpoint not found: {args.checkpoint!r} (from '
+             f'{os.getcwd()!r}). Training writes them to its work dir')
 
     # Imported late: the above answers at once.
     import mmmaskdistill  # noqa: F401
@@ -110,7 +114,7 @@ def main():
             dump({key: float(value) for key, value in metrics.items()},
                  args.out)
     except (preflight.PreflightError, CheckpointError) as error:
-        sys.exit(f'error: {error}')
+        fail(error)
 
 
 if __name__ == '__main__':

@@ -5,6 +5,11 @@ import os.path as osp
 import sys
 
 
+def fail(message):
+    """End with one line, whatever the number of processes."""
+    sys.exit(f'error: {message}' if os.environ.get('RANK', '0') == '0' else 1)
+
+
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
@@ -48,11 +53,11 @@ def parse_args():
 def main():
     args = parse_args()
     if not osp.isfile(args.config):
-        sys.exit(f'error: config not found: {args.config!r} (from '
-                 f'{os.getcwd()!r}). The configs are under configs/')
+        fail(f'config not found: {args.config!r} (from {os.getcwd()!r}). '
+             'The configs are under configs/')
     if args.resume not in (None, 'auto') and not osp.isfile(args.resume):
-        sys.exit(f'error: checkpoint not found: {args.resume!r}. Give a file '
-                 'to --resume, or nothing for the latest one in the work dir')
+        fail(f'checkpoint not found: {args.resume!r}. Give a file to '
+             '--resume, or nothing for the latest one in the work dir')
 
     # Imported late: the above answers at once.
     import mmmaskdistill  # noqa: F401
@@ -68,13 +73,13 @@ def main():
         if args.auto_scale_lr:
             configs.enable_lr_scaling(cfg)
         message = configs.set_resume(cfg, args.resume)
-        if message:
+        if message and os.environ.get('RANK', '0') == '0':
             print(message, flush=True)
         preflight.check_data(cfg, ['train_dataloader', 'val_dataloader'])
         preflight.check_weights(cfg)
         configs.build_runner(cfg).train()
     except (preflight.PreflightError, CheckpointError) as error:
-        sys.exit(f'error: {error}')
+        fail(error)
 
 
 if __name__ == '__main__':

@@ -46,7 +46,7 @@ train_dataloader = dict(
             dict(type='PackInputs')
         ]))
 
-train_cfg = dict(by_epoch=True, max_epochs=20)
+train_cfg = dict(by_epoch=True, max_epochs=16)
 optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=3e-3, betas=(0.9, 0.98), weight_decay=0.05),
     clip_grad=dict(max_norm=3.),

@@ -1,6 +1,9 @@
 """Checks that need no compute: is everything there that a config names?"""
+import inspect
 import os.path as osp
-from typing import Any, Iterator, Sequence, Tuple
+from typing import Any, Iterator, Optional, Sequence, Tuple
+
+from mmengine.registry import DATASETS
 
 
 class PreflightError(RuntimeError):
@@ -18,9 +21,10 @@ def check_data(cfg: dict, loaders: Sequence[str]) -> None:
     Raises:
         PreflightError: Names the first path that is missing and its option.
     """
+    scope = cfg.get('default_scope')
     for loader in loaders:
         dataset = (cfg.get(loader) or {}).get('dataset')
-        for option, path in _data_paths(dataset, f'{loader}.dataset'):
+        for option, path in _data_paths(dataset, f'{loader}.dataset', scope):
             if _is_local(path) and not osp.exists(path):
                 raise PreflightError(
                     f'data not found: {path!r} ({option}, from '
@@ -46,20 +50,21 @@ def check_weights(cfg: dict) -> None:
                 f'--cfg-options {option}=PATH')
 
 
-def _data_paths(dataset: Any, option: str) -> Iterator[Tuple[str, str]]:
+def _data_paths(dataset: Any, option: str,
+                scope: Optional[str]) -> Iterator[Tuple[str, str]]:
     """All (option, path) of a dataset's config and of those it wraps.
 
     Paths are joined as mmengine's ``BaseDataset`` does it.
     """
     if isinstance(dataset, (list, tuple)):
         for k, part in enumerate(dataset):
-            yield from _data_paths(part, f'{option}.{k}')
-    if not isinstance(dataset, dict):
+            yield from _data_paths(part, f'{option}.{k}', scope)
+    if not isinstance(dataset, dict) or _downloads(dataset, scope):
         return
     root = dataset.get('data_root') or ''
     if root:
         yield f'{option}.data_root', root
-    if dataset.get('ann_file'):
+    if isinstance(dataset.get('ann_file'), str) and dataset['ann_file']:
         yield f'{option}.ann_file', osp.join(root, dataset['ann_file'])
     prefixes = dataset.get('data_prefix') or {}
     if isinstance(prefixes, str):
@@ -69,7 +74,21 @@ def _data_paths(dataset: Any, option: str) -> Iterator[Tuple[str, str]]:
             if isinstance(prefix, str):
                 yield f'{option}.data_prefix.{name}', osp.join(root, prefix)
     for nested in ('dataset', 'datasets'):
-        yield from _data_paths(dataset.get(nested), f'{option}.{nested}')
+        yield from _data_paths(
+            dataset.get(nested), f'{option}.{nested}', scope)
+
+
+def _downloads(dataset: dict, scope: Optional[str]) -> bool:
+    """Whether a dataset fetches what is missing, as CIFAR10 does."""
+    kind = dataset.get('type')
+    if isinstance(kind, str):
+        kind = DATASETS.get(f'{scope}.{kind}' if scope and '.' not in kind
+                            else kind)
+    if kind is None:
+        return False
+    parameter = inspect.signature(kind).parameters.get('download')
+    return parameter is not None and dataset.get('download',
+                                                 parameter.default)
 
 
 def _checkpoints(node: Any, option: str) -> Iterator[Tuple[str, str]]:

@@ -29,8 +29,9 @@ class Interp2d:
         x, y, z = np.ravel(x), np.ravel(y), np.asarray(z)
         if z.size != len(x) * len(y):
             raise ValueError(
-                f'expected values on a grid of {len(y)} x {len(x)} points, got '
-                f'{z.size}; for scattered points use scipy.interpolate.bisplrep')
+                f'expected values on a grid of {len(y)} x {len(x)} points, '
+                f'got {z.size}; for scattered points use '
+                'scipy.interpolate.bisplrep')
         degree = DEGREES[kind]
         self.spline = RectBivariateSpline(
             y, x, z.reshape(len(y), len(x)), kx=degree, ky=degree)

@@ -47,6 +47,17 @@ def test_wrapped_data_sets():
         assert f'--cfg-options a.dataset.{option}=PATH' in text
 
 
+def test_data_sets_that_download():
+    cifar = dict(type='CIFAR10', data_prefix='nowhere')
+    check_data(dict(default_scope='mmpretrain', a=dict(dataset=cifar)), ['a'])
+    cifar = dict(type='mmpretrain.CIFAR10', data_prefix='no', download=False)
+    assert "'no'" in missing(check_data, dict(a=dict(dataset=cifar)), ['a'])
+    assert "'no'" in missing(
+        check_data,
+        dict(default_scope='mmseg', a=dict(
+            dataset=dict(type='ADE20KDataset', data_root='no'))), ['a'])
+
+
 def test_weights(tmp_path):
     (tmp_path / 'a.pth').touch()
     there = str(tmp_path / 'a.pth')

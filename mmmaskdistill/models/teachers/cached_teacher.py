@@ -28,6 +28,7 @@ class CachedTeacher(nn.Module):
         self.teacher = MODELS.build(teacher)
         self._features = {}
         self._checked = False
+        self.eval()
 
     name = property(lambda self: self.teacher.name)
     grid = property(lambda self: self.teacher.grid)

@@ -1,5 +1,6 @@
 import logging
 import math
+import sys
 from typing import List, Optional, Tuple, Union
 
 import timm
@@ -70,14 +71,15 @@ class TimmTeacher(nn.Module):
             img_size = (img_size, img_size)
         self.model = _create_model(model_name, checkpoint, pretrained, img_size,
                                    with_head=features == 'proj')
-        self.model.eval().requires_grad_(False)
+        self.requires_grad_(False).eval()
 
         stages = list(self.model.feature_info)
         if not -len(stages) <= layer < len(stages):
             raise ValueError(f'layer={layer}: {model_name} has '
                              f'{len(stages)} of them')
         self.layer = layer % len(stages)
-        if features == 'proj' and not isinstance(self.model.head, nn.Linear):
+        if features == 'proj' and not isinstance(
+                getattr(self.model, 'head', None), nn.Linear):
             raise ValueError(f"features='proj': {model_name} has no linear "
                              'projection, choose a CLIP model')
         self.channels = (
@@ -150,17 +152,9 @@ def _create_model(name: str, checkpoint: Optional[str],
     if config is not None and config.fixed_input_size:
         options['img_size'] = img_size
     if checkpoint is not None:
-        state = read_state_dict(checkpoint)
-        try:
-            return timm.create_model(
-                name,
-                pretrained=True,
-                pretrained_cfg_overlay=dict(state_dict=state),
-                **options)
-        except (RuntimeError, KeyError) as error:
-            raise ValueError(
-                f'{checkpoint} does not fit the teacher {name}: {error}'
-            ) from None
+        model = timm.create_model(name, pretrained=False, **options)
+        _load_weights(model, checkpoint, name)
+        return model
     if pretrained == 'random':
         print_log(
             f'The teacher {name} has random weights, as asked: what the '
@@ -177,3 +171,27 @@ def _create_model(name: str, checkpoint: Optional[str],
     except Exception as error:
         raise RuntimeError(
             f'{no_weights}. Its hub could not be read: {error}') from error
+
+
+def _load_weights(model: nn.Module, checkpoint: str, name: str):
+    """Load a file strictly, but for a classifier that the teacher lacks.
+
+    timm itself would load in part when the classifiers differ.
+    """
+    state = read_state_dict(checkpoint)
+    convert = getattr(
+        sys.modules[type(model).__module__], 'checkpoint_filter_fn', None)
+    try:
+        if convert is not None:
+            state = convert(state, model)
+        missing, unused = model.load_state_dict(state, strict=False)
+    except (RuntimeError, KeyError) as error:
+        raise ValueError(
+            f'{checkpoint} does not fit the teacher {name}: {error}') from None
+    classifier = model.pretrained_cfg.get('classifier') or ()
+    unused = [key for key in unused if not key.startswith(classifier)]
+    if missing or unused:
+        raise ValueError(
+            f'{checkpoint} does not fit the teacher {name}: '
+            f'{len(missing)} tensors missing ({", ".join(missing[:3])}), '
+            f'{len(unused)} not known ({", ".join(unused[:3])})')

@@ -1,0 +1,134 @@
+import pytest
+import torch
+from mmengine.optim import build_optim_wrapper
+from torch import nn
+
+from mmmaskdistill.models import MaskDistillViT
+
+
+class Segmentor(nn.Module):
+
+    def __init__(self, **kwargs):
+        super().__init__()
+        self.backbone = MaskDistillViT('tiny', **kwargs)
+        self.decode_head = nn.Sequential(
+            nn.Conv2d(192, 8, 1), nn.BatchNorm2d(8))
+
+
+def build(model, **paramwise):
+    return build_optim_wrapper(
+        model,
+        dict(
+            optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
+            constructor='mmmaskdistill.LayerDecayOptimWrapperConstructor',
+            paramwise_cfg=paramwise))
+
+
+def settings(model, wrapper):
+    """{parameter: (lr, weight decay)}."""
+    names = {id(p): n for n, p in model.named_parameters()}
+    return {
+        names[id(p)]: (g['lr'], g['weight_decay'])
+        for g in wrapper.optimizer.param_groups for p in g['params']
+    }
+
+
+def test_every_parameter_follows_the_rule():
+    model = Segmentor(use_rel_pos_bias=True, use_shared_rel_pos_bias=False)
+    rate = 0.65
+    wrapper = build(model, layer_decay_rate=rate, flat_decay_mult=0.,
+                    custom_keys={'cls_token': dict(decay_mult=0.)})
+    result = settings(model, wrapper)
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert set(result) == trained
+    for name, (lr, decay) in result.items():
+        if 'backbone.blocks' in name:
+            depth = int(name.split('.')[2]) + 1
+        elif name.split('.')[1] in ('cls_token', 'patch_embed'):
+            depth = 0
+        else:
+            depth = 13
+        assert lr == pytest.approx(1e-3 * rate**(13 - depth)), name
+        shape = dict(model.named_parameters())[name].shape
+        flat = len(shape) == 1 or 'cls_token' in name
+        assert decay == (0. if flat else 0.05), name
+    # One group for each depth and weight decay, not one for each tensor.
+    assert len(wrapper.optimizer.param_groups) == 28
+
+
+def test_frozen_parameters_are_left_out():
+    model = Segmentor(frozen_stages=3)
+    names = settings(model, build(model, layer_decay_rate=0.9))
+    assert not any(n.startswith('backbone.blocks.2.') for n in names)
+    assert 'backbone.mask_token' not in names
+
+
+def test_order_of_rules():
+    model = Segmentor()
+    result = settings(
+        model,
+        build(
+            model,
+            norm_decay_mult=0.1,
+            bias_decay_mult=0.2,
+            flat_decay_mult=0.3,
+            custom_keys={
+                'blocks': dict(lr_mult=0.5),
+                'blocks.1.norm1': dict(decay_mult=0.4)
+            }))
+    for name, lr, decay in [
+        ('backbone.blocks.0.norm1.bias', 0.5, 0.1),
+        ('backbone.blocks.1.norm1.bias', 1, 0.4),
+        ('backbone.blocks.0.attn.proj.bias', 0.5, 0.2),
+        ('backbone.blocks.0.attn.q_bias', 0.5, 0.2),
+        ('backbone.blocks.0.gamma_1', 0.5, 0.3),
+        ('decode_head.0.weight', 1, 1),
+        ('decode_head.1.weight', 1, 0.1),
+    ]:
+        assert result[name] == pytest.approx((1e-3 * lr, 0.05 * decay)), name
+
+
+def test_table_is_printed(caplog):
+    from mmengine.logging import MMLogger
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    model = Segmentor()
+    build(model, layer_decay_rate=0.5, flat_decay_mult=0.)
+    logger.removeHandler(caplog.handler)
+    message, = [m for m in caplog.messages if m.startswith('Parameter gro')]
+    lines = [
+        line.split('|')[1:-1] for line in message.split('\n')
+        if line.startswith('|')
+    ]
+    assert [cell.strip() for cell in lines[0]] == [
+        'depth', 'lr scale', 'weight decay', 'tensors', 'parameters'
+    ]
+    counts = [int(line[4].replace(',', '')) for line in lines[1:]]
+    assert sum(counts) == sum(
+        p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def test_schedule_keeps_the_scales():
+    """The whole schedule is scaled, to its end."""
+    from mmengine.optim import CosineAnnealingLR
+    model = Segmentor()
+    wrapper = build(model, layer_decay_rate=0.65)
+    schedule = CosineAnnealingLR(
+        wrapper.optimizer, T_max=5, eta_min_ratio=0.01)
+    start = [g['lr'] for g in wrapper.optimizer.param_groups]
+    for _ in range(5):
+        wrapper.optimizer.step()
+        schedule.step()
+    end = [g['lr'] for g in wrapper.optimizer.param_groups]
+    assert end == pytest.approx([lr * 0.01 for lr in start])
+
+
+def test_wrong_settings_are_refused():
+    with pytest.raises(ValueError, match=r"\['decay_rate'\]"):
+        build(Segmentor(), decay_rate=0.75)
+    with pytest.raises(ValueError, match=r"'norm'\] has \['lr'\]"):
+        build(Segmentor(), custom_keys={'norm': dict(lr=1)})
+    model = torch.nn.Module()
+    model.backbone = nn.Conv2d(3, 3, 1)
+    with pytest.raises(TypeError, match='Conv2d of Module'):
+        build(model, layer_decay_rate=0.75)

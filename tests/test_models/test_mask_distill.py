@@ -1,0 +1,177 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.optim import build_optim_wrapper
+from mmpretrain.structures import DataSample
+
+from mmmaskdistill.models import MaskDistill
+
+BACKBONE = dict(
+    type='mmmaskdistill.MaskDistillViT',
+    arch=dict(
+        embed_dims=48, num_layers=2, num_heads=3, feedforward_channels=96),
+    img_size=96)
+TEACHER = dict(
+    type='mmmaskdistill.TimmTeacher',
+    model_name='test_vit',
+    pretrained='random',
+    img_size=96)
+PREPROCESSOR = dict(
+    type='mmmaskdistill.TwoViewDataPreprocessor',
+    mean=[120., 110., 100.],
+    std=[60., 50., 40.],
+    second_mean=[127., 127., 127.],
+    second_std=[128., 128., 128.],
+    to_rgb=True)
+
+
+def build(**kwargs):
+    model = MaskDistill(
+        **{
+            'backbone': BACKBONE,
+            'teacher': TEACHER,
+            'normalizer': dict(type='mmmaskdistill.LayerNormalizer'),
+            'head': dict(
+                type='mmmaskdistill.LinearHead',
+                in_channels=48,
+                out_channels=64),
+            'loss': dict(type='mmmaskdistill.SmoothL1Loss'),
+            'data_preprocessor': PREPROCESSOR,
+            **kwargs
+        })
+    model.init_weights()
+    return model
+
+
+def batch():
+    mask = torch.zeros(2, 6, 6, dtype=torch.long)
+    mask[0, 1:3, 2:5] = mask[1, 4:, :3] = 1
+    return dict(
+        inputs=torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8),
+        data_samples=[DataSample().set_mask(m) for m in mask]), mask.bool()
+
+
+def test_loss_is_the_formula():
+    """L( H( S(x, m) )[m], N( T(x) )[m] ), each model under its own norm."""
+    model = build()
+    data, mask = batch()
+    rgb = data['inputs'].flip(1).float()
+
+    def normalized(mean, std):
+        return (rgb - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(
+            std).view(3, 1, 1)
+
+    hidden = mask.flatten(1)
+    student = model.head(
+        model.backbone(
+            normalized([120., 110., 100.], [60., 50., 40.]), hidden))
+    target = model.teacher(normalized([127.] * 3, [128.] * 3))
+    target = F.layer_norm(target, (64, ), eps=1e-6)[hidden]
+    expected = F.smooth_l1_loss(student, target)
+
+    data = model.data_preprocessor(data, training=True)
+    loss = model(**data, mode='loss')['loss']
+    torch.testing.assert_close(loss, expected)
+
+
+def test_visible_targets_do_not_count(monkeypatch):
+    model = build()
+    data, mask = batch()
+    data = model.data_preprocessor(data, training=True)
+    loss = model(**data, mode='loss')['loss']
+    ask = model.teacher.forward
+
+    def corrupted(*args):
+        return torch.where(
+            mask.flatten(1)[..., None], ask(*args), torch.tensor(1e6))
+
+    monkeypatch.setattr(model.teacher, 'forward', corrupted)
+    assert model(**data, mode='loss')['loss'] == loss
+
+
+def test_two_pictures_are_normalized_apart():
+    model = build()
+    pictures = torch.randint(0, 256, (2, 1, 3, 96, 96), dtype=torch.uint8)
+    views = model.data_preprocessor(dict(inputs=list(pictures), data_samples=[]))['inputs']
+    for view, picture, mean, std in zip(
+            views, pictures, ([120, 110, 100], [127] * 3),
+            ([60, 50, 40], [128] * 3)):
+        expected = (picture.flip(1) - torch.tensor(mean).view(
+            3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+        torch.testing.assert_close(view, expected)
+
+
+def test_teacher_is_frozen_and_nowhere():
+    model = build()
+    model.train()
+    assert not any(m.training for m in model.teacher.modules())
+    teachers = {id(p) for p in model.teacher.parameters()}
+    assert not teachers & {id(p) for p in model.parameters()}
+    assert not any('teacher' in key for key in model.state_dict())
+    optim = build_optim_wrapper(
+        model, dict(optimizer=dict(type='AdamW', lr=1e-3)))
+    optimized = {id(p) for g in optim.param_groups for p in g['params']}
+    assert not teachers & optimized
+    before = {k: v.clone() for k, v in model.teacher.state_dict().items()}
+    data, _ = batch()
+    model.train_step(data, optim)
+    for key, value in model.teacher.state_dict().items():
+        assert torch.equal(value, before[key])
+
+
+def test_every_parameter_has_a_gradient():
+    """DistributedDataParallel would refuse a model that leaves one out."""
+    model = build()
+    data, _ = batch()
+    data = model.data_preprocessor(data, training=True)
+    model(**data, mode='loss')['loss'].backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_teacher_moves_with_the_model():
+    model = build().to(torch.float64)
+    assert {p.dtype for p in model.teacher.parameters()} == {torch.float64}
+    assert {p.device.type for p in model.to('meta').teacher.parameters()
+            } == {'meta'}
+
+
+def test_grids_that_differ_are_refused():
+    with pytest.raises(ValueError) as error:
+        build(teacher={**TEACHER, 'img_size': 64})
+    for part in ('4 x 4', '6 x 6', '96 x 96 pixels'):
+        assert part in str(error.value)
+
+
+def test_coarser_map_is_resized_when_asked():
+    teacher = dict(TEACHER, model_name='test_resnet', layer=4)
+    channels = 384
+    head = dict(type='mmmaskdistill.LinearHead', in_channels=48)
+    with pytest.raises(ValueError, match='3 x 3'):
+        build(teacher=teacher, head=dict(head, out_channels=channels))
+    from timm import create_model
+    channels = create_model('test_resnet').feature_info[4]['num_chs']
+    model = build(
+        teacher=dict(teacher, resize='bilinear'),
+        head=dict(head, out_channels=channels))
+    data, _ = batch()
+    data = model.data_preprocessor(data, training=True)
+    assert model(**data, mode='loss')['loss'].isfinite()
+
+
+def test_head_of_another_width_is_refused():
+    head = dict(
+        type='mmmaskdistill.LinearHead', in_channels=48, out_channels=63)
+    with pytest.raises(ValueError, match='head.out_channels=64'):
+        build(head=head)
+
+
+def test_features_for_pictures():
+    model = build()
+    data, mask = batch()
+    data = model.data_preprocessor(data)
+    hidden = mask.flatten(1)
+    student, teacher = model.predict_features(data['inputs'], hidden)
+    assert student[~hidden].isnan().all()
+    loss = model(**data, mode='loss')['loss']
+    torch.testing.assert_close(
+        F.smooth_l1_loss(student[hidden], teacher[hidden]), loss.detach())

@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+import torch
+from scipy.interpolate import RectBivariateSpline
+from timm.models.beit import gen_relative_position_index
+
+from mmmaskdistill.models.layers import (RelativePositionBias,
+                                         relative_position_bias,
+                                         resize_relative_position_table,
+                                         table_length)
+from mmmaskdistill.models.layers.relative_position import \
+    relative_position_index
+
+
+def reference_knots(source, target):
+    """The geometric rule, written out as its authors describe it."""
+    low, high = 1.01, 1.5
+    while high - low > 1e-6:
+        q = (low + high) / 2
+        length = sum(q**i for i in range(source // 2))
+        low, high = (low, q) if length > target // 2 else (q, high)
+    knots, position = [0.], 0.
+    for i in range(source // 2):
+        position += q**i
+        knots = [-position, *knots, position]
+    return np.array(knots)
+
+
+@pytest.mark.parametrize('window', [(1, 1), (2, 2), (4, 6), (14, 14)])
+def test_index_is_that_of_timm(window):
+    ours = relative_position_index(window, torch.device('cpu'))
+    assert torch.equal(ours, gen_relative_position_index(window))
+
+
+@pytest.mark.parametrize('source, target', [((14, 14), (32, 32)),
+                                            ((14, 14), (10, 10)),
+                                            ((8, 8), (8, 12)),
+                                            ((16, 16), (37, 16))])
+def test_resizing_is_the_geometric_spline(source, target):
+    heads = 2
+    table = torch.randn(table_length(source), heads, dtype=torch.float64)
+    resized = resize_relative_position_table(table, source, target)
+    assert resized.shape == (table_length(target), heads)
+    knots = [
+        reference_knots(2 * s - 1, 2 * t - 1) if s != t else np.arange(
+            1. - s, s) for s, t in zip(source, target)
+    ]
+    offsets = [np.arange(1. - t, t) for t in target]
+    for head in range(heads):
+        grid = table[:-3, head].view(2 * source[0] - 1, -1).numpy()
+        expected = RectBivariateSpline(*knots, grid)(*offsets)
+        np.testing.assert_allclose(
+            resized[:-3, head].view(2 * target[0] - 1, -1).numpy(),
+            expected,
+            atol=1e-10)
+    assert torch.equal(resized[-3:], table[-3:])
+
+
+def test_resizing_passes_gradients():
+    table = torch.randn(table_length((3, 3)), 2, dtype=torch.float64)
+    table.requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda t: resize_relative_position_table(t, (3, 3), (5, 4)), table)
+
+
+def test_two_patches_wide_window_is_resized_linearly():
+    table = torch.arange(12.).view(12, 1)
+    resized = resize_relative_position_table(table, (2, 2), (3, 3))
+    assert resized.shape == (table_length((3, 3)), 1)
+    assert resized[:-3].view(5, 5)[2, 2] == table[:-3].view(3, 3)[1, 1]
+
+
+def test_table_of_another_window_is_refused():
+    with pytest.raises(ValueError, match='12 rows is not that of a 3 x 3'):
+        resize_relative_position_table(torch.zeros(12, 1), (3, 3), (4, 4))
+
+
+def test_bias_has_one_value_an_offset():
+    bias = RelativePositionBias((3, 4), num_heads=2)
+    torch.nn.init.normal_(bias.relative_position_bias_table)
+    values = bias((3, 4))
+    assert values.shape == (2, 13, 13)
+    patches = values[:, 1:, 1:].unflatten(2, (3, 4)).unflatten(1, (3, 4))
+    # The same step, one row up and one column right, from two places.
+    assert torch.equal(patches[:, 1, 0, 0, 1], patches[:, 2, 2, 1, 3])
+    table = bias.relative_position_bias_table
+    assert torch.equal(values[:, 0, 1], table[-3])
+    assert torch.equal(values[:, 1, 0], table[-2])
+    assert torch.equal(values[:, 0, 0], table[-1])
+
+
+def test_index_first_asked_for_in_inference_mode_serves_training():
+    table = torch.zeros(table_length((5, 3)), 1, requires_grad=True)
+    with torch.inference_mode():
+        relative_position_bias(table, (5, 3), (5, 3))
+    relative_position_bias(table, (5, 3), (5, 3)).sum().backward()
+    assert table.grad.sum() == 16**2

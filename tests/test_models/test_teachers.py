@@ -1,0 +1,178 @@
+import logging
+
+import pytest
+import timm
+import torch
+from mmpretrain.structures import DataSample
+
+from mmmaskdistill.models import CachedTeacher, TimmTeacher
+
+IMAGES = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def tower(tmp_path):
+    """timm's smallest ViT with a projection head, in timm's own format."""
+    model = timm.create_model('test_vit', img_size=96)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    path = tmp_path / 'tower.pth'
+    torch.save(model.state_dict(), path)
+    return model.eval(), str(path)
+
+
+def test_features_are_those_of_timm(tower):
+    model, path = tower
+    with torch.no_grad():
+        x = model.patch_embed(IMAGES)
+        x = model.blocks(model.norm_pre(model._pos_embed(x)))
+        block = x[:, model.num_prefix_tokens:]
+        norm = model.norm(x)[:, model.num_prefix_tokens:]
+        expected = dict(block=block, norm=norm, proj=model.head(norm))
+    for features, target in expected.items():
+        teacher = TimmTeacher(
+            'test_vit', checkpoint=path, features=features, img_size=96)
+        torch.testing.assert_close(
+            teacher(IMAGES), target, rtol=1e-5, atol=1e-5)
+        assert teacher.grid == (6, 6)
+        assert teacher.channels == target.shape[2]
+
+
+def test_convolutional_features():
+    torch.manual_seed(0)
+    teacher = TimmTeacher(
+        'test_resnet', pretrained='random', layer=3, img_size=96)
+    maps = teacher.model.forward_intermediates(
+        IMAGES, indices=[3], intermediates_only=True)[0]
+    assert teacher.stride == 16 and teacher.grid == (6, 6)
+    torch.testing.assert_close(
+        teacher(IMAGES), maps.flatten(2).transpose(1, 2))
+
+
+def test_position_embedding_is_resized_for_another_input(tower):
+    _, path = tower
+    teacher = TimmTeacher('test_vit', checkpoint=path, img_size=64)
+    assert teacher.grid == (4, 4)
+    assert teacher(IMAGES[..., :64, :64]).shape[1] == 16
+
+
+def test_frozen_and_in_eval_mode():
+    teacher = TimmTeacher('test_vit', pretrained='random', img_size=96)
+    teacher.train()
+    assert not any(m.training for m in teacher.modules())
+    assert not any(p.requires_grad for p in teacher.parameters())
+    assert not teacher(IMAGES).requires_grad
+
+
+def test_other_grids():
+    teacher = TimmTeacher('test_vit', pretrained='random', img_size=96)
+    with pytest.raises(ValueError) as error:
+        teacher.match_grid((8, 8))
+    for part in ('6 x 6', '8 x 8', '128 x 128 pixels', "resize='bilinear'"):
+        assert part in str(error.value)
+    with pytest.raises(ValueError, match='grid of 4 x 4'):
+        teacher(IMAGES[..., :64, :64])
+
+
+def test_resizing_is_bilinear():
+    torch.manual_seed(0)
+    teacher = TimmTeacher(
+        'test_resnet',
+        pretrained='random',
+        layer=4,
+        img_size=96,
+        resize='bilinear')
+    teacher.match_grid((6, 6))
+    maps = teacher.model.forward_intermediates(
+        IMAGES, indices=[4], intermediates_only=True)[0]
+    assert maps.shape[2:] == (3, 3)
+    expected = torch.nn.functional.interpolate(maps, (6, 6), mode='bilinear')
+    torch.testing.assert_close(
+        teacher(IMAGES), expected.flatten(2).transpose(1, 2))
+
+
+def test_no_weights_is_an_error(monkeypatch):
+    with pytest.raises(RuntimeError, match="pretrained='random'"):
+        TimmTeacher('test_vit', pretrained=False)
+    create = timm.create_model
+
+    def unreachable(*args, pretrained=False, **kwargs):
+        if pretrained:
+            raise OSError('no network')
+        return create(*args, **kwargs)
+
+    monkeypatch.setattr(timm, 'create_model', unreachable)
+    with pytest.raises(RuntimeError, match='checkpoint=.*no network'):
+        TimmTeacher('test_vit')
+
+
+def test_random_teacher_warns(caplog):
+    from mmengine.logging import MMLogger
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    TimmTeacher('test_vit', pretrained='random', img_size=96)
+    logger.removeHandler(caplog.handler)
+    assert any(r.levelno == logging.WARNING and 'random weights' in r.message
+               for r in caplog.records)
+
+
+@pytest.mark.parametrize('wrong, message', [
+    (dict(model_name='vit_nonsense'), "'vit_nonsense' is not a model"),
+    (dict(features='pixels'), "features='pixels'"),
+    (dict(layer=99), 'layer=99'),
+    (dict(resize='cubic'), "resize='cubic'"),
+    (dict(pretrained='yes'), "pretrained='yes'"),
+    (dict(model_name='test_efficientnet', features='proj'),
+     'no linear projection'),
+])
+def test_wrong_arguments(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        TimmTeacher(**{
+            'model_name': 'test_vit',
+            'pretrained': 'random',
+            **wrong
+        })
+
+
+def test_weights_of_another_model_are_refused(tower):
+    _, path = tower
+    with pytest.raises(ValueError, match='does not fit the teacher test_vit2'):
+        TimmTeacher('test_vit2', checkpoint=path)
+
+
+def samples(*indices):
+    return [DataSample(metainfo=dict(sample_idx=i)) for i in indices]
+
+
+def test_cached_teacher_asks_once_a_file():
+    cached = CachedTeacher(
+        dict(
+            type='mmmaskdistill.TimmTeacher',
+            model_name='test_vit',
+            pretrained='random',
+            img_size=96))
+    asked = []
+    ask = cached.teacher.forward
+    cached.teacher.forward = lambda x: asked.append(len(x)) or ask(x)
+    expected = cached.teacher(IMAGES)
+    first = cached(IMAGES, samples(7, 3))
+    again = cached(IMAGES.flip(0), samples(3, 7))
+    for features in (first, again.flip(0)):
+        torch.testing.assert_close(features, expected, rtol=1e-3, atol=1e-2)
+    cached(IMAGES, samples(7, 3))
+    # The expectation, the first batch, and one image to check the second.
+    assert asked == [2, 2, 1]
+
+
+def test_cached_teacher_notices_random_crops():
+    cached = CachedTeacher(
+        dict(
+            type='mmmaskdistill.TimmTeacher',
+            model_name='test_vit',
+            pretrained='random',
+            img_size=96))
+    cached(IMAGES, samples(0, 1))
+    with pytest.raises(ValueError, match='take random crops'):
+        cached(torch.randn_like(IMAGES), samples(0, 1))
+    with pytest.raises(ValueError, match='sample_idx'):
+        cached(IMAGES, [DataSample(), DataSample()])
