@@ -55,7 +55,8 @@ def main():
     if not osp.isfile(args.config):
         fail(f'config not found: {args.config!r} (from {os.getcwd()!r}). '
              'The configs are under configs/')
-    if args.resume not in (None, 'auto') and not osp.isfile(args.resume):
+    if not (args.resume in (None, 'auto') or '://' in args.resume
+            or osp.isfile(args.resume)):
         fail(f'checkpoint not found: {args.resume!r}. Give a file to '
              '--resume, or nothing for the latest one in the work dir')
 

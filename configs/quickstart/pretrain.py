@@ -53,17 +53,9 @@ optim_wrapper = dict(
     paramwise_cfg=dict(
         flat_decay_mult=0., custom_keys={'cls_token': dict(decay_mult=0.)}))
 param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-2, begin=0, end=40, by_epoch=False),
     dict(
-        type='LinearLR',
-        start_factor=1e-3,
-        begin=0,
-        end=1,
-        convert_to_iter_based=True),
-    dict(
-        type='CosineAnnealingLR',
-        eta_min_ratio=1e-2,
-        begin=1,
-        convert_to_iter_based=True)
+        type='CosineAnnealingLR', eta_min_ratio=1e-2, begin=40, by_epoch=False)
 ]
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=25),

@@ -105,5 +105,5 @@ def _checkpoints(node: Any, option: str) -> Iterator[Tuple[str, str]]:
 
 
 def _is_local(path: str) -> bool:
-    """Whether a path is on this machine: ``s3://...``, ``hf-hub:...`` aren't."""
+    """Whether a path is on this machine: ``s3:`` and ``hf-hub:`` are not."""
     return ':' not in path

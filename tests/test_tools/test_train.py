@@ -89,10 +89,10 @@ def test_missing_file(run, args, message):
 
 def test_what_cannot_work_ends_with_one_line(tool, segmentor, place):
     data = 'train_dataloader.dataset.data_root'
-    with pytest.raises(SystemExit, match='error: data not found: .nowhere') as e:
+    with pytest.raises(SystemExit, match='error: data not found') as e:
         tool('train.py', 'segment.py', '--cfg-options', f'{data}=nowhere')
     assert '\n' not in str(e.value) and f'{data}=PATH' in str(e.value)
-    with pytest.raises(SystemExit, match='error: checkpoint not found: .a.pth'):
+    with pytest.raises(SystemExit, match='checkpoint not found: .a.pth'):
         tool('train.py', 'segment.py', '--cfg-options', 'load_from=a.pth')
     with pytest.raises(SystemExit, match='another architecture') as e:
         tool('train.py', 'pretrain.py', '--work-dir', 'c', '--resume',

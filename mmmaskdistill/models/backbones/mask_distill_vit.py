@@ -73,6 +73,8 @@ class MaskDistillViT(BaseModule):
             blocks; -1 freezes nothing. Defaults to -1.
         with_cp (bool): Recompute blocks in backward instead of keeping their
             activations. Defaults to False.
+        pretrained (str, optional): Short for a ``Pretrained`` ``init_cfg``;
+            mmseg's segmentors pass their own ``pretrained`` on to it.
         init_cfg (dict, optional): ``dict(type='Pretrained', checkpoint=...)``
             loads a checkpoint through
             :func:`mmmaskdistill.models.weights.load_backbone`; without it the
@@ -97,7 +99,12 @@ class MaskDistillViT(BaseModule):
                  final_norm: bool = True,
                  frozen_stages: int = -1,
                  with_cp: bool = False,
+                 pretrained: Optional[str] = None,
                  init_cfg: Optional[dict] = None):
+        if pretrained is not None:
+            if init_cfg is not None:
+                raise ValueError('give pretrained or init_cfg, not both')
+            init_cfg = dict(type='Pretrained', checkpoint=pretrained)
         super().__init__(init_cfg=init_cfg)
         arch = _parse_arch(arch)
         self.embed_dims = arch['embed_dims']
