@@ -43,7 +43,7 @@ CLASSIFY=()
 case $SIZE in
     full)
         DIR=${DIR}_full
-        PRETRAIN=(train_cfg.max_epochs=100) ;;
+        PRETRAIN=(train_cfg.max_epochs=45) ;;
     tiny)
         DIR=${DIR}_tiny
         DATA=(--num-pretrain 128 --num-train 16 --num-val 8
@@ -74,7 +74,10 @@ stage() {
     local name=$1 title=$2 start=$SECONDS before=0
     shift 2
     local wanted
-    wanted="$* $(cat configs/quickstart/*.py configs/quickstart/_base_/*.py | cksum)"
+    wanted="$*"
+    if [ "$1" = train ]; then
+        wanted+=" $(cat configs/quickstart/{$2,_base_/student}.py | cksum)"
+    fi
     if [ "$(cat "$DIR/$name.started" 2> /dev/null)" = "$wanted" ]; then
         if [ -f "$DIR/$name.seconds" ]; then
             echo "== $title: done before, in $(cat "$DIR/$name.seconds") s"

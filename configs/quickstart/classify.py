@@ -36,7 +36,7 @@ dataset = dict(
         dict(type='PackInputs')
     ])
 train_dataloader = dict(
-    batch_size=34,
+    batch_size=17,
     num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
@@ -55,7 +55,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type='Accuracy', topk=1)
 test_evaluator = val_evaluator
 
-train_cfg = dict(by_epoch=True, max_epochs=30, val_interval=100)
+train_cfg = dict(by_epoch=True, max_epochs=16, val_interval=100)
 val_cfg = dict()
 test_cfg = dict()
 optim_wrapper = dict(

@@ -27,7 +27,7 @@ model = dict(
     loss=dict(type='mmmaskdistill.SmoothL1Loss'))
 
 train_dataloader = dict(
-    batch_size=64,
+    batch_size=32,
     num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
@@ -46,18 +46,25 @@ train_dataloader = dict(
             dict(type='PackInputs')
         ]))
 
-train_cfg = dict(by_epoch=True, max_epochs=16)
+train_cfg = dict(by_epoch=True, max_epochs=7)
+# The relative position table decides which visible patches a hidden one attends
+# to. It starts at zero, and learns where neighbours are a hundred times faster
+# than at the recipe's rate, which has 300 epochs for it.
 optim_wrapper = dict(
-    optimizer=dict(type='AdamW', lr=3e-3, betas=(0.9, 0.98), weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=2e-3, betas=(0.9, 0.98), weight_decay=0.05),
     clip_grad=dict(max_norm=3.),
     paramwise_cfg=dict(
-        flat_decay_mult=0., custom_keys={'cls_token': dict(decay_mult=0.)}))
+        flat_decay_mult=0.,
+        custom_keys={
+            'cls_token': dict(decay_mult=0.),
+            'relative_position_bias_table': dict(lr_mult=100., decay_mult=0.)
+        }))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-2, begin=0, end=40, by_epoch=False),
     dict(
         type='CosineAnnealingLR', eta_min_ratio=1e-2, begin=40, by_epoch=False)
 ]
 default_hooks = dict(
-    logger=dict(type='LoggerHook', interval=25),
+    logger=dict(type='LoggerHook', interval=50),
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=1))
 randomness = dict(seed=0)

@@ -34,7 +34,7 @@ model = dict(
         in_channels=[192] * 4,
         in_index=[0, 1, 2, 3],
         pool_scales=(1, 2, 3, 6),
-        channels=64,
+        channels=32,
         dropout_ratio=0.1,
         num_classes=num_classes,
         norm_cfg=norm_cfg,
@@ -44,7 +44,7 @@ model = dict(
         type='FCNHead',
         in_channels=192,
         in_index=2,
-        channels=64,
+        channels=32,
         num_convs=1,
         concat_input=False,
         dropout_ratio=0.1,
@@ -73,7 +73,7 @@ dataset = dict(
         dict(type='PackSegInputs')
     ])
 train_dataloader = dict(
-    batch_size=16,
+    batch_size=8,
     num_workers=0,
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dataset)
