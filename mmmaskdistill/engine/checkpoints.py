@@ -8,9 +8,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that is missing, unreadable or of another model."""
+from mmmaskdistill.models.weights import CheckpointError
 
 
 class ResumePoint(NamedTuple):

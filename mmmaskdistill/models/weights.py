@@ -18,6 +18,10 @@ TABLE = 'relative_position_bias_table'
 OPTIONAL = ('mask_token', 'norm.', 'fc_norm.')
 
 
+class CheckpointError(RuntimeError):
+    """A checkpoint that is missing, unreadable or of another model."""
+
+
 def read_state_dict(checkpoint: str) -> StateDict:
     """Read a file of weights without running any code in it.
 
@@ -31,13 +35,13 @@ def read_state_dict(checkpoint: str) -> StateDict:
         ``module`` wrapper if there is one.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        CheckpointError: If there is no such file.
         pickle.UnpicklingError: If the file holds more than tensors and the
             containers known to be harmless.
     """
     path = Path(checkpoint)
     if '://' not in str(checkpoint) and not path.is_file():
-        raise FileNotFoundError(f'checkpoint {checkpoint} does not exist')
+        raise CheckpointError(f'checkpoint {checkpoint!r} does not exist')
     if path.suffix == '.safetensors':
         from safetensors.torch import load_file
         return load_file(path)
@@ -75,7 +79,8 @@ def load_backbone(vit: nn.Module,
         list[str]: The report, which is logged too.
 
     Raises:
-        ValueError: If the file has no ViT, or does not cover the backbone.
+        CheckpointError: If the file has no ViT, or does not cover the
+            backbone.
     """
     state = read_state_dict(checkpoint)
     if prefix is None:
@@ -92,7 +97,7 @@ def load_backbone(vit: nn.Module,
         k for k in wanted if k not in own and not k.startswith(OPTIONAL)
     ]
     if wrong or missing:
-        raise ValueError(
+        raise CheckpointError(
             f'{checkpoint} does not fit the backbone: '
             f'{_shorten("of another shape", wrong)}'
             f'{_shorten("missing", missing)}. Expected a ViT of width '
@@ -177,7 +182,7 @@ def _place_tables(state: StateDict, vit: nn.Module,
 def _square_window(offsets: int, key: str) -> Tuple[int, int]:
     side = (round(offsets**0.5) + 1) // 2
     if (2 * side - 1)**2 != offsets:
-        raise ValueError(f'{key} has {offsets} offsets, which no square window '
+        raise CheckpointError(f'{key} has {offsets} offsets, which no square window '
                          'has: cannot tell what to resize it from')
     return side, side
 
@@ -186,12 +191,12 @@ def _find_prefix(state: StateDict, checkpoint: str) -> str:
     landmark = 'patch_embed.proj.weight'
     prefixes = sorted(k[:-len(landmark)] for k in state if k.endswith(landmark))
     if not prefixes:
-        raise ValueError(
+        raise CheckpointError(
             f'{checkpoint} has no ViT of the BEiT family: none of its '
             f'{len(state)} keys ends with {landmark}, the first are '
             f'{", ".join(list(state)[:3])}')
     if len(prefixes) > 1:
-        raise ValueError(
+        raise CheckpointError(
             f'{checkpoint} has several ViTs, under the prefixes {prefixes}: '
             'choose one with prefix=...')
     return prefixes[0]

@@ -6,6 +6,7 @@ import torch
 from mmpretrain.structures import DataSample
 
 from mmmaskdistill.models import CachedTeacher, TimmTeacher
+from mmmaskdistill.models.weights import CheckpointError
 
 IMAGES = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
 
@@ -92,7 +93,7 @@ def test_resizing_is_bilinear():
 
 
 def test_no_weights_is_an_error(monkeypatch):
-    with pytest.raises(RuntimeError, match="pretrained='random'"):
+    with pytest.raises(CheckpointError, match="pretrained='random'"):
         TimmTeacher('test_vit', pretrained=False)
     create = timm.create_model
 
@@ -102,7 +103,7 @@ def test_no_weights_is_an_error(monkeypatch):
         return create(*args, **kwargs)
 
     monkeypatch.setattr(timm, 'create_model', unreachable)
-    with pytest.raises(RuntimeError, match='checkpoint=.*no network'):
+    with pytest.raises(CheckpointError, match='checkpoint=.*no network'):
         TimmTeacher('test_vit')
 
 
@@ -136,7 +137,7 @@ def test_wrong_arguments(wrong, message):
 
 def test_weights_of_another_model_are_refused(tower):
     _, path = tower
-    with pytest.raises(ValueError, match='does not fit the teacher test_vit2'):
+    with pytest.raises(CheckpointError, match='does not fit the teacher test_vit2'):
         TimmTeacher('test_vit2', checkpoint=path)
 
 

@@ -6,7 +6,8 @@ from safetensors.torch import save_file
 
 from mmmaskdistill.models import MaskDistillViT
 from mmmaskdistill.models.layers import resize_relative_position_table
-from mmmaskdistill.models.weights import load_backbone, read_state_dict
+from mmmaskdistill.models.weights import (CheckpointError, load_backbone,
+                                          read_state_dict)
 
 ARCH = dict(
     embed_dims=48, num_layers=3, num_heads=3, feedforward_channels=96)
@@ -96,18 +97,18 @@ def test_report_says_what_happened(student, pretrained):
 ])
 def test_another_architecture_is_refused(pretrained, arch, message):
     vit = MaskDistillViT(arch, img_size=64)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(CheckpointError, match=message):
         load_backbone(vit, pretrained)
 
 
 def test_a_file_without_a_vit_is_refused(tmp_path):
     torch.save(dict(conv1=torch.zeros(1)), tmp_path / 'resnet.pth')
-    with pytest.raises(ValueError, match='the first are conv1'):
+    with pytest.raises(CheckpointError, match='the first are conv1'):
         load_backbone(downstream(), str(tmp_path / 'resnet.pth'))
 
 
 def test_missing_file_is_named():
-    with pytest.raises(FileNotFoundError, match='nowhere.pth does not exist'):
+    with pytest.raises(CheckpointError, match="'nowhere.pth' does not exist"):
         read_state_dict('nowhere.pth')
 
 

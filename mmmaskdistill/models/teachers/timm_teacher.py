@@ -11,7 +11,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from mmmaskdistill.registry import MODELS
-from ..weights import read_state_dict
+from ..weights import CheckpointError, read_state_dict
 
 FEATURES = ('block', 'norm', 'proj')
 
@@ -44,9 +44,9 @@ class TimmTeacher(nn.Module):
         stride (int): Pixels from one feature to the next.
 
     Raises:
-        RuntimeError: If there are no weights to be had.
-        ValueError: If an argument is none of the above, or the weights do not
-            fit the model.
+        CheckpointError: If there are no weights to be had, or they do not fit
+            the model.
+        ValueError: If an argument is none of the above.
     """
 
     def __init__(self,
@@ -165,11 +165,11 @@ def _create_model(name: str, checkpoint: Optional[str],
     no_weights = (f'no weights for the teacher {name}: give a file with '
                   "checkpoint=..., or ask for pretrained='random'")
     if not pretrained:
-        raise RuntimeError(no_weights)
+        raise CheckpointError(no_weights)
     try:
         return timm.create_model(name, pretrained=True, **options)
     except Exception as error:
-        raise RuntimeError(
+        raise CheckpointError(
             f'{no_weights}. Its hub could not be read: {error}') from error
 
 
@@ -186,12 +186,12 @@ def _load_weights(model: nn.Module, checkpoint: str, name: str):
             state = convert(state, model)
         missing, unused = model.load_state_dict(state, strict=False)
     except (RuntimeError, KeyError) as error:
-        raise ValueError(
+        raise CheckpointError(
             f'{checkpoint} does not fit the teacher {name}: {error}') from None
     classifier = model.pretrained_cfg.get('classifier') or ()
     unused = [key for key in unused if not key.startswith(classifier)]
     if missing or unused:
-        raise ValueError(
+        raise CheckpointError(
             f'{checkpoint} does not fit the teacher {name}: '
             f'{len(missing)} tensors missing ({", ".join(missing[:3])}), '
             f'{len(unused)} not known ({", ".join(unused[:3])})')

