@@ -7,6 +7,7 @@ os.environ.setdefault('HF_HUB_OFFLINE', '1')
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from mmengine.registry import DefaultScope  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -15,3 +16,9 @@ torch.set_num_threads(1)
 def same_numbers_in_any_order():
     """A test's random numbers do not depend on the tests before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_scope_of_an_earlier_run():
+    """A Runner leaves its default scope behind, where names are looked up."""
+    DefaultScope._instance_dict.clear()
