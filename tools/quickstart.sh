@@ -48,7 +48,8 @@ case $SIZE in
         DIR=${DIR}_tiny
         DATA=(--num-pretrain 128 --num-train 16 --num-val 8
             --num-cls-train-per-class 2 --num-cls-val-per-class 1)
-        PRETRAIN=(train_cfg.max_epochs=2)
+        PRETRAIN=(train_cfg.max_epochs=2
+            param_scheduler.0.end=2 param_scheduler.1.begin=2)
         SEGMENT=(train_cfg.max_iters=4
             param_scheduler.0.end=2 param_scheduler.1.begin=2)
         CLASSIFY=(train_cfg.max_epochs=4) ;;
@@ -92,7 +93,7 @@ stage() {
     trap 'echo $((before + SECONDS - start)) > "$DIR/$name.stopped"' EXIT
     if ! "$@" 2>&1 | tee -a "$DIR/$name.log" | progress; then
         echo "error: '$title' failed; the end of $DIR/$name.log:" >&2
-        tail -n 25 "$DIR/$name.log" >&2
+        tail -n 60 "$DIR/$name.log" >&2
         exit 1
     fi
     trap - EXIT
