@@ -11,8 +11,8 @@
 #
 #   PYTHON=python3.12   the Python to make the environment .venv from
 #
-# Results lie in work_dirs/quickstart (_full, _tiny). A second run goes on where
-# the first one stopped and does not repeat what is finished.
+# Results lie in work_dirs/quickstart (_full, _tiny). A second run does not
+# repeat what is finished; pre-training goes on after its last full epoch.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

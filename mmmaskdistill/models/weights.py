@@ -85,6 +85,8 @@ def load_backbone(vit: nn.Module,
     state = read_state_dict(checkpoint)
     if prefix is None:
         prefix = _find_prefix(state, checkpoint)
+    elif prefix and not prefix.endswith('.'):
+        prefix += '.'  # as mmengine completes it
     own = {k[len(prefix):]: v for k, v in state.items() if k.startswith(prefix)}
     own, notes = adapt_to_vit(own, vit)
 

@@ -83,6 +83,11 @@ def test_load_state_dict_adapts_too(student, pretrained):
     assert torch.equal(table, expected)
 
 
+def test_prefix_may_lack_its_dot(pretrained):
+    with_dot = load_backbone(downstream(), pretrained, prefix='backbone.')
+    assert load_backbone(downstream(), pretrained, 'backbone') == with_dot
+
+
 def test_report_says_what_happened(student, pretrained):
     report = load_backbone(downstream(out_type='avg_featmap'), pretrained)
     assert 'tensors matched' in report[0]

@@ -29,5 +29,6 @@ class TwoViewDataPreprocessor(TwoNormDataPreprocessor):
             dict: ``inputs`` is [student's view, teacher's view].
         """
         if isinstance(data['inputs'], Tensor):
-            data = dict(data, inputs=[data['inputs']] * 2)
+            # Moved before it is doubled, so that it is moved once.
+            data = dict(data, inputs=[self.cast_data(data['inputs'])] * 2)
         return super().forward(data, training)
