@@ -23,7 +23,7 @@ SEEDS=1
 while [ $# -gt 0 ]; do
     case $1 in
         --full | --tiny) SIZE=${1#--} ;;
-        --seeds) SEEDS=${2:-}; shift ;;
+        --seeds) SEEDS=${2:-}; [ $# -eq 1 ] || shift ;;
         -h | --help) usage; exit ;;
         *) echo "error: unknown argument '$1'" >&2; usage >&2; exit 2 ;;
     esac
@@ -70,7 +70,8 @@ export PYTHON=$VENV/bin/python
 
 # stage NAME TITLE COMMAND...: run a command once. What it prints goes to
 # $DIR/NAME.log, its progress also to the terminal. A command that was stopped
-# goes on; one that has changed since starts anew.
+# goes on from its last checkpoint, if it left one; one whose options or config
+# have changed since starts anew.
 stage() {
     local name=$1 title=$2 start=$SECONDS before=0
     shift 2

@@ -48,8 +48,8 @@ train_dataloader = dict(
 
 train_cfg = dict(by_epoch=True, max_epochs=7)
 # The relative position table decides which visible patches a hidden one attends
-# to. It starts at zero, and learns where neighbours are a hundred times faster
-# than at the recipe's rate, which has 300 epochs for it.
+# to. It starts at zero, and with a few hundred steps it needs a hundred times
+# the learning rate of the rest to learn where neighbours are.
 optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=2e-3, betas=(0.9, 0.98), weight_decay=0.05),
     clip_grad=dict(max_norm=3.),

@@ -1,14 +1,14 @@
 """What a checkpoint says about its run, and whether it fits a model."""
 import os.path as osp
 from glob import escape, glob
-from typing import List, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 import torch
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
-from mmmaskdistill.models.weights import CheckpointError
+from mmmaskdistill.models.weights import CheckpointError, first_few
 
 
 class ResumePoint(NamedTuple):
@@ -118,15 +118,15 @@ def check_coverage(model: nn.Module,
     report = (f'{matched} of the model\'s {len(wanted)} tensors match '
               f'checkpoint {name!r}')
     if differ:
-        report += f'; other shape: {_first_few(differ)}'
+        report += f'; other shape: {first_few(differ)}'
     if missing:
-        report += f'; not in the checkpoint: {_first_few(missing)}'
+        report += f'; not in the checkpoint: {first_few(missing)}'
     unused = [
         key for key in state_dict
         if key not in wanted and not key.endswith(counters)
     ]
     if unused:
-        report += f'; not in the model: {_first_few(unused)}'
+        report += f'; not in the model: {first_few(unused)}'
 
     if (matched if not complete else not differ and not missing):
         return report
@@ -148,8 +148,3 @@ def _loads(model: nn.Module, state_dict: dict) -> bool:
     except RuntimeError:
         return False
     return all(key.endswith('num_batches_tracked') for key in missing)
-
-
-def _first_few(items: List[str], count: int = 3) -> str:
-    more = f' and {len(items) - count} more' if len(items) > count else ''
-    return ', '.join(items[:count]) + more

@@ -23,7 +23,10 @@ class CheckpointError(RuntimeError):
 
 
 def read_state_dict(checkpoint: str) -> StateDict:
-    """Read a file of weights without running any code in it.
+    """Read a file of weights and nothing else.
+
+    Everything is read with ``weights_only=True``, but for TorchScript
+    archives, which ``torch.jit.load`` opens; their code is not called.
 
     Args:
         checkpoint (str): ``.pth``, ``.pt``, ``.ckpt``, ``.safetensors`` or a
@@ -101,8 +104,8 @@ def load_backbone(vit: nn.Module,
     if wrong or missing:
         raise CheckpointError(
             f'{checkpoint} does not fit the backbone: '
-            f'{_shorten("of another shape", wrong)}'
-            f'{_shorten("missing", missing)}. Expected a ViT of width '
+            f'{_counted("of another shape", wrong)}'
+            f'{_counted("missing", missing)}. Expected a ViT of width '
             f'{vit.embed_dims}, {vit.num_layers} blocks and patches of '
             f'{vit.patch_size} pixels; set arch and patch_size to those of '
             'the checkpoint.')
@@ -184,8 +187,9 @@ def _place_tables(state: StateDict, vit: nn.Module,
 def _square_window(offsets: int, key: str) -> Tuple[int, int]:
     side = (round(offsets**0.5) + 1) // 2
     if (2 * side - 1)**2 != offsets:
-        raise CheckpointError(f'{key} has {offsets} offsets, which no square window '
-                         'has: cannot tell what to resize it from')
+        raise CheckpointError(
+            f'{key} has {offsets} offsets, which no square window has: cannot '
+            'tell what to resize it from')
     return side, side
 
 
@@ -204,8 +208,11 @@ def _find_prefix(state: StateDict, checkpoint: str) -> str:
     return prefixes[0]
 
 
-def _shorten(title: str, names: List[str], limit: int = 5) -> str:
-    if not names:
-        return ''
-    more = f' and {len(names) - limit} more' if len(names) > limit else ''
-    return f' {len(names)} {title} ({", ".join(names[:limit])}{more})'
+def _counted(title: str, names: List[str]) -> str:
+    return f' {len(names)} {title} ({first_few(names, 5)})' if names else ''
+
+
+def first_few(items: List[str], count: int = 3) -> str:
+    """A list for a message, cut short."""
+    more = f' and {len(items) - count} more' if len(items) > count else ''
+    return ', '.join(items[:count]) + more

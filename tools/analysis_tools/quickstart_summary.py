@@ -49,9 +49,9 @@ def versions():
 
 def summarize(root, seeds):
     """The numbers of a quickstart, as they go into summary.json."""
-    runs = lambda task, start: [  # noqa: E731
-        osp.join(root, f'{task}_{start}_{seed}') for seed in range(seeds)
-    ]
+    def runs(task, start):
+        return [osp.join(root, f'{task}_{start}_{k}') for k in range(seeds)]
+
     stages = ['data', 'teacher', 'pretrain'] + [
         osp.basename(run) for task in ('segment', 'classify')
         for start in STARTS for run in runs(task, start)
