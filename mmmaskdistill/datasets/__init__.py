@@ -1,3 +1,4 @@
+from .masking import BlockMaskGenerator
 from .texture_mosaics import TextureMosaicDataset
 
-__all__ = ['TextureMosaicDataset']
+__all__ = ['BlockMaskGenerator', 'TextureMosaicDataset']

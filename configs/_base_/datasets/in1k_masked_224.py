@@ -21,7 +21,7 @@ train_pipeline = [
         backend='pillow',
         interpolation='bicubic'),
     dict(
-        type='BEiTMaskGenerator',
+        type='mmmaskdistill.BlockMaskGenerator',
         input_size=(14, 14),
         num_masking_patches=75,
         min_num_patches=16,
