@@ -43,7 +43,7 @@ CLASSIFY=()
 case $SIZE in
     full)
         DIR=${DIR}_full
-        PRETRAIN=(train_cfg.max_epochs=45) ;;
+        PRETRAIN=(train_cfg.max_epochs=60) ;;
     tiny)
         DIR=${DIR}_tiny
         DATA=(--num-pretrain 128 --num-train 16 --num-val 8
@@ -68,18 +68,21 @@ if [ "$(cat $VENV/installed 2> /dev/null)" != "$wanted" ]; then
 fi
 export PYTHON=$VENV/bin/python
 
-# stage NAME TITLE COMMAND...: run a command once. What it prints goes to
+# stage NAME TITLE INPUTS COMMAND...: run a command once. What it prints goes to
 # $DIR/NAME.log, its progress also to the terminal. A command that was stopped
-# goes on from its last checkpoint, if it left one; one whose options or config
-# have changed since starts anew.
+# goes on from its last checkpoint, if it left one; one whose options, scripts,
+# configs or INPUTS (earlier stages) have changed since starts anew.
 stage() {
-    local name=$1 title=$2 start=$SECONDS before=0
-    shift 2
-    local wanted
+    local name=$1 title=$2 inputs=$3 start=$SECONDS before=0
+    shift 3
+    local wanted input word
     wanted="$*"
-    if [ "$1" = train ]; then
-        wanted+=" $(cat configs/quickstart/{$2,_base_/student}.py | cksum)"
-    fi
+    for input in $inputs; do
+        wanted+=" $input: $(cksum < "$DIR/$input.started")"
+    done
+    for word in "$@" configs/quickstart/_base_/*.py; do
+        case $word in *.py) wanted+=" $word: $(cksum < "$word")" ;; esac
+    done
     if [ "$(cat "$DIR/$name.started" 2> /dev/null)" = "$wanted" ]; then
         if [ -f "$DIR/$name.seconds" ]; then
             echo "== $title: done before, in $(cat "$DIR/$name.seconds") s"
@@ -108,29 +111,31 @@ progress() {
             s/ +data_time: [^ ]+//; s/ +grad_norm: [^ ]+//'
 }
 
-train() { tools/dist_train.sh "configs/quickstart/$1.py" 1 --resume --cfg-options "${@:2}"; }
+train() { tools/dist_train.sh "$1" 1 --resume --cfg-options "${@:2}"; }
 
-stage data "Cutting photographs into mosaics" "$PYTHON" \
+stage data "Cutting photographs into mosaics" "" "$PYTHON" \
     tools/dataset_converters/texture_mosaics.py "$DIR/data" "${DATA[@]}"
-stage teacher "Teacher: EfficientNet-Lite0, trained on ImageNet-1k" "$PYTHON" \
+stage teacher "Teacher: EfficientNet-Lite0, trained on ImageNet-1k" "" "$PYTHON" \
     tools/model_converters/efficientnet_lite_to_timm.py "$DIR/teacher.pth"
-stage pretrain "Pre-training with MaskDistill" train pretrain \
-    work_dir="$DIR/pretrain" "${PRETRAIN[@]}"
+stage pretrain "Pre-training with MaskDistill" "data teacher" \
+    train configs/quickstart/pretrain.py work_dir="$DIR/pretrain" "${PRETRAIN[@]}"
 STUDENT=$DIR/pretrain/$(basename "$(cat "$DIR/pretrain/last_checkpoint")")
 
 for seed in $(seq 0 $((SEEDS - 1))); do
     for start in scratch maskdistill; do
+        inputs="data"
         options=(randomness.seed="$seed")
         if [ $start = maskdistill ]; then
+            inputs="data pretrain"
             options+=(model.backbone.init_cfg.type=Pretrained
                 model.backbone.init_cfg.checkpoint="$STUDENT")
         fi
         name=segment_${start}_$seed
-        stage "$name" "Segmentation, $start, seed $seed" train segment \
-            work_dir="$DIR/$name" "${options[@]}" "${SEGMENT[@]}"
+        stage "$name" "Segmentation, $start, seed $seed" "$inputs" \
+            train configs/quickstart/segment.py work_dir="$DIR/$name" "${options[@]}" "${SEGMENT[@]}"
         name=classify_${start}_$seed
-        stage "$name" "Classification, $start, seed $seed" train classify \
-            work_dir="$DIR/$name" "${options[@]}" "${CLASSIFY[@]}"
+        stage "$name" "Classification, $start, seed $seed" "$inputs" \
+            train configs/quickstart/classify.py work_dir="$DIR/$name" "${options[@]}" "${CLASSIFY[@]}"
     done
 done
 

@@ -29,6 +29,7 @@ optim_wrapper = dict(
     loss_scale=1.,
     optimizer=dict(type='AdamW', lr=lr, betas=(0.9, 0.98), weight_decay=0.05),
     clip_grad=dict(max_norm=3.),
+    constructor='mmmaskdistill.LayerDecayOptimWrapperConstructor',
     paramwise_cfg=dict(
         flat_decay_mult=0.,
         custom_keys={

@@ -39,20 +39,21 @@ train_dataloader = dict(
         pipeline=[
             dict(type='LoadImageFromFile'),
             dict(
-                type='BEiTMaskGenerator',
+                type='mmmaskdistill.BlockMaskGenerator',
                 input_size=(8, 8),
                 num_masking_patches=26,
                 min_num_patches=4),
             dict(type='PackInputs')
         ]))
 
-train_cfg = dict(by_epoch=True, max_epochs=7)
+train_cfg = dict(by_epoch=True, max_epochs=8)
 # The relative position table decides which visible patches a hidden one attends
 # to. It starts at zero, and with a few hundred steps it needs a hundred times
 # the learning rate of the rest to learn where neighbours are.
 optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=2e-3, betas=(0.9, 0.98), weight_decay=0.05),
     clip_grad=dict(max_norm=3.),
+    constructor='mmmaskdistill.LayerDecayOptimWrapperConstructor',
     paramwise_cfg=dict(
         flat_decay_mult=0.,
         custom_keys={

@@ -1,3 +1,4 @@
+from collections import defaultdict
 from typing import List
 
 from mmengine.logging import print_log
@@ -73,7 +74,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             for m in module.modules() if isinstance(m, NORMS)
             for p in m.parameters(recurse=False)
         }
-        groups = {}
+        groups, depths = {}, defaultdict(set)
         for name, param in module.named_parameters():
             if not param.requires_grad:
                 continue
@@ -83,14 +84,15 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             decay_mult = custom.get('decay_mult')
             if decay_mult is None:
                 decay_mult = self._decay_mult(name, param, id(param) in in_norm)
-            group = groups.setdefault((depth, lr_scale, decay_mult), dict(
+            group = groups.setdefault((lr_scale, decay_mult), dict(
                 params=[], lr=self.base_lr * lr_scale))
             if self.base_wd is not None:
                 group['weight_decay'] = self.base_wd * decay_mult
             group['params'].append(param)
-        for key in sorted(groups):
-            params.append(groups[key])
-        self._print(groups)
+            depths[lr_scale, decay_mult].add(depth)
+        order = sorted(groups, key=lambda key: (min(depths[key]), key))
+        params.extend(groups[key] for key in order)
+        self._print({key: depths[key] for key in order}, params)
 
     def _custom(self, name: str) -> dict:
         custom = self.paramwise_cfg.get('custom_keys', {})
@@ -106,13 +108,14 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             return get('bias_decay_mult')
         return get('flat_decay_mult', 1.) if param.ndim == 1 else 1.
 
-    def _print(self, groups: dict):
+    def _print(self, depths: dict, groups: List[dict]):
         table = PrettyTable(
             ['depth', 'lr scale', 'weight decay', 'tensors', 'parameters'],
             align='r')
-        for (depth, lr_scale, _), group in sorted(groups.items()):
+        for ((lr_scale, _), at), group in zip(depths.items(), groups):
             table.add_row([
-                depth, f'{lr_scale:.4g}',
+                f'{min(at)}' if len(at) == 1 else f'{min(at)} to {max(at)}',
+                f'{lr_scale:.4g}',
                 f'{group.get("weight_decay", 0):g}',
                 len(group['params']),
                 f'{sum(p.numel() for p in group["params"]):,}'

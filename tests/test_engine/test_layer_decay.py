@@ -108,6 +108,13 @@ def test_table_is_printed(caplog):
         p.numel() for p in model.parameters() if p.requires_grad)
 
 
+def test_without_decay_a_group_spans_depths():
+    model = Segmentor()
+    groups = build(model, flat_decay_mult=0.).optimizer.param_groups
+    assert [(g['lr'], g['weight_decay']) for g in groups] == [(1e-3, 0),
+                                                              (1e-3, 0.05)]
+
+
 def test_schedule_keeps_the_scales():
     """The whole schedule is scaled, to its end."""
     from mmengine.optim import CosineAnnealingLR
