@@ -46,7 +46,7 @@ train_dataloader = dict(
             dict(type='PackInputs')
         ]))
 
-train_cfg = dict(by_epoch=True, max_epochs=8)
+train_cfg = dict(by_epoch=True, max_epochs=10)
 # The relative position table decides which visible patches a hidden one attends
 # to. It starts at zero, and with a few hundred steps it needs a hundred times
 # the learning rate of the rest to learn where neighbours are.
