@@ -8,7 +8,8 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
-from mmmaskdistill.models.weights import CheckpointError, first_few
+from mmmaskdistill.models.weights import (OPTIONAL, CheckpointError,
+                                          first_few)
 
 
 class ResumePoint(NamedTuple):
@@ -86,21 +87,26 @@ def check_coverage(model: nn.Module,
                    complete: bool = True) -> str:
     """Compare a checkpoint's tensors with a model's.
 
+    They are compared as the model's own loading hooks leave them, which may
+    rename and resize; what fits is loaded on the way.
+
     Args:
         model (nn.Module): The model.
         state_dict (dict): The checkpoint's weights, keys without ``module.``.
         name (str): The checkpoint's name, for messages.
         complete (bool): Whether every tensor of the model must be covered, or
-            one suffices.
+            those of its backbone, all but :data:`OPTIONAL`: heads may then
+            differ. A model without a backbone must always be covered.
 
     Returns:
         str: One line that says what fits and what does not.
 
     Raises:
-        CheckpointError: If the model is not covered.
+        CheckpointError: If the model, or its backbone, is not covered.
     """
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
+    given = _adapted(model, state_dict)
     # Batch norm only counts with them, and older checkpoints lack them.
     counters = '.num_batches_tracked'
     wanted = {
@@ -108,43 +114,50 @@ def check_coverage(model: nn.Module,
         for key, tensor in model.state_dict().items()
         if not key.endswith(counters)
     }
-    differ = [
-        f'{key} is {tuple(state_dict[key].shape)}, not {tuple(shape)}'
+    differ = {
+        key: f'{key} is {tuple(given[key].shape)}, not {tuple(shape)}'
         for key, shape in wanted.items()
-        if key in state_dict and state_dict[key].shape != shape
-    ]
-    missing = [key for key in wanted if key not in state_dict]
+        if key in given and given[key].shape != shape
+    }
+    missing = [key for key in wanted if key not in given]
     matched = len(wanted) - len(differ) - len(missing)
     report = (f'{matched} of the model\'s {len(wanted)} tensors match '
               f'checkpoint {name!r}')
     if differ:
-        report += f'; other shape: {first_few(differ)}'
+        report += f'; other shape: {first_few(list(differ.values()))}'
     if missing:
         report += f'; not in the checkpoint: {first_few(missing)}'
     unused = [
-        key for key in state_dict
+        key for key in given
         if key not in wanted and not key.endswith(counters)
     ]
     if unused:
         report += f'; not in the model: {first_few(unused)}'
 
-    if (matched if not complete else not differ and not missing):
-        return report
-    if complete and _loads(model, state_dict):
-        return report
-    raise CheckpointError(
-        f'{report}. The checkpoint is of another architecture than the '
-        'config\'s model: give the checkpoint that this config trained')
+    uncovered = [*differ, *missing]
+    if complete or not hasattr(model, 'backbone'):
+        advice = ('The checkpoint is of another architecture than the '
+                  'config\'s model: give the checkpoint that this config '
+                  'trained')
+    else:
+        optional = tuple(f'backbone.{key}' for key in OPTIONAL)
+        uncovered = [
+            key for key in uncovered
+            if key.startswith('backbone.') and not key.startswith(optional)
+        ]
+        advice = ('The checkpoint does not cover the backbone: give a '
+                  'checkpoint of a whole model with this backbone, or give '
+                  'weights of a backbone alone as '
+                  'model.backbone.init_cfg.checkpoint')
+    if uncovered:
+        raise CheckpointError(f'{report}. {advice}')
+    return report
 
 
-def _loads(model: nn.Module, state_dict: dict) -> bool:
-    """Whether the model's own loading hooks make a checkpoint fit.
-
-    Modules may rename or resize what they are given, and comparing names and
-    shapes cannot know that.
-    """
-    try:
-        missing = model.load_state_dict(state_dict, strict=False).missing_keys
-    except RuntimeError:
-        return False
-    return all(key.endswith('num_batches_tracked') for key in missing)
+def _adapted(model: nn.Module, state_dict: dict) -> dict:
+    """A checkpoint's tensors as the model's loading hooks leave them."""
+    state_dict = dict(state_dict)
+    for name, module in model.named_modules():
+        prefix = f'{name}.' if name else ''
+        module._load_from_state_dict(state_dict, prefix, {}, False, [], [], [])
+    return state_dict

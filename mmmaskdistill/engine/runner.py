@@ -43,7 +43,7 @@ class CheckpointFitHook(Hook):
     """Refuse a checkpoint that does not fit, before it is loaded.
 
     To resume or to evaluate, it must cover all of the model; to start training
-    from, a part of it.
+    from, the backbone.
     """
 
     priority = 'VERY_HIGH'

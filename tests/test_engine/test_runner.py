@@ -14,6 +14,9 @@ from mmmaskdistill.engine import ResumableRunner
 from mmmaskdistill.engine.checkpoints import (CheckpointError, check_coverage,
                                               latest_checkpoint,
                                               read_resume_point)
+from mmmaskdistill.models import MaskDistillViT
+
+VIT = dict(embed_dims=48, num_layers=2, num_heads=3, feedforward_channels=96)
 
 
 class Noisy(BaseDataset):
@@ -248,12 +251,39 @@ def test_coverage():
     assert ' and 4 more' in str(error.value)
 
     part = {'layers.0.bias': weights['layers.0.bias'], 'other': torch.ones(1)}
-    with pytest.raises(CheckpointError, match='not in the checkpoint: layers'):
-        check_coverage(model, part, 'a.pth')
-    report = check_coverage(model, part, 'a.pth', complete=False)
-    assert '1 of' in report and 'not in the model: other' in report
-    with pytest.raises(CheckpointError):
-        check_coverage(model, {'other': torch.ones(1)}, 'a', complete=False)
+    for complete in (True, False):  # there is no backbone
+        with pytest.raises(CheckpointError) as error:
+            check_coverage(model, part, 'a.pth', complete)
+        assert 'not in the checkpoint: layers.0.weight' in str(error.value)
+        assert 'not in the model: other' in str(error.value)
+
+
+def test_training_starts_from_whole_backbones_only():
+    """The head may differ, and what only one of the tasks learns."""
+    model = nn.ModuleDict(dict(
+        backbone=MaskDistillViT(VIT, img_size=32, final_norm=False),
+        head=nn.Linear(48, 3)))
+    other = nn.ModuleDict(dict(
+        backbone=MaskDistillViT(
+            VIT, img_size=48, out_type='avg_featmap', use_rel_pos_bias=True,
+            use_shared_rel_pos_bias=False),
+        head=nn.Linear(48, 5)))
+    # The shared table becomes one a block, of another window.
+    report = check_coverage(
+        other, model.state_dict(), 'a.pth', complete=False)
+    assert 'other shape: head.weight is (3, 48), not (5, 48)' in report
+    assert ('not in the checkpoint: backbone.norm.weight, backbone.norm.bias, '
+            'backbone.fc_norm.weight') in report
+    with pytest.raises(CheckpointError, match='another architecture'):
+        check_coverage(other, model.state_dict(), 'a.pth')
+
+    state = other.state_dict()
+    del state['backbone.blocks.1.mlp.fc1.bias']
+    with pytest.raises(CheckpointError, match='does not cover the backbone'):
+        check_coverage(other, state, 'a.pth', complete=False)
+    state['backbone.blocks.1.mlp.fc1.bias'] = torch.ones(2)
+    with pytest.raises(CheckpointError, match=r'\(2,\), not \(96,\)'):
+        check_coverage(other, state, 'a.pth', complete=False)
 
 
 def test_loading_hooks_may_make_a_checkpoint_fit():
@@ -263,8 +293,7 @@ def test_loading_hooks_may_make_a_checkpoint_fit():
             {f'{prefix}weight': state[f'{prefix}weight'][:8]}))
     weights = Dropped().state_dict()
     weights['layers.0.weight'] = torch.ones(16, 4)
-    assert 'other shape: layers.0.weight' in check_coverage(
-        model, weights, 'a.pth')
+    assert '8 of' in check_coverage(model, weights, 'a.pth')
 
 
 def test_resuming_another_model_fails(tmp_path):
