@@ -54,8 +54,8 @@ class Draw(int):
 class SeededDataset(Dataset):
     """A dataset whose random transforms follow from the draw.
 
-    Every other attribute (``metainfo``, ``full_init``, ``get_cat_ids``, ...)
-    is the wrapped dataset's.
+    Every other attribute (``metainfo``, ``full_init``, ``pipeline``, ...) is
+    the wrapped dataset's, to read and to write.
 
     Args:
         dataset (dict or Dataset): The dataset.
@@ -84,6 +84,12 @@ class SeededDataset(Dataset):
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ('dataset', 'seed'):
+            super().__setattr__(name, value)
+        else:
+            setattr(self.dataset, name, value)
+
 
 @DATA_SAMPLERS.register_module()
 class DrawBatchSampler(Sampler):
@@ -104,6 +110,8 @@ class DrawBatchSampler(Sampler):
             number is the sampler's ``epoch``.
         start (int): Batches since the beginning of the run that were already
             trained on. They are skipped as indices: no sample is loaded.
+            If not endless, the last of them is one of the sampler's epoch,
+            and nothing of it is left if it was that epoch's last.
     """
 
     def __init__(self,
@@ -130,9 +138,11 @@ class DrawBatchSampler(Sampler):
     def __iter__(self) -> Iterator[List[Draw]]:
         epoch, skip = 0, self.start
         if hasattr(self.sampler, 'epoch'):
-            epoch, skip = divmod(self.start, max(len(self.batches), 1))
+            size = max(len(self.batches), 1)
+            epoch, skip = divmod(self.start, size)
             if not self.endless:
                 epoch = self.sampler.epoch
+                skip = (self.start - 1) % size + 1 if self.start else 0
         self.start = 0
         while True:
             if self.endless and hasattr(self.sampler, 'set_epoch'):

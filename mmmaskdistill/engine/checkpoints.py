@@ -16,14 +16,15 @@ class ResumePoint(NamedTuple):
     """Where a run stopped.
 
     Attributes:
-        checkpoint (str): Path of the checkpoint.
-        epoch (int): Finished epochs.
         iter (int): Finished iterations.
+        within_epoch (bool): Whether the last of them is of an epoch that does
+            not count as finished.
+        validated (bool): Whether the model was validated after them.
         seed (int, optional): The run's seed.
     """
-    checkpoint: str
-    epoch: int
     iter: int
+    within_epoch: bool
+    validated: bool
     seed: Optional[int]
 
 
@@ -77,8 +78,13 @@ def read_resume_point(checkpoint: str) -> ResumePoint:
             f'checkpoint {checkpoint!r} holds no training state, only '
             'weights: start from it with --cfg-options load_from=... instead '
             'of resuming')
-    return ResumePoint(checkpoint, meta['epoch'], meta['iter'],
-                       meta.get('seed'))
+    info = content.get('message_hub', {}).get('runtime_info', {})
+    return ResumePoint(
+        iter=meta['iter'],
+        within_epoch=info.get('epoch') == meta['epoch'],
+        # The best checkpoint so far is saved again while validating.
+        validated=info.get('loop_stage') == 'val',
+        seed=meta.get('seed'))
 
 
 def check_coverage(model: nn.Module,

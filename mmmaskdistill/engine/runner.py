@@ -60,6 +60,32 @@ class CheckpointFitHook(Hook):
         runner.logger.info(report)
 
 
+class OwedValidationHook(Hook):
+    """Run the validation that a stopped run did not come to.
+
+    mmengine saves a checkpoint before the validation at the same iteration or
+    epoch, and resumes after it. Whether that validation came to its end cannot
+    be known, unless it found the best model so far.
+    """
+
+    priority = 'LOWEST'
+
+    def before_train(self, runner):
+        loop, point = runner.train_loop, runner._resume_point
+        if point is None or point.validated or runner.val_loop is None:
+            return
+        if isinstance(loop, IterBasedTrainLoop):
+            done, last = loop.iter, loop.max_iters
+        elif isinstance(loop, EpochBasedTrainLoop) and not point.within_epoch:
+            done, last = loop.epoch, loop.max_epochs
+        else:
+            return
+        loop._decide_current_val_interval()
+        if done >= loop.val_begin and (done % loop.val_interval == 0
+                                       or done == last):
+            runner.val_loop.run()
+
+
 class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
     """mmengine's loop over a loader that already starts at the iteration.
 
@@ -98,7 +124,8 @@ class ResumableRunner(Runner):
     its accumulation: save checkpoints at multiples of ``accumulative_counts``.
 
     It also refuses a checkpoint that does not fit the model
-    (:class:`CheckpointFitHook`).
+    (:class:`CheckpointFitHook`), and validates after resuming where the
+    stopped run was to (:class:`OwedValidationHook`).
 
     Args:
         *args, **kwargs: As mmengine's runner.
@@ -155,12 +182,14 @@ class ResumableRunner(Runner):
             return loop
         loop = ConfigDict(loop)
         kind = self._loop_class(loop)
-        start = self._resume_point.iter if self._resume_point else 0
+        start, point = 0, self._resume_point
         if kind is IterBasedTrainLoop:
             loop.pop('by_epoch', None)
             loop['type'] = ResumableIterBasedTrainLoop
-        elif not issubclass(kind, EpochBasedTrainLoop):
-            start = 0  # such a loop advances the data itself
+            start = point.iter if point else 0
+        elif issubclass(kind, EpochBasedTrainLoop):
+            start = point.iter if point and point.within_epoch else 0
+        # Other loops advance the data themselves.
         self._train_dataloader = self._draw_by_number(
             self._train_dataloader,
             endless=issubclass(kind, IterBasedTrainLoop),
@@ -203,7 +232,8 @@ class ResumableRunner(Runner):
     def register_hooks(self,
                        default_hooks: Optional[Dict] = None,
                        custom_hooks: Optional[List] = None) -> None:
-        """Register the config's hooks and the two of every run."""
+        """Register the config's hooks and those of every run."""
         super().register_hooks(default_hooks, custom_hooks)
         self.register_hook(IterationSeedHook(self.shared_seed))
         self.register_hook(CheckpointFitHook())
+        self.register_hook(OwedValidationHook())

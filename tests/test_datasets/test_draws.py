@@ -79,11 +79,12 @@ def test_start_skips_what_was_trained_on(sampler_type, start):
 
 
 def test_start_within_an_epoch():
-    """Iteration 8 of epochs of 3 batches is the last batch of epoch 2."""
+    """Iterations 7, 8 and 9 of epochs of 3 batches are those of epoch 2."""
     epoch = draws(DefaultSampler, batch_size=4, epoch=2)
     assert [draw[1] for batch in epoch for draw in batch] == [2] * 10
-    assert draws(DefaultSampler, batch_size=4, epoch=2, start=8) == epoch[2:]
-    assert draws(DefaultSampler, batch_size=4, epoch=2, start=6) == epoch
+    for start, rest in [(0, epoch), (7, epoch[1:]), (8, epoch[2:]), (9, [])]:
+        assert draws(
+            DefaultSampler, batch_size=4, epoch=2, start=start) == rest
 
 
 def test_a_configured_batch_sampler_is_numbered_too():
@@ -132,7 +133,9 @@ def test_transparency():
     assert hasattr(Subset(Noise(), [0]), '__getitems__')
     assert not hasattr(
         SeededDataset(Subset(Noise(), [0]), seed=1), '__getitems__')
-    assert pickle.loads(pickle.dumps(dataset)).size == 10
+    dataset.size = 12
+    assert len(dataset) == 12 and 'size' not in vars(dataset)
+    assert pickle.loads(pickle.dumps(dataset)).size == 12
 
 
 def test_draw_is_an_index():

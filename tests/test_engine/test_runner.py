@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.dataset import BaseDataset
+from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import IterBasedTrainLoop
@@ -32,7 +33,8 @@ class Noisy(BaseDataset):
 
     def __getitem__(self, index):
         Noisy.asked.append(index)
-        return dict(inputs=torch.rand(4) + float(np.random.rand()))
+        return self.pipeline(
+            dict(inputs=torch.rand(4) + float(np.random.rand())))
 
 
 class Dropped(BaseModel):
@@ -45,7 +47,17 @@ class Dropped(BaseModel):
             nn.Linear(width, 1))
 
     def forward(self, inputs, mode='tensor'):
-        return dict(loss=self.layers(torch.stack(inputs)).square().mean())
+        loss = self.layers(torch.stack(inputs)).square().mean()
+        return [loss] if mode == 'predict' else dict(loss=loss)
+
+
+class LossMetric(BaseMetric):
+
+    def process(self, data_batch, data_samples):
+        self.results += data_samples
+
+    def compute_metrics(self, results):
+        return dict(loss=torch.stack(results).mean().item())
 
 
 class Stop(Exception):
@@ -62,15 +74,43 @@ class StopAt(Hook):
             raise Stop
 
 
+class StopInValidation(Hook):
+
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def after_val_iter(self, runner, *args, **kwargs):
+        if runner.iter == self.iteration:
+            raise Stop
+
+
+class Scores(Hook):
+    """Remembers every validation's iteration and result."""
+
+    def __init__(self):
+        self.seen = []
+
+    def after_val_epoch(self, runner, metrics):
+        self.seen.append((runner.iter, metrics['loss']))
+
+
 def train(work_dir, by_epoch=True, stop_at=None, resume=False, num_workers=0,
-          sampler='DefaultSampler', loop=None, checkpoint_by_epoch=None,
-          seed=None, load_from=None, width=8, accumulate=1, **dataloader):
+          sampler='DefaultSampler', loop=None, checkpoint=None, seed=None,
+          load_from=None, width=8, accumulate=1, val_interval=None, hooks=(),
+          **dataloader):
     """13 iterations or 4 epochs of 3; returns the runner."""
-    if checkpoint_by_epoch is None:
-        checkpoint_by_epoch = by_epoch
     if loop is None:
         loop = (dict(by_epoch=True, max_epochs=4)
                 if by_epoch else dict(type='IterBasedTrainLoop', max_iters=13))
+    validation = {}
+    if val_interval:
+        loop['val_interval'] = val_interval
+        validation = dict(
+            val_dataloader=dict(
+                dataset=[dict(inputs=torch.ones(4))] * 2,
+                sampler=dict(type='DefaultSampler', shuffle=False)),
+            val_cfg=dict(),
+            val_evaluator=dict(type=LossMetric))
     runner = ResumableRunner(
         model=dict(type=Dropped, width=width),  # built with the run's seed
         work_dir=str(work_dir),
@@ -91,17 +131,18 @@ def train(work_dir, by_epoch=True, stop_at=None, resume=False, num_workers=0,
         ],
         default_hooks=dict(
             logger=dict(type='LoggerHook', interval=1),
-            checkpoint=dict(
-                type='CheckpointHook',
-                interval=1 if by_epoch == checkpoint_by_epoch and by_epoch
-                else 5,
-                by_epoch=checkpoint_by_epoch)),
-        custom_hooks=[dict(type='EMAHook', momentum=0.1)] +
+            checkpoint={
+                **dict(type='CheckpointHook', by_epoch=by_epoch,
+                       interval=1 if by_epoch else 5),
+                **(checkpoint or {})
+            }),
+        custom_hooks=[dict(type='EMAHook', momentum=0.1), *hooks] +
         ([StopAt(stop_at)] if stop_at else []),
         load_from=load_from,
         resume=resume,
         randomness=dict(seed=seed),
-        experiment_name=f'{work_dir}{resume}')
+        experiment_name=f'{work_dir}{resume}',
+        **validation)
     try:
         runner.train()
     except Stop:
@@ -128,7 +169,9 @@ def assert_same(a, b):
     dict(by_epoch=True, drop_last=True),
     dict(by_epoch=True, accumulate=3),
     dict(by_epoch=True, num_batch_per_epoch=2),
-    dict(by_epoch=True, checkpoint_by_epoch=False),
+    dict(by_epoch=True, checkpoint=dict(by_epoch=False, interval=5)),
+    # After the last iteration of an epoch, which does not count yet.
+    dict(by_epoch=True, checkpoint=dict(by_epoch=False, interval=3)),
     dict(by_epoch=False),
     dict(by_epoch=False, sampler='InfiniteSampler'),
     dict(by_epoch=False, sampler='InfiniteSampler', num_workers=2),
@@ -173,6 +216,54 @@ def test_randomness_does_not_repeat(tmp_path):
     runner.train_loop.run()
     values = [value for row in seen for value in row]
     assert len(values) > 40 and len(set(values)) == len(values)
+
+
+@pytest.mark.parametrize('by_epoch, val_interval, checkpoint, stop, resumed', [
+    (True, 1, {}, StopInValidation(6), [6, 9, 12]),
+    (True, 3, {}, StopInValidation(12), [12]),
+    (True, 2, {}, StopAt(10), [12]),
+    (True, 1, dict(by_epoch=False, interval=3), StopInValidation(6),
+     [6, 9, 12]),
+    (True, 1, dict(by_epoch=False, interval=4), StopAt(9), [9, 12]),
+    (False, 5, {}, StopInValidation(10), [10, 13]),
+    (False, 5, {}, StopInValidation(13), [13]),
+    (False, 5, dict(interval=4), StopAt(10), [10, 13]),
+    # The whole run was stopped after its end.
+    (False, 5, dict(save_best='loss', rule='greater'), Hook(), []),
+])
+def test_a_stopped_validation_is_made_up_for(
+        tmp_path, by_epoch, val_interval, checkpoint, stop, resumed):
+    args = dict(by_epoch=by_epoch, val_interval=val_interval, seed=7,
+                checkpoint=checkpoint)
+    whole, before, after = Scores(), Scores(), Scores()
+    train(tmp_path / 'whole', hooks=[whole], **args)
+    train(tmp_path / 'parts', hooks=[before, stop], **args)
+    train(tmp_path / 'parts', hooks=[after], resume=True, **args)
+    assert [iteration for iteration, _ in after.seen] == resumed
+    assert after.seen == whole.seen[len(whole.seen) - len(resumed):]
+    assert {**dict(before.seen), **dict(after.seen)} == dict(whole.seen)
+    assert len(whole.seen) == len(dict(whole.seen))
+
+
+def test_the_data_pipeline_may_be_switched(tmp_path):
+    """mmpretrain's hook writes to the dataset, whoever wraps it."""
+
+    def recipe():
+        return dict(type='mmpretrain.SwitchRecipeHook', schedule=[
+            dict(action_epoch=3, train_pipeline=[
+                lambda sample: dict(inputs=sample['inputs'] * 0)])])
+
+    whole = train(tmp_path / 'whole', seed=7, hooks=[recipe()])
+    losses = whole.message_hub.get_scalar('train/loss').data[0]
+    plain = train(tmp_path / 'plain', seed=7)
+    other = plain.message_hub.get_scalar('train/loss').data[0]
+    np.testing.assert_array_equal(losses[:6], other[:6])
+    assert (losses[6:] != other[6:]).all()
+    for num_workers in (0, 2):
+        parts = tmp_path / f'parts{num_workers}'
+        train(parts, seed=7, stop_at=8, hooks=[recipe()])
+        assert_same(whole, train(parts, resume=True, num_workers=num_workers,
+                                 hooks=[recipe()]))
 
 
 def test_other_loops_advance_the_data_themselves(tmp_path):
