@@ -1,9 +1,13 @@
+from copy import deepcopy
+
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.hooks import EMAHook
 from mmengine.optim import build_optim_wrapper
 from mmpretrain.structures import DataSample
 
+from mmmaskdistill.engine import ResumableRunner
 from mmmaskdistill.models import MaskDistill
 
 BACKBONE = dict(
@@ -133,6 +137,57 @@ def test_teacher_moves_with_the_model():
     assert {p.dtype for p in model.teacher.parameters()} == {torch.float64}
     assert {p.device.type for p in model.to('meta').teacher.parameters()
             } == {'meta'}
+
+
+def test_copies_share_the_teacher():
+    model = build()
+    copy = deepcopy(model)
+    assert copy.teacher is model.teacher
+    for own, other in zip(model.parameters(), copy.parameters()):
+        assert torch.equal(own, other) and own is not other
+    # Such as an EMA that is kept on another device.
+    copy.to(torch.float64)
+    data, _ = batch()
+    data = model.data_preprocessor(data, training=True)
+    assert model(**data, mode='loss')['loss'].dtype == torch.float32
+
+
+def test_ema_trains_and_resumes_with_one_teacher(tmp_path):
+    def train(work_dir, resume=False, max_epochs=2):
+        data, _ = batch()
+        runner = ResumableRunner(
+            model=build(),
+            work_dir=str(tmp_path / work_dir),
+            train_dataloader=dict(
+                batch_size=2,
+                sampler=dict(type='DefaultSampler'),
+                collate_fn=dict(type='default_collate'),
+                dataset=[dict(inputs=x, data_samples=sample) for x, sample
+                         in zip(data['inputs'], data['data_samples'])]),
+            train_cfg=dict(by_epoch=True, max_epochs=max_epochs),
+            optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-2)),
+            default_hooks=dict(
+                checkpoint=dict(type='CheckpointHook', interval=1)),
+            custom_hooks=[dict(type='EMAHook', momentum=0.5)],
+            resume=resume,
+            randomness=dict(seed=0),
+            experiment_name=f'{work_dir}{resume}{max_epochs}')
+        runner.train()
+        ema = next(h for h in runner._hooks if isinstance(h, EMAHook))
+        assert ema.ema_model.module.teacher is runner.model.teacher
+        return runner.model, ema.ema_model
+
+
+    torch.manual_seed(0)
+    state = [m.state_dict() for m in train('whole')]
+    torch.manual_seed(0)
+    train('parts', max_epochs=1)
+    torch.manual_seed(0)
+    resumed = [m.state_dict() for m in train('parts', resume=True)]
+    for whole, part in zip(state, resumed):
+        assert not any('teacher' in key for key in whole)
+        for key, tensor in whole.items():
+            assert torch.equal(tensor, part[key]), key
 
 
 def test_grids_that_differ_are_refused():

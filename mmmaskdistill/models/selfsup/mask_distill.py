@@ -1,3 +1,4 @@
+from copy import deepcopy
 from typing import Callable, Dict, List, Optional, Tuple
 
 import torch
@@ -17,8 +18,8 @@ class MaskDistill(BaseSelfSupervisor):
     teacher T and the normalizer N make of the whole image (arXiv 2210.10615,
     section 3).
 
-    The teacher belongs to no optimizer and to no checkpoint, and stays in eval
-    mode.
+    The teacher belongs to no optimizer and to no checkpoint, stays in eval
+    mode, and copies of the model share it.
 
     Args:
         backbone (dict): S; takes images [B, 3, H, W] and a mask [B, N] and
@@ -51,12 +52,15 @@ class MaskDistill(BaseSelfSupervisor):
             head=head,
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg)
-        self.backbone.mask_token.requires_grad_()
+        # Students that hide patches in another way have none.
+        if getattr(self.backbone, 'mask_token', None) is not None:
+            self.backbone.mask_token.requires_grad_()
         self.normalizer = MODELS.build(normalizer)
         self.distance = MODELS.build(loss)
         # Not an attribute that torch registers: `parameters`, `state_dict`
         # and `train` must not see it.
         self.__dict__['teacher'] = MODELS.build(teacher)
+        self._owns_teacher = True
         self._check_fit()
 
     def loss(self, inputs: List[Tensor],
@@ -116,5 +120,14 @@ class MaskDistill(BaseSelfSupervisor):
 
     def _apply(self, fn: Callable, *args, **kwargs):
         """Move the teacher to another device or dtype along with the model."""
-        self.teacher._apply(fn, *args, **kwargs)
+        if self._owns_teacher:
+            self.teacher._apply(fn, *args, **kwargs)
         return super()._apply(fn, *args, **kwargs)
+
+    def __deepcopy__(self, memo: dict) -> 'MaskDistill':
+        """A copy, such as EMAHook's, shares the teacher and never moves it."""
+        copy = type(self).__new__(type(self))
+        memo.update({id(self): copy, id(self.teacher): self.teacher})
+        copy.__dict__.update(
+            deepcopy(self.__dict__, memo), _owns_teacher=False)
+        return copy
