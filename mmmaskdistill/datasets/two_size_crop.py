@@ -15,8 +15,8 @@ class RandomResizedCropTwoSizes(RandomResizedCrop):
     result: both come from the original pixels, antialiased with
     ``backend='pillow'`` as in BEiT v2's public code. mmpretrain's
     ``RandomResizedCropAndInterpolationWithTwoPic`` resizes without
-    antialiasing, which changes the pixels of a photograph by 3 of 255 in the
-    mean.
+    antialiasing, which changes the pixels of a photograph by 1 to 4 of 255 in
+    the mean.
 
     Sets ``img`` to two pictures, [h, w, 3] each; ``img_shape`` is the first
     one's.
