@@ -1,82 +1,167 @@
 """Weights in: reading checkpoint files safely, fitting them to our ViT."""
-import zipfile
+import argparse
+import logging
+import math
+import re
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Any, List, Optional, Tuple
+from urllib.parse import urlparse
 
 import torch
+from mmengine.dist import barrier, get_rank
 from mmengine.logging import print_log
 from mmengine.runner.checkpoint import CheckpointLoader
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from .checkpoint_formats import (FORMATS, StateDict, describe_others,
+                                 find_format, find_prefixes, tensors_under,
+                                 to_our_names)
 from .layers import (resize_position_embedding, resize_relative_position_table,
                      table_length)
+from .torchscript import is_torchscript, read_torchscript
 
-StateDict = Dict[str, Tensor]
 TABLE = 'relative_position_bias_table'
 # Learned by pre-training alone, or by the task alone: a checkpoint of the
 # other kind does not have them.
 OPTIONAL = ('mask_token', 'norm.', 'fc_norm.')
+# Whoever has these computes other features without them.
+ESSENTIAL = ('blocks.', 'patch_embed.', 'cls_token', 'pos_embed',
+             'rel_pos_bias.', 'norm_pre.', 'pre_norm.', 'reg_token',
+             'dist_token')
+# Parts that a ViT may lack, and what the backbone is to be told.
+CHOICES = (
+    ('gamma_1', 'layer_scale_init_value', '0', '0.1'),
+    (f'attn.{TABLE}', 'use_rel_pos_bias', 'False', 'True'),
+    (f'rel_pos_bias.{TABLE}', 'use_shared_rel_pos_bias', 'False', 'True'),
+    ('pos_embed', 'use_abs_pos_emb', 'False', 'True'),
+)
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint that is missing, unreadable or of another model."""
 
 
-def read_state_dict(checkpoint: str) -> StateDict:
+@CheckpointLoader.register_scheme(prefixes=r'.*\.safetensors$', force=True)
+def _load_safetensors(filename: str, map_location='cpu') -> StateDict:
+    """Let ``load_from`` and mmengine's other loading read such a file."""
+    return load_file(filename)
+
+
+def read_state_dict(checkpoint: str,
+                    map_location: str = 'cpu',
+                    trust_checkpoint: bool = False) -> StateDict:
     """Read a file of weights and nothing else.
 
-    Everything is read with ``weights_only=True``, but for TorchScript
-    archives, which ``torch.jit.load`` opens; their code is not called.
+    No file can run code: pickles are read with ``weights_only=True`` and an
+    allow-list, of TorchScript archives the tensors alone are read.
 
     Args:
         checkpoint (str): ``.pth``, ``.pt``, ``.ckpt``, ``.safetensors`` or a
             TorchScript archive such as OpenAI publishes CLIP in; a path, or an
             address that mmengine can read.
+        map_location (str): Device of the tensors. Defaults to ``'cpu'``.
+        trust_checkpoint (bool): Read a pickle that holds more than tensors
+            and the containers known to be harmless. Whoever made the file can
+            then run any code here. Defaults to False.
 
     Returns:
         dict[str, Tensor]: The tensors, out of a ``state_dict``, ``model`` or
-        ``module`` wrapper if there is one.
+        ``module`` wrapper and without a ``module.`` prefix.
 
     Raises:
-        CheckpointError: If there is no such file.
-        pickle.UnpicklingError: If the file holds more than tensors and the
-            containers known to be harmless.
+        CheckpointError: If there is no such file, it cannot be read, is not
+            trusted, or holds no weights.
     """
-    path = Path(checkpoint)
-    if '://' not in str(checkpoint) and not path.is_file():
+    if '://' not in checkpoint and not Path(checkpoint).is_file():
         raise CheckpointError(f'checkpoint {checkpoint!r} does not exist')
-    if path.suffix == '.safetensors':
-        from safetensors.torch import load_file
-        return load_file(path)
-    if _is_torchscript(path):
-        return torch.jit.load(path, map_location='cpu').state_dict()
-    state = CheckpointLoader.load_checkpoint(str(checkpoint), 'cpu')
+    if trust_checkpoint:
+        print_log(
+            f'trust_checkpoint=True: {checkpoint} may run any code',
+            logger='current',
+            level=logging.WARNING)
+    try:
+        content = _read(checkpoint, trust_checkpoint)
+    except Exception as error:
+        refused = re.search(r'GLOBAL (\S+)', str(error))
+        if refused:
+            raise CheckpointError(
+                f'checkpoint {checkpoint!r} is refused: it holds '
+                f'{refused[1]}, and reading more than tensors could run code. '
+                'Ask for a .safetensors file; if you trust whoever made this '
+                "one, a backbone's init_cfg takes trust_checkpoint=True"
+            ) from error
+        raise CheckpointError(
+            f'checkpoint {checkpoint!r} cannot be read '
+            f'({first_line(error)}): it is damaged, no file of weights or not '
+            'within reach; get it again') from error
     for wrapper in ('state_dict', 'model', 'module'):
-        if isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    return {k: v for k, v in state.items() if isinstance(v, Tensor)}
+        if isinstance(content, dict) and isinstance(
+                content.get(wrapper), dict):
+            content = content[wrapper]
+    tensors = {
+        key: value.to(map_location)
+        for key, value in content.items() if isinstance(value, Tensor)
+    } if isinstance(content, dict) else {}
+    if not tensors:
+        raise CheckpointError(
+            f'checkpoint {checkpoint!r} holds no weights but a '
+            f'{type(content).__name__}: give one whose tensors are named, '
+            "under 'state_dict', 'model', 'module' or directly")
+    if all(key.startswith('module.') for key in tensors):
+        tensors = {key[len('module.'):]: v for key, v in tensors.items()}
+    return tensors
 
 
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith('constants.pkl') for name in archive.namelist())
+def _read(checkpoint: str, trust: bool) -> Any:
+    if checkpoint.startswith(('http://', 'https://')):
+        path = _download(checkpoint)
+    elif '://' in checkpoint:
+        return CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
+    else:
+        path = Path(checkpoint)
+    if path.suffix == '.safetensors':
+        return load_file(path)
+    if is_torchscript(path):
+        return read_torchscript(path)
+    # Training scripts save their arguments beside the weights.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(path, map_location='cpu', weights_only=not trust)
+
+
+def _download(address: str) -> Path:
+    """The file in torch's cache; it comes there whole or not at all."""
+    path = Path(torch.hub.get_dir(), 'checkpoints',
+                Path(urlparse(address).path).name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if get_rank() == 0 and not path.exists():
+            torch.hub.download_url_to_file(address, str(path), progress=False)
+    finally:
+        barrier()
+    if not path.exists():  # on another machine than rank 0
+        torch.hub.download_url_to_file(address, str(path), progress=False)
+    return path
 
 
 def load_backbone(vit: nn.Module,
                   checkpoint: str,
-                  prefix: Optional[str] = None) -> List[str]:
+                  prefix: Optional[str] = None,
+                  map_location: str = 'cpu',
+                  trust_checkpoint: bool = False) -> List[str]:
     """Start a :class:`MaskDistillViT` from a checkpoint, and say what was done.
 
-    A shared relative position table is expanded to one table a block, tables
-    and the position embedding are resized to the ViT's window.
+    The formats of :mod:`.checkpoint_formats` are told by their keys. A shared
+    relative position table is expanded to one table a block, tables and the
+    position embedding are resized to the ViT's window.
 
     Args:
         vit (nn.Module): The backbone, changed in place.
         checkpoint (str): See :func:`read_state_dict`.
         prefix (str, optional): Prefix of the backbone's keys in the file.
-            Defaults to None, found by looking for ``patch_embed.proj.weight``.
+            Defaults to None, found by looking for the patch embedding.
+        map_location (str): See :func:`read_state_dict`.
+        trust_checkpoint (bool): See :func:`read_state_dict`.
 
     Returns:
         list[str]: The report, which is logged too.
@@ -85,15 +170,34 @@ def load_backbone(vit: nn.Module,
         CheckpointError: If the file has no ViT, or does not cover the
             backbone.
     """
-    state = read_state_dict(checkpoint)
+    state = read_state_dict(checkpoint, map_location, trust_checkpoint)
     if prefix is None:
         prefix = _find_prefix(state, checkpoint)
     elif prefix and not prefix.endswith('.'):
         prefix += '.'  # as mmengine completes it
-    own = {k[len(prefix):]: v for k, v in state.items() if k.startswith(prefix)}
-    own, notes = adapt_to_vit(own, vit)
-
+    state = tensors_under(prefix, state)
+    form = find_format(state)
+    own, notes = adapt_to_vit(state, vit)
     wanted = vit.state_dict()
+    _check_fit(own, wanted, vit, checkpoint)
+    fresh = [k for k in wanted if k not in own]
+    vit.load_state_dict({k: own[k] for k in wanted if k in own}, strict=False)
+
+    report = [
+        f'backbone from {checkpoint}, {form.name if form else "no"} format, '
+        f'prefix {prefix!r}: {len(wanted) - len(fresh)} of {len(wanted)} '
+        'tensors matched', *notes
+    ]
+    if fresh:
+        report.append(f'left as initialized: {", ".join(fresh)}')
+    report += describe_others([k for k in own if k not in wanted])
+    print_log('\n  '.join(report), logger='current')
+    return report
+
+
+def _check_fit(own: StateDict, wanted: StateDict, vit: nn.Module,
+               checkpoint: str):
+    """Refuse weights that would not give the checkpoint's features."""
     wrong = [
         f'{k} {tuple(own[k].shape)} for {tuple(v.shape)}'
         for k, v in wanted.items() if k in own and own[k].shape != v.shape
@@ -101,33 +205,28 @@ def load_backbone(vit: nn.Module,
     missing = [
         k for k in wanted if k not in own and not k.startswith(OPTIONAL)
     ]
-    if wrong or missing:
-        raise CheckpointError(
-            f'{checkpoint} does not fit the backbone: '
-            f'{_counted("of another shape", wrong)}'
-            f'{_counted("missing", missing)}. Expected a ViT of width '
-            f'{vit.embed_dims}, {vit.num_layers} blocks and patches of '
-            f'{vit.patch_size} pixels; set arch and patch_size to those of '
-            'the checkpoint.')
-    fresh = [k for k in wanted if k not in own]
-    unused = [k for k in own if k not in wanted]
-    vit.load_state_dict({k: own[k] for k in wanted if k in own}, strict=False)
-
-    report = [
-        f'backbone from {checkpoint}: {len(wanted) - len(fresh)} of '
-        f'{len(wanted)} tensors matched', *notes
-    ]
-    if fresh:
-        report.append(f'left as initialized: {", ".join(fresh)}')
-    if unused:
-        report.append(f'not used: {", ".join(unused)}')
-    print_log('\n  '.join(report), logger='current')
-    return report
+    left_over = [k for k in own if k not in wanted and k.startswith(ESSENTIAL)]
+    if not (wrong or missing or left_over):
+        return
+    settings = []
+    for part, option, without, with_it in CHOICES:
+        given = any(part in key for key in own)
+        if given != any(part in key for key in wanted):
+            settings.append(f'{option}={with_it if given else without}')
+    raise CheckpointError(
+        f'{checkpoint} does not fit the backbone:'
+        f'{_counted("of another shape", wrong)}'
+        f'{_counted("missing", missing)}'
+        f'{_counted("without a place", left_over)}. The backbone is a ViT of '
+        f'width {vit.embed_dims}, {vit.num_layers} blocks and patches of '
+        f'{vit.patch_size} pixels; set '
+        f'{", ".join(settings) or "arch and patch_size"} to have what the '
+        'checkpoint has.')
 
 
 def adapt_to_vit(state: StateDict,
                  vit: nn.Module) -> Tuple[StateDict, List[str]]:
-    """Fit relative position tables and position embedding to a ViT.
+    """Fit names, relative position tables and position embedding to a ViT.
 
     Args:
         state (dict[str, Tensor]): Backbone weights, keys without prefix.
@@ -135,26 +234,34 @@ def adapt_to_vit(state: StateDict,
 
     Returns:
         tuple: The fitted weights, and what was done, a line each.
+
+    Raises:
+        CheckpointError: If it cannot be told what window to resize from.
     """
     notes = []
-    # A buffer in older checkpoints, computed here.
-    state = {
-        k: v
-        for k, v in state.items() if not k.endswith('relative_position_index')
-    }
-    state = _place_tables(state, vit, notes)
+    state = _place_tables(to_our_names(state, notes), vit, notes)
     window = vit.patch_resolution
+    resized = {}
     for key in [k for k in state if k.endswith(TABLE)]:
         rows = len(state[key])
         if rows != table_length(window):
             source = _square_window(rows - 3, key)
             state[key] = resize_relative_position_table(
                 state[key], source, window)
-            notes.append(f'resized {key} from the window {source} to {window}')
+            resized[source] = resized.get(source, 0) + 1
+    notes += [
+        f'resized {count} relative position tables from the window {source} '
+        f'to {window}' for source, count in resized.items()
+    ]
     embedding = state.get('pos_embed')
     if embedding is not None and vit.pos_embed is not None and \
             embedding.shape[1] != vit.pos_embed.shape[1]:
-        side = round((embedding.shape[1] - 1)**0.5)
+        side = math.isqrt(embedding.shape[1] - 1)
+        if side**2 != embedding.shape[1] - 1:
+            raise CheckpointError(
+                f'pos_embed has {embedding.shape[1]} rows, which is not one '
+                'for the class token and a square: cannot tell what to '
+                'resize it from')
         state['pos_embed'] = resize_position_embedding(embedding, (side, side),
                                                        window)
         notes.append(f'resized pos_embed from {(side, side)} to {window}')
@@ -169,13 +276,10 @@ def _place_tables(state: StateDict, vit: nn.Module,
     its own gets their sum.
     """
     shared_key = f'rel_pos_bias.{TABLE}'
-    if shared_key not in state or vit.rel_pos_bias is not None:
+    if shared_key not in state or vit.rel_pos_bias is not None or \
+            vit.blocks[0].attn.window is None:
         return state
     shared = state.pop(shared_key)
-    if vit.blocks[0].attn.window is None:
-        notes.append(f'dropped {shared_key}: the backbone has no relative '
-                     'position bias')
-        return state
     for i in range(len(vit.blocks)):
         key = f'blocks.{i}.attn.{TABLE}'
         state[key] = shared + state[key] if key in state else shared.clone()
@@ -185,21 +289,21 @@ def _place_tables(state: StateDict, vit: nn.Module,
 
 
 def _square_window(offsets: int, key: str) -> Tuple[int, int]:
-    side = (round(offsets**0.5) + 1) // 2
+    side = (math.isqrt(max(offsets, 0)) + 1) // 2
     if (2 * side - 1)**2 != offsets:
         raise CheckpointError(
             f'{key} has {offsets} offsets, which no square window has: cannot '
-            'tell what to resize it from')
+            "tell what to resize it from; set img_size to the checkpoint's")
     return side, side
 
 
 def _find_prefix(state: StateDict, checkpoint: str) -> str:
-    landmark = 'patch_embed.proj.weight'
-    prefixes = sorted(k[:-len(landmark)] for k in state if k.endswith(landmark))
+    prefixes = find_prefixes(state)
     if not prefixes:
         raise CheckpointError(
-            f'{checkpoint} has no ViT of the BEiT family: none of its '
-            f'{len(state)} keys ends with {landmark}, the first are '
+            f'{checkpoint} has no ViT that is known here: none of its '
+            f'{len(state)} keys ends with '
+            f'{" or ".join(form.landmark for form in FORMATS)}, the first are '
             f'{", ".join(list(state)[:3])}')
     if len(prefixes) > 1:
         raise CheckpointError(
@@ -216,3 +320,9 @@ def first_few(items: List[str], count: int = 3) -> str:
     """A list for a message, cut short."""
     more = f' and {len(items) - count} more' if len(items) > count else ''
     return ', '.join(items[:count]) + more
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, for a message of one line."""
+    message = str(error).split('WeightsUnpickler error:')[-1].strip()
+    return message.split('\n')[0] or type(error).__name__

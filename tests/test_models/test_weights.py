@@ -1,7 +1,12 @@
-import pickle
+import argparse
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from typing import Tuple
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from safetensors.torch import save_file
 
 from mmmaskdistill.models import MaskDistillViT
@@ -30,6 +35,16 @@ def pretrained(student, tmp_path):
     state['head.weight'] = torch.zeros(3, 48)
     torch.save(dict(state_dict=state, meta=dict(iter=7)), path)
     return str(path)
+
+
+@pytest.fixture
+def log(caplog):
+    """The lines logged so far."""
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    yield lambda: [line for record in caplog.records
+                   for line in record.message.split('\n')]
+    logger.removeHandler(caplog.handler)
 
 
 def downstream(**kwargs):
@@ -92,8 +107,8 @@ def test_report_says_what_happened(student, pretrained):
     report = load_backbone(downstream(out_type='avg_featmap'), pretrained)
     assert 'tensors matched' in report[0]
     assert any('left as initialized: fc_norm' in line for line in report)
-    assert any('not used' in line and 'norm.weight' in line
-               for line in report)
+    assert ('not used: norm, 2 tensors (the backbone has final_norm=False)'
+            in report)
 
 
 @pytest.mark.parametrize('arch, message', [
@@ -129,16 +144,90 @@ def test_position_embedding_is_resized():
     assert torch.equal(larger.pos_embed[:, 0], vit.pos_embed[:, 0])
 
 
-def test_formats(student, tmp_path):
+def test_file_formats(student, tmp_path):
     state = student.state_dict()
     save_file(state, tmp_path / 'a.safetensors')
     torch.save(dict(model=state), tmp_path / 'a.pth')
-    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / 'a.pt')
-    for name in ('a.safetensors', 'a.pth'):
+    torch.save(state, tmp_path / 'a.pt', _use_new_zipfile_serialization=False)
+    torch.save(
+        dict(
+            module={f'module.{k}': v for k, v in state.items()},
+            args=argparse.Namespace(lr=1)), tmp_path / 'a.ckpt')
+    for name in ('a.safetensors', 'a.pth', 'a.pt', 'a.ckpt'):
         read = read_state_dict(str(tmp_path / name))
         assert read.keys() == state.keys()
         assert all(torch.equal(read[k], state[k]) for k in state)
-    assert set(read_state_dict(str(tmp_path / 'a.pt'))) == {'weight', 'bias'}
+
+
+class Scripted(torch.nn.Module):
+    """Parameters, buffers, lists and numbers, in modules of modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Sequential(
+            torch.nn.Linear(2, 3), torch.nn.LayerNorm(3))
+        self.scale = torch.nn.Parameter(torch.rand([]))
+        self.register_buffer('count', torch.tensor([7, 8]))
+        self.register_buffer('none', torch.zeros(0, 4))
+        self.sizes = [1, 2]
+
+    def forward(self, x):
+        return self.body(x) * self.scale
+
+
+@pytest.mark.parametrize('compile_it', [
+    torch.jit.script, lambda m: torch.jit.trace(m, torch.zeros(1, 2))
+], ids=['script', 'trace'])
+def test_torchscript_gives_its_tensors(tmp_path, compile_it):
+    compiled = compile_it(Scripted()).half()
+    compiled.save(tmp_path / 'a.pt')
+    expected = compiled.state_dict()
+    read = read_state_dict(str(tmp_path / 'a.pt'))
+    assert read.keys() == expected.keys()
+    for key, tensor in expected.items():
+        assert read[key].dtype == tensor.dtype
+        assert torch.equal(read[key], tensor)
+
+
+def test_no_code_of_torchscript_is_run(tmp_path):
+    class Writes(torch.nn.Module):
+
+        def __init__(self, path: str):
+            super().__init__()
+            self.path: str = path
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            return x
+
+        @torch.jit.export
+        def __getstate__(self) -> Tuple[str, torch.Tensor]:
+            return self.path, self.weight
+
+        @torch.jit.export
+        def __setstate__(self, state: Tuple[str, torch.Tensor]):
+            self.path, self.weight = state
+            self.training = False
+            torch.save(state[1], self.path)
+
+    trace = tmp_path / 'trace'
+    torch.jit.script(Writes(str(trace))).save(tmp_path / 'a.pt')
+    with pytest.raises(CheckpointError, match='cannot be read'):
+        read_state_dict(str(tmp_path / 'a.pt'))
+    assert not trace.exists()
+    # What is guarded against: torch's own reader.
+    torch.jit.load(tmp_path / 'a.pt')
+    assert trace.exists()
+
+
+class Counter:
+    """Something harmless that a training script may keep in a checkpoint."""
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+
+    def log_message(self, *args):
+        pass
 
 
 class Evil:
@@ -150,6 +239,133 @@ class Evil:
 
 def test_no_code_of_a_file_is_run(tmp_path):
     torch.save(dict(model=Evil()), tmp_path / 'evil.pth')
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(CheckpointError, match='it holds .*setattr'):
         read_state_dict(str(tmp_path / 'evil.pth'))
     assert not Evil.ran
+
+
+def test_trust_is_asked_for(student, tmp_path, log):
+    path = tmp_path / 'odd.pth'
+    torch.save(dict(model=student.state_dict(), logger=Counter()), path)
+    cfg = dict(type='Pretrained', checkpoint=str(path))
+    vit = MaskDistillViT(ARCH, img_size=64, init_cfg=cfg)
+    with pytest.raises(CheckpointError, match='holds .*Counter.*trust'):
+        vit.init_weights()
+    cfg['trust_checkpoint'] = True
+    MaskDistillViT(ARCH, img_size=64, init_cfg=cfg).init_weights()
+    assert any('may run any code' in line for line in log())
+
+
+def broken(path, state):
+    torch.save(state, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:len(whole) // 2])
+
+
+@pytest.mark.parametrize('write, message', [
+    (broken, 'cannot be read'),
+    (lambda path, _: path.write_text('<html>404</html>'),
+     r'cannot be read \(Unsupported operand'),
+    (lambda path, _: path.write_bytes(b''), 'cannot be read'),
+    (lambda path, _: torch.save([1, 2], path), 'no weights but a list'),
+    (lambda path, _: torch.save(dict(model={}), path), 'no weights but a dict'),
+])
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_what_is_no_checkpoint_is_named(student, tmp_path, write, message,
+                                        suffix):
+    path = tmp_path / f'file{suffix}'
+    write(path, student.state_dict())
+    if suffix == '.safetensors':
+        message = 'cannot be read'
+    with pytest.raises(CheckpointError, match=message) as error:
+        read_state_dict(str(path))
+    assert str(path) in str(error.value)
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('suffix', ['.safetensors', '.pth'])
+def test_address(student, tmp_path, monkeypatch, suffix):
+    """Fetched once, then read from the cache."""
+    state = student.state_dict()
+    served = tmp_path / 'served'
+    served.mkdir()
+    file = served / f'a{suffix}'
+    (save_file if suffix == '.safetensors' else torch.save)(state, file)
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
+    handler = partial(QuietHandler, directory=served)
+    server = ThreadingHTTPServer(('127.0.0.1', 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f'http://127.0.0.1:{server.server_port}/{file.name}'
+    for _ in range(2):
+        read = read_state_dict(address)
+        assert all(torch.equal(read[k], state[k]) for k in state)
+        file.unlink(missing_ok=True)
+    with pytest.raises(CheckpointError, match='404'):
+        read_state_dict(address.replace('/a.', '/b.'))
+    server.shutdown()
+    server.server_close()
+
+
+def test_load_from_reads_safetensors(student, tmp_path):
+    from mmengine.runner import load_checkpoint
+    save_file(student.state_dict(), tmp_path / 'a.safetensors')
+    vit = MaskDistillViT(ARCH, img_size=64)
+    load_checkpoint(vit, str(tmp_path / 'a.safetensors'), strict=True)
+    for key, tensor in vit.state_dict().items():
+        assert torch.equal(tensor, student.state_dict()[key])
+
+
+def test_init_cfg_as_a_list_and_with_map_location(student, pretrained):
+    vit = downstream(
+        out_type='avg_featmap',
+        init_cfg=[
+            dict(
+                type='Pretrained', checkpoint=pretrained, map_location='cpu'),
+            dict(type='Constant', layer='LayerNorm', val=3.)
+        ])
+    vit.init_weights()
+    assert (vit.fc_norm.weight == 3).all()
+    assert torch.equal(vit.blocks[1].norm1.weight,
+                       student.blocks[1].norm1.weight)
+
+
+def test_init_cfg_wins_over_pretrained(student, pretrained, log):
+    vit = downstream(
+        pretrained='nowhere.pth',
+        init_cfg=dict(type='Pretrained', checkpoint=pretrained))
+    vit.init_weights()
+    assert torch.equal(vit.cls_token, student.cls_token)
+    assert any("pretrained='nowhere.pth' is not used" in line
+               for line in log())
+    vit = downstream(pretrained=pretrained)
+    vit.init_weights()
+    assert torch.equal(vit.cls_token, student.cls_token)
+
+
+def test_windows_that_are_not_square(tmp_path):
+    wide = MaskDistillViT(ARCH, img_size=(32, 64), use_abs_pos_emb=True)
+    torch.nn.init.normal_(wide.rel_pos_bias.relative_position_bias_table)
+    path = str(tmp_path / 'wide.pth')
+    torch.save(wide.state_dict(), path)
+    same = MaskDistillViT(ARCH, img_size=(32, 64), use_abs_pos_emb=True)
+    load_backbone(same, path)
+    for key, tensor in same.state_dict().items():
+        assert torch.equal(tensor, wide.state_dict()[key])
+    other = MaskDistillViT(ARCH, img_size=64)
+    with pytest.raises(CheckpointError, match='21 offsets.*no square.*img_s'):
+        other.load_state_dict(wide.state_dict())
+    state = {'pos_embed': wide.pos_embed}
+    other = MaskDistillViT(ARCH, img_size=64, use_abs_pos_emb=True)
+    with pytest.raises(CheckpointError, match='9 rows.*not one for the class'):
+        other.load_state_dict(state, strict=False)
+
+
+def test_what_loading_changed_is_logged_once(student, log):
+    vit = downstream(img_size=128)
+    for _ in range(2):
+        vit.load_state_dict(student.state_dict(), strict=False)
+    lines = log()
+    assert sum('expanded rel_pos_bias' in line for line in lines) == 1
+    assert sum('resized 3 relative' in line for line in lines) == 1
+    vit.load_state_dict(vit.state_dict())
+    assert log() == lines

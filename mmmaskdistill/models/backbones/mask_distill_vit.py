@@ -2,7 +2,8 @@ import math
 from typing import Optional, Sequence, Tuple, Union
 
 import torch
-from mmengine.model import BaseModule
+from mmengine.logging import print_log
+from mmengine.model import BaseModule, PretrainedInit, initialize
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -74,11 +75,13 @@ class MaskDistillViT(BaseModule):
         with_cp (bool): Recompute blocks in backward instead of keeping their
             activations. Defaults to False.
         pretrained (str, optional): Short for a ``Pretrained`` ``init_cfg``;
-            mmseg's segmentors pass their own ``pretrained`` on to it.
-        init_cfg (dict, optional): ``dict(type='Pretrained', checkpoint=...)``
-            loads a checkpoint through
-            :func:`mmmaskdistill.models.weights.load_backbone`; without it the
-            weights are drawn as BEiT draws them.
+            mmseg's segmentors pass their own ``pretrained`` on to it. Not used
+            beside an ``init_cfg``.
+        init_cfg (dict | list[dict], optional):
+            ``dict(type='Pretrained', checkpoint=...)`` loads a checkpoint
+            after everything else, through
+            :func:`mmmaskdistill.models.weights.load_backbone`, whose arguments
+            it takes; without it the weights are drawn as BEiT draws them.
 
     Raises:
         ValueError: If an argument is none of the above.
@@ -100,10 +103,12 @@ class MaskDistillViT(BaseModule):
                  frozen_stages: int = -1,
                  with_cp: bool = False,
                  pretrained: Optional[str] = None,
-                 init_cfg: Optional[dict] = None):
-        if pretrained is not None:
-            if init_cfg is not None:
-                raise ValueError('give pretrained or init_cfg, not both')
+                 init_cfg: Union[dict, Sequence[dict], None] = None):
+        if pretrained is not None and init_cfg is not None:
+            print_log(
+                f'pretrained={pretrained!r} is not used: init_cfg is given',
+                logger='current')
+        elif pretrained is not None:
             init_cfg = dict(type='Pretrained', checkpoint=pretrained)
         super().__init__(init_cfg=init_cfg)
         arch = _parse_arch(arch)
@@ -150,6 +155,7 @@ class MaskDistillViT(BaseModule):
         if out_type == 'avg_featmap':
             self.fc_norm = nn.LayerNorm(self.embed_dims, eps=1e-6)
 
+        self._reported = []
         self.register_load_state_dict_pre_hook(_adapt_before_loading)
         self._freeze()
 
@@ -235,14 +241,17 @@ class MaskDistillViT(BaseModule):
     def init_weights(self):
         """Draw the weights as BEiT does, then load ``init_cfg``'s, if any."""
         self._draw_weights()
-        if (self.init_cfg or {}).get('type') == 'Pretrained':
-            load_backbone(self, **{
-                key: value
-                for key, value in self.init_cfg.items() if key != 'type'
-            })
-            self._is_init = True
-        else:
-            super().init_weights()
+        cfgs = self.init_cfg or []
+        cfgs = [cfgs] if isinstance(cfgs, dict) else cfgs
+        loads = [
+            cfg for cfg in cfgs if cfg['type'] in ('Pretrained', PretrainedInit)
+        ]
+        initialize(self, [cfg for cfg in cfgs if cfg not in loads])
+        for cfg in loads:
+            load_backbone(
+                self, **{k: v
+                         for k, v in cfg.items() if k != 'type'})
+        self._is_init = True
 
     @torch.no_grad()
     def _draw_weights(self, std: float = 0.02):
@@ -333,5 +342,10 @@ def _adapt_before_loading(vit: MaskDistillViT, state: dict, prefix: str,
         key[len(prefix):]: state.pop(key)
         for key in list(state) if key.startswith(prefix)
     }
-    adapted, _ = adapt_to_vit(own, vit)
+    adapted, notes = adapt_to_vit(own, vit)
     state.update({prefix + key: value for key, value in adapted.items()})
+    # To check whether a checkpoint fits is to load it once more.
+    if notes and notes != vit._reported:
+        print_log('\n  '.join(['backbone from a state dict:', *notes]),
+                  logger='current')
+        vit._reported = notes
