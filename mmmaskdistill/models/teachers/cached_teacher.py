@@ -13,7 +13,8 @@ class CachedTeacher(nn.Module):
 
     The features are kept in memory in half precision. They are those of a
     sample's index, so each sample must look the same to the teacher in every
-    epoch: when the first batch comes for the second time, this is checked.
+    epoch: this is checked once, on the first batch that has samples which came
+    before.
 
     Args:
         teacher (dict): The teacher to ask.
@@ -51,23 +52,27 @@ class CachedTeacher(nn.Module):
         if None in keys:
             raise ValueError("CachedTeacher needs each data sample's "
                              "sample_idx: have PackInputs keep it in meta_keys")
-        new = [i for i, key in enumerate(keys) if key not in self._features]
+        known = [i for i, key in enumerate(keys) if key in self._features]
+        if known and not self._checked:
+            self._check(images[known], [keys[i] for i in known])
+        new = [i for i in range(len(keys)) if i not in known]
         if new:
             for i, features in zip(new, self.teacher(images[new])):
                 self._features[keys[i]] = features.to('cpu', torch.half)
-        elif not self._checked:
-            self._check(images[:1], keys[0])
         return torch.stack([self._features[key] for key in keys]).to(
             images.device, images.dtype, non_blocking=True)
 
-    def _check(self, image: Tensor, key: int):
-        """Compare a cached sample with what the teacher says of it now."""
-        cached = self._features[key].to(image.device, image.dtype)
-        error = (self.teacher(image)[0] - cached).abs().max()
+    def _check(self, images: Tensor, keys: List[int]):
+        """Compare cached samples with what the teacher says of them now."""
+        cached = torch.stack([self._features[key] for key in keys])
+        cached = cached.to(images.device, images.dtype)
+        errors = (self.teacher(images) - cached).abs().amax((1, 2))
+        worst = errors.argmax()
         # Half precision keeps 11 bits.
-        if error > 1e-2 * cached.abs().max():
+        if errors[worst] > 1e-2 * cached.abs().max():
             raise ValueError(
-                f'sample {key} no longer has the features that were cached '
-                f'(largest difference {error:.3g}): take random crops, flips '
-                'and colours out of the pipeline, or do without CachedTeacher')
+                f'sample {keys[worst]} no longer has the features that were '
+                f'cached (largest difference {errors[worst]:.3g}): take random '
+                'crops, flips and colours out of the pipeline, or do without '
+                'CachedTeacher')
         self._checked = True

@@ -11,7 +11,8 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from mmmaskdistill.registry import MODELS
-from ..weights import CheckpointError, read_state_dict
+from ..weights import (CheckpointError, first_few, first_line,
+                       read_state_dict)
 
 FEATURES = ('block', 'norm', 'proj')
 
@@ -170,7 +171,8 @@ def _create_model(name: str, checkpoint: Optional[str],
         return timm.create_model(name, pretrained=True, **options)
     except Exception as error:
         raise CheckpointError(
-            f'{no_weights}. Its hub could not be read: {error}') from error
+            f'{no_weights}. Its hub could not be read: {first_line(error)}'
+        ) from error
 
 
 def _load_weights(model: nn.Module, checkpoint: str, name: str):
@@ -181,17 +183,20 @@ def _load_weights(model: nn.Module, checkpoint: str, name: str):
     state = read_state_dict(checkpoint)
     convert = getattr(
         sys.modules[type(model).__module__], 'checkpoint_filter_fn', None)
+    misfit = f'{checkpoint} does not fit the teacher {name}'
     try:
         if convert is not None:
             state = convert(state, model)
         missing, unused = model.load_state_dict(state, strict=False)
-    except (RuntimeError, KeyError) as error:
+    except (RuntimeError, KeyError, AttributeError) as error:
+        # The first line says but that there are errors.
+        reasons = [line.strip() for line in str(error).split('\n') if line]
         raise CheckpointError(
-            f'{checkpoint} does not fit the teacher {name}: {error}') from None
+            f'{misfit}: {first_few(reasons[1:] or reasons)}') from None
     classifier = model.pretrained_cfg.get('classifier') or ()
     unused = [key for key in unused if not key.startswith(classifier)]
     if missing or unused:
         raise CheckpointError(
-            f'{checkpoint} does not fit the teacher {name}: '
-            f'{len(missing)} tensors missing ({", ".join(missing[:3])}), '
-            f'{len(unused)} not known ({", ".join(unused[:3])})')
+            f'{misfit}: {len(missing)} tensors missing '
+            f'({first_few(missing)}), {len(unused)} not known '
+            f'({first_few(unused)})')

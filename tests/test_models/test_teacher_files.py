@@ -1,0 +1,163 @@
+"""Teachers from files in the formats that people publish CLIP in."""
+from functools import partial
+
+import pytest
+import torch
+from timm.models import generate_default_cfgs, register_model
+from timm.models.vision_transformer import _create_vision_transformer
+from torch import nn
+
+from mmmaskdistill.models import TimmTeacher
+
+open_clip = pytest.importorskip('open_clip')
+# Width of the tower, and of the space it shares with text.
+WIDTH, SHARED = 64, 24
+default_cfgs = generate_default_cfgs({
+    'tiny_clip.test':
+    dict(
+        input_size=(3, 64, 64),
+        fixed_input_size=True,
+        num_classes=SHARED,
+        classifier='head',
+        first_conv='patch_embed.proj')
+})
+
+
+@register_model
+def tiny_clip(pretrained=False, **kwargs):
+    """timm's CLIP tower, as its ``vit_base_patch16_clip_quickgelu_224``."""
+    return _create_vision_transformer(
+        'tiny_clip', pretrained, **{
+            **dict(
+                patch_size=16,
+                embed_dim=WIDTH,
+                depth=2,
+                num_heads=2,
+                pre_norm=True,
+                norm_layer=partial(nn.LayerNorm, eps=1e-5),
+                act_layer='quick_gelu'),
+            **kwargs
+        })
+
+
+def build_clip(image_size=64):
+    """open_clip's model, whose keys are OpenAI's."""
+    return open_clip.CLIP(
+        embed_dim=SHARED,
+        vision_cfg=dict(
+            image_size=image_size,
+            patch_size=16,
+            width=WIDTH,
+            layers=2,
+            head_width=32),
+        text_cfg=dict(
+            context_length=8, vocab_size=50, width=16, heads=2, layers=1),
+        quick_gelu=True).eval()
+
+
+class Archive(nn.Module):
+    """What OpenAI's archives hold: the model, and what its sizes are."""
+
+    def __init__(self, clip):
+        super().__init__()
+        self.visual = clip.visual
+        self.transformer = clip.transformer
+        self.token_embedding = clip.token_embedding
+        self.register_buffer('input_resolution', torch.tensor(64))
+
+    def forward(self, image):
+        return self.visual(image)
+
+
+@torch.no_grad()
+def expected(clip, images, features):
+    tower = clip.visual
+    tokens = tower.transformer(tower._embeds(images))[:, 1:]
+    if features == 'block':
+        return tokens
+    tokens = tower.ln_post(tokens)
+    return tokens if features == 'norm' else tokens @ tower.proj
+
+
+def as_state_dict(clip, path):
+    torch.save(clip.state_dict(), path)
+
+
+def as_training_checkpoint(clip, path):
+    state = {f'module.{k}': v for k, v in clip.state_dict().items()}
+    torch.save(dict(epoch=3, name='run', state_dict=state), path)
+
+
+def as_safetensors(clip, path):
+    from safetensors.torch import save_file
+    save_file(clip.state_dict(), path)
+
+
+def as_archive(clip, path):
+    traced = torch.jit.trace(
+        Archive(clip), torch.zeros(1, 3, 64, 64), check_trace=False)
+    traced.half().save(path)
+
+
+@pytest.mark.parametrize('size', [64, 96])
+@pytest.mark.parametrize('write', [
+    as_state_dict, as_training_checkpoint, as_safetensors, as_archive
+])
+def test_features_are_those_of_open_clip(tmp_path, write, size):
+    clip = build_clip()
+    for parameter in clip.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    # Half precision, as OpenAI publishes: both sides have the same numbers.
+    clip = clip.half().float()
+    path = tmp_path / ('a.safetensors' if write is as_safetensors else 'a.pt')
+    if write is as_archive:
+        write(clip, path)
+    else:
+        write(clip.half(), path)
+    clip = clip.float()
+
+    larger = build_clip(size)
+    state = clip.state_dict()
+    open_clip.model.resize_pos_embed(state, larger)
+    larger.load_state_dict(state)
+    images = torch.randn(2, 3, size, size)
+    for features in ('block', 'norm', 'proj'):
+        teacher = TimmTeacher(
+            'tiny_clip', checkpoint=str(path), features=features,
+            img_size=size)
+        target = expected(larger, images, features)
+        assert teacher.channels == target.shape[2]
+        torch.testing.assert_close(
+            teacher(images), target, rtol=1e-5,
+            atol=1e-5 * target.abs().max().item())
+
+
+@pytest.mark.parametrize('wrapped', [False, True])
+@pytest.mark.parametrize('proj', ['', 'linear'])
+def test_open_clip_with_a_trunk_of_timm(tmp_path, wrapped, proj):
+    from open_clip.timm_model import TimmModel
+    tower = TimmModel(
+        'tiny_clip', SHARED, image_size=64, pool='token', proj=proj).eval()
+    for parameter in tower.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    state = {f'visual.{k}': v for k, v in tower.state_dict().items()}
+    state['text.token_embedding.weight'] = torch.zeros(50, 16)
+    if wrapped:
+        state = dict(state_dict={f'module.{k}': v for k, v in state.items()})
+    path = str(tmp_path / 'a.pt')
+    torch.save(state, path)
+
+    images = torch.randn(2, 3, 64, 64)
+    trunk = tower.trunk
+    with torch.no_grad():
+        x = trunk.norm_pre(trunk._pos_embed(trunk.patch_embed(images)))
+        block = trunk.blocks(x)[:, 1:]
+        norm = trunk.norm(block)
+        head = tower.head.proj if proj else trunk.head
+        targets = dict(block=block, norm=norm, proj=head(norm))
+    for features, target in targets.items():
+        teacher = TimmTeacher(
+            'tiny_clip', checkpoint=path, features=features, img_size=64)
+        torch.testing.assert_close(
+            teacher(images), target, rtol=1e-5,
+            atol=1e-5 * target.abs().max().item())
