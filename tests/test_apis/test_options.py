@@ -3,6 +3,7 @@ from glob import glob
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
@@ -14,10 +15,11 @@ import mmmaskdistill  # noqa: F401  before configs are read
 from mmmaskdistill.apis import configs
 
 ROOT = Path(__file__).parent.parent.parent
-RECIPE, = glob(str(ROOT / 'configs/segmentation/*.py'))
 
 
-def test_tta_is_the_test_pipeline_at_six_scales(tmp_path):
+@pytest.mark.parametrize(
+    'recipe', glob(str(ROOT / 'configs/segmentation/*.py')))
+def test_tta_is_the_test_pipeline_at_six_scales(recipe, tmp_path):
     picture = load_sample_image('china.jpg')  # 427 x 640
     labels = np.random.default_rng(0).integers(0, 151, picture.shape[:2])
     Image.fromarray(picture).save(tmp_path / 'a.png')
@@ -27,7 +29,7 @@ def test_tta_is_the_test_pipeline_at_six_scales(tmp_path):
         seg_map_path=str(tmp_path / 'b.png'),
         reduce_zero_label=True,
         seg_fields=[])
-    cfg = Config.fromfile(RECIPE)
+    cfg = Config.fromfile(recipe)
     init_default_scope('mmseg')
     plain = Compose(cfg.test_dataloader.dataset.pipeline)(dict(image))
     configs.enable_tta(cfg)
