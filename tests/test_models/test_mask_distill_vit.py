@@ -210,6 +210,12 @@ def test_freezing():
     assert {'cls_token', 'patch_embed.proj.weight'} <= frozen
     assert not vit.blocks[1].training and vit.blocks[2].training
 
+    whole = MaskDistillViT(
+        ARCH, img_size=64, out_type='avg_featmap', use_abs_pos_emb=True,
+        frozen_stages=len(vit.blocks)).train()
+    assert not any(p.requires_grad for p in whole.parameters())
+    assert not any(m.training for m in whole.children())
+
 
 @pytest.mark.parametrize('wrong, message', [
     (dict(arch='giant'), "arch='giant': expected one of tiny"),

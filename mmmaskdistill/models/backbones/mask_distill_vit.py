@@ -71,7 +71,8 @@ class MaskDistillViT(BaseModule):
         final_norm (bool): LayerNorm after the last block; taps before it are
             not normalized. Defaults to True.
         frozen_stages (int): Freeze the embedding and the first this many
-            blocks; -1 freezes nothing. Defaults to -1.
+            blocks, with all blocks everything; -1 freezes nothing. Defaults
+            to -1.
         with_cp (bool): Recompute blocks in backward instead of keeping their
             activations. Defaults to False.
         pretrained (str, optional): Short for a ``Pretrained`` ``init_cfg``;
@@ -300,11 +301,10 @@ class MaskDistillViT(BaseModule):
     def _freeze(self):
         if self.frozen_stages < 0:
             return
-        frozen = [self.patch_embed, *self.blocks[:self.frozen_stages]]
-        if self.frozen_stages == self.num_layers:
-            frozen += [self.norm]
-            # The shared bias reaches every block: it rests only with all.
-            frozen += [self.rel_pos_bias] if self.rel_pos_bias else []
+        # A shared bias reaches every block: it rests only with all, as norms do.
+        frozen = (
+            self.children() if self.frozen_stages == self.num_layers else
+            [self.patch_embed, *self.blocks[:self.frozen_stages]])
         for module in frozen:
             module.eval()
             module.requires_grad_(False)
