@@ -37,12 +37,12 @@ TRANSFORMERS = {
     'encoder.layer.*.lambda_2': 'blocks.*.gamma_2',
     'encoder.layer.*.attention.attention.query.bias': 'blocks.*.attn.q_bias',
     'encoder.layer.*.attention.attention.value.bias': 'blocks.*.attn.v_bias',
-    'encoder.layer.*.attention.attention.relative_position_bias':
-    'blocks.*.attn',
     'encoder.layer.*.attention.attention.query': 'blocks.*.attn.query',
     'encoder.layer.*.attention.attention.key': 'blocks.*.attn.key',
     'encoder.layer.*.attention.attention.value': 'blocks.*.attn.value',
     'encoder.layer.*.attention.output.dense': 'blocks.*.attn.proj',
+    'encoder.layer.*.attention.attention.relative_position_bias':
+    'blocks.*.attn',
     'encoder.layer.*.intermediate.dense': 'blocks.*.mlp.fc1',
     'encoder.layer.*.output.dense': 'blocks.*.mlp.fc2',
     'layernorm': 'norm',
