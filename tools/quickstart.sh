@@ -43,7 +43,7 @@ CLASSIFY=()
 case $SIZE in
     full)
         DIR=${DIR}_full
-        PRETRAIN=(train_cfg.max_epochs=80) ;;
+        PRETRAIN=(train_cfg.max_epochs=60) ;;
     tiny)
         DIR=${DIR}_tiny
         DATA=(--num-pretrain 128 --num-train 16 --num-val 8
