@@ -4,12 +4,14 @@ from glob import escape, glob
 from typing import NamedTuple, Optional
 
 import torch
+from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
-from mmmaskdistill.models.weights import (OPTIONAL, CheckpointError,
-                                          first_few)
+from mmmaskdistill.models import MaskDistillViT
+from mmmaskdistill.models.weights import (OPTIONAL, CheckpointError, first_few,
+                                          fit_to_vit, named_tensors)
 
 
 class ResumePoint(NamedTuple):
@@ -85,6 +87,31 @@ def read_resume_point(checkpoint: str) -> ResumePoint:
         # The best checkpoint so far is saved again while validating.
         validated=info.get('loop_stage') == 'val',
         seed=meta.get('seed'))
+
+
+def adopt_backbone(model: nn.Module, checkpoint: dict, name: str) -> None:
+    """Let a ViT alone, of another project too, be what a model starts from.
+
+    Args:
+        model (nn.Module): The model; only one whose backbone is a
+            :class:`MaskDistillViT` is helped.
+        checkpoint (dict): A checkpoint's content. If it is not that of a
+            model with a backbone, its ``state_dict`` becomes so.
+        name (str): The checkpoint's name, for messages.
+
+    Raises:
+        CheckpointError: If it has no ViT, or does not cover the backbone.
+    """
+    while is_model_wrapper(model):
+        model = model.module
+    vit = getattr(model, 'backbone', None)
+    tensors = named_tensors(checkpoint)
+    if not isinstance(vit, MaskDistillViT) or any(
+            key.startswith('backbone.') for key in tensors):
+        return
+    own, report = fit_to_vit(tensors, vit, name)
+    print_log('\n  '.join(report), logger='current')
+    checkpoint['state_dict'] = {f'backbone.{k}': v for k, v in own.items()}
 
 
 def check_coverage(model: nn.Module,

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from mmmaskdistill.datasets.draws import (DrawBatchSampler, SeededDataset,
                                           seed_generators)
 from mmmaskdistill.registry import HOOKS, RUNNERS
-from .checkpoints import (check_coverage, latest_checkpoint,
+from .checkpoints import (adopt_backbone, check_coverage, latest_checkpoint,
                           read_resume_point)
 
 
@@ -50,6 +50,8 @@ class CheckpointFitHook(Hook):
 
     def after_load_checkpoint(self, runner, checkpoint: dict):
         training = isinstance(runner._train_loop, BaseLoop)
+        if training and not runner._resume:
+            adopt_backbone(runner.model, checkpoint, str(runner._load_from))
         state_dict = checkpoint.get('state_dict', checkpoint)
         report = check_coverage(
             runner.model,

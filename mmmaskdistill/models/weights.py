@@ -95,19 +95,24 @@ def read_state_dict(checkpoint: str,
             f'checkpoint {checkpoint!r} cannot be read '
             f'({first_line(error)}): it is damaged, no file of weights or not '
             'within reach; get it again') from error
-    for wrapper in ('state_dict', 'model', 'module'):
-        if isinstance(content, dict) and isinstance(
-                content.get(wrapper), dict):
-            content = content[wrapper]
-    tensors = {
-        key: value.to(map_location)
-        for key, value in content.items() if isinstance(value, Tensor)
-    } if isinstance(content, dict) else {}
+    tensors = named_tensors(content)
     if not tensors:
         raise CheckpointError(
             f'checkpoint {checkpoint!r} holds no weights but a '
             f'{type(content).__name__}: give one whose tensors are named, '
             "under 'state_dict', 'model', 'module' or directly")
+    return {key: tensor.to(map_location) for key, tensor in tensors.items()}
+
+
+def named_tensors(content: Any) -> StateDict:
+    """The tensors of a checkpoint's content, out of all wrappers."""
+    for wrapper in ('state_dict', 'model', 'module'):
+        if isinstance(content, dict) and isinstance(
+                content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict):
+        return {}
+    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)}
     if all(key.startswith('module.') for key in tensors):
         tensors = {key[len('module.'):]: v for key, v in tensors.items()}
     return tensors
@@ -171,6 +176,31 @@ def load_backbone(vit: nn.Module,
             backbone.
     """
     state = read_state_dict(checkpoint, map_location, trust_checkpoint)
+    own, report = fit_to_vit(state, vit, checkpoint, prefix)
+    vit.load_state_dict(own, strict=False)
+    print_log('\n  '.join(report), logger='current')
+    return report
+
+
+def fit_to_vit(
+        state: StateDict,
+        vit: nn.Module,
+        checkpoint: str,
+        prefix: Optional[str] = None) -> Tuple[StateDict, List[str]]:
+    """Find the ViT in a checkpoint and make it fit a backbone.
+
+    Args:
+        state (dict[str, Tensor]): All tensors of the checkpoint.
+        vit (nn.Module): The :class:`MaskDistillViT` to fit.
+        checkpoint (str): The checkpoint's name, for messages.
+        prefix (str, optional): See :func:`load_backbone`.
+
+    Returns:
+        tuple: The tensors that the backbone takes, and the report.
+
+    Raises:
+        CheckpointError: See :func:`load_backbone`.
+    """
     if prefix is None:
         prefix = _find_prefix(state, checkpoint)
     elif prefix and not prefix.endswith('.'):
@@ -181,8 +211,6 @@ def load_backbone(vit: nn.Module,
     wanted = vit.state_dict()
     _check_fit(own, wanted, vit, checkpoint)
     fresh = [k for k in wanted if k not in own]
-    vit.load_state_dict({k: own[k] for k in wanted if k in own}, strict=False)
-
     report = [
         f'backbone from {checkpoint}, {form.name if form else "no"} format, '
         f'prefix {prefix!r}: {len(wanted) - len(fresh)} of {len(wanted)} '
@@ -191,8 +219,7 @@ def load_backbone(vit: nn.Module,
     if fresh:
         report.append(f'left as initialized: {", ".join(fresh)}')
     report += describe_others([k for k in own if k not in wanted])
-    print_log('\n  '.join(report), logger='current')
-    return report
+    return {k: own[k] for k in wanted if k in own}, report
 
 
 def _check_fit(own: StateDict, wanted: StateDict, vit: nn.Module,

@@ -3,12 +3,15 @@ import pytest
 import torch
 
 import mmmaskdistill  # noqa: F401  before the toolkits
+from mmengine.model import BaseModel
 from mmpretrain.models import BEiTViT, MAEViT
 from mmseg.models import MAE, BEiT
+from safetensors.torch import save_file
 from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from mmmaskdistill.engine import ResumableRunner
 from mmmaskdistill.models import MaskDistillViT
 from mmmaskdistill.models.checkpoint_formats import (TRANSFORMERS,
                                                      find_prefixes, rename)
@@ -396,3 +399,49 @@ def test_load_state_dict_takes_other_names():
     assert missing == ['backbone.mask_token'] and not unused
     assert torch.equal(model.backbone.blocks[2].mlp.fc2.weight,
                        beit.layers[2].ffn.layers[1].weight)
+
+
+class Pooled(BaseModel):
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = MaskDistillViT(ARCH, img_size=SIZE, **OWN)
+        self.head = nn.Linear(WIDTH, 5)
+
+    def forward(self, inputs, mode='loss'):
+        maps, = self.backbone(torch.stack(inputs))
+        return dict(loss=self.head(maps.mean((2, 3))).square().mean())
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_load_from_takes_a_backbone_alone(tmp_path, suffix):
+    beit = timm_beit(**OWN)
+    path = str(tmp_path / f'beit{suffix}')
+    if suffix == '.pth':
+        torch.save(dict(model=beit.state_dict()), path)
+    else:
+        save_file(beit.state_dict(), path)
+
+    def train(load_from):
+        runner = ResumableRunner(
+            Pooled(),
+            str(tmp_path / 'run'),
+            train_dataloader=dict(
+                dataset=[dict(inputs=IMAGES[0])],
+                sampler=dict(type='DefaultSampler'),
+                collate_fn=dict(type='pseudo_collate'),
+                batch_size=1,
+                num_workers=0),
+            train_cfg=dict(type='IterBasedTrainLoop', max_iters=1),
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.)),
+            load_from=load_from,
+            experiment_name=tmp_path.name)
+        return runner.train()
+
+    backbone = train(path).backbone
+    for key, tensor in beit.state_dict().items():
+        if not key.startswith('head.'):
+            assert torch.equal(backbone.state_dict()[key], tensor)
+    torch.save(dict(conv1=torch.zeros(1)), tmp_path / 'resnet.pth')
+    with pytest.raises(CheckpointError, match='no ViT that is known'):
+        train(str(tmp_path / 'resnet.pth'))
