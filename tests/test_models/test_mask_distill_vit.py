@@ -5,6 +5,10 @@ import torch
 from timm.models.beit import Beit
 
 from mmmaskdistill.models import MaskDistillViT
+from mmmaskdistill.models.checkpoint_formats import (find_prefixes,
+                                                     tensors_under,
+                                                     to_our_names)
+from mmmaskdistill.models.weights import load_backbone, read_state_dict
 
 ARCH = dict(
     embed_dims=48, num_layers=3, num_heads=3, feedforward_channels=96)
@@ -17,19 +21,53 @@ def randomized(**kwargs):
     return vit
 
 
+def assert_close(ours, theirs):
+    """To 1e-5 of the largest value."""
+    scale = theirs.abs().max().item()
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * scale)
+
+
+def assert_same_gradients(vit, ours, theirs, gradients):
+    """Of a random weighting of the outputs.
+
+    Args:
+        gradients (Callable): Gives the other model's, under our names.
+    """
+    weights = [torch.randn_like(out) for out in ours]
+    for outs in (ours, theirs):
+        sum((o * w).sum() for o, w in zip(outs, weights)).backward()
+    expected = gradients()
+    compared = set()
+    for name, parameter in vit.named_parameters():
+        if parameter.grad is not None:
+            assert_close(parameter.grad, expected[name])
+            compared.add(name)
+    assert {n for n in compared if n.startswith('blocks.2.')}
+    assert 'patch_embed.proj.weight' in compared
+
+
+def in_our_names(model):
+    """Gradients of a model that has its checkpoints' names."""
+    return to_our_names(
+        {k: p.grad for k, p in model.named_parameters()
+         if p.grad is not None}, [])
+
+
+@pytest.mark.parametrize('size', [64, (48, 80)])
 @pytest.mark.parametrize('shared', [True, False])
 @pytest.mark.parametrize('absolute', [True, False])
 @pytest.mark.parametrize('layer_scale', [0., 0.1])
 def test_features_and_gradients_are_those_of_timm(shared, absolute,
-                                                  layer_scale):
+                                                  layer_scale, size):
     vit = randomized(
+        img_size=size,
         use_shared_rel_pos_bias=shared,
         use_rel_pos_bias=not shared,
         use_abs_pos_emb=absolute,
         layer_scale_init_value=layer_scale,
         out_type='raw')
     timm = Beit(
-        img_size=64,
+        img_size=size,
         patch_size=16,
         embed_dim=48,
         depth=3,
@@ -48,20 +86,156 @@ def test_features_and_gradients_are_those_of_timm(shared, absolute,
     assert not head_norm
     timm.load_state_dict(state, strict=True)
 
-    images = torch.randn(2, 3, 64, 64)
+    images = torch.randn(2, 3, *timm.patch_embed.img_size)
     ours, = vit(images)
     theirs = timm.forward_features(images)
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-    weights = torch.randn_like(ours)
-    (ours * weights).sum().backward()
-    (theirs * weights).sum().backward()
-    gradients = dict(timm.named_parameters())
-    for name, parameter in vit.named_parameters():
-        if name != 'mask_token':
-            expected = gradients[name].grad
-            scale = expected.abs().max().item()
-            torch.testing.assert_close(
-                parameter.grad, expected, rtol=1e-4, atol=1e-5 * scale)
+    assert_close(ours, theirs)
+    assert_same_gradients(vit, [ours], [theirs], lambda: in_our_names(timm))
+
+
+def transformers_beit(kind, size, shared, **options):
+    transformers = pytest.importorskip('transformers')
+    config = transformers.BeitConfig(
+        hidden_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=3,
+        intermediate_size=96,
+        image_size=size,
+        layer_norm_eps=1e-6,
+        vocab_size=10,
+        drop_path_rate=0.,
+        use_mask_token=True,
+        use_relative_position_bias=not shared,
+        use_shared_relative_position_bias=shared,
+        **options)
+    model = getattr(transformers, kind)(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def load_transformers(model, folder, **options):
+    model.save_pretrained(folder)
+    vit = MaskDistillViT(ARCH, **options)
+    load_backbone(vit, str(folder / 'model.safetensors'))
+    return vit
+
+
+def gradients_in_our_names(model, folder):
+    """The files have other names than the model: gradients go through one."""
+    for parameter in model.parameters():
+        parameter.data = parameter.grad
+    model.save_pretrained(folder)
+    state = read_state_dict(str(folder / 'model.safetensors'))
+    return to_our_names(tensors_under(find_prefixes(state)[0], state), [])
+
+
+@pytest.mark.parametrize('size', [64, 96])
+@pytest.mark.parametrize('shared, absolute, layer_scale', [
+    (True, False, 0.1), (False, True, 0.1), (True, True, 0.)])
+def test_features_and_gradients_are_those_of_transformers(
+        tmp_path, size, shared, absolute, layer_scale):
+    beit = transformers_beit(
+        'BeitModel',
+        size,
+        shared,
+        use_absolute_position_embeddings=absolute,
+        layer_scale_init_value=layer_scale,
+        use_mean_pooling=False)
+    vit = load_transformers(
+        beit,
+        tmp_path,
+        img_size=size,
+        use_shared_rel_pos_bias=shared,
+        use_rel_pos_bias=not shared,
+        use_abs_pos_emb=absolute,
+        layer_scale_init_value=layer_scale,
+        out_type='raw')
+    images = torch.randn(2, 3, size, size)
+    ours, = vit(images)
+    # The mask token needs a gradient to be written.
+    theirs = beit(
+        images, torch.zeros(2, (size // 16)**2).bool()).last_hidden_state
+    assert_close(ours, theirs)
+    assert_same_gradients(vit, [ours], [theirs],
+                          lambda: gradients_in_our_names(beit, tmp_path))
+
+
+@pytest.mark.parametrize('shared', [True, False])
+def test_student_is_that_of_transformers(tmp_path, shared):
+    """Masked image modeling: the logits of hidden patches."""
+    beit = transformers_beit('BeitForMaskedImageModeling', 64, shared)
+    vit = load_transformers(
+        beit,
+        tmp_path,
+        img_size=64,
+        use_shared_rel_pos_bias=shared,
+        use_rel_pos_bias=not shared)
+    vit.mask_token.requires_grad_()
+    images = torch.randn(3, 3, 64, 64)
+    mask = torch.rand(3, 16, generator=torch.Generator().manual_seed(0)) < 0.4
+    ours = torch.nn.functional.linear(
+        vit(images, mask), beit.lm_head.weight.detach(),
+        beit.lm_head.bias.detach())
+    theirs = beit(images, mask).logits[mask]
+    assert_close(ours, theirs)
+    assert_same_gradients(vit, [ours], [theirs],
+                          lambda: gradients_in_our_names(beit, tmp_path))
+    assert vit.mask_token.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize('size', [64, (48, 80)])
+@pytest.mark.parametrize('final_norm', [True, False])
+def test_backbone_is_that_of_mmseg(final_norm, size):
+    from mmseg.models import BEiT
+    beit = BEiT(
+        img_size=size,
+        embed_dims=48,
+        num_layers=3,
+        num_heads=3,
+        mlp_ratio=2,
+        norm_cfg=dict(type='LN', eps=1e-6),
+        out_indices=(0, 2),
+        final_norm=final_norm)
+    for parameter in beit.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    vit = randomized(
+        img_size=size,
+        out_indices=(0, 2),
+        final_norm=final_norm,
+        use_rel_pos_bias=True,
+        use_shared_rel_pos_bias=False)
+    vit.load_state_dict(beit.state_dict(), strict=False)
+    images = torch.randn(2, 3, *beit.img_size)
+    ours, theirs = vit(images), beit(images)
+    for our, their in zip(ours, theirs):
+        assert_close(our, their)
+    assert_same_gradients(vit, ours, theirs, lambda: in_our_names(beit))
+
+
+@pytest.mark.parametrize('size', [64, 96])
+@pytest.mark.parametrize('shared', [True, False])
+@pytest.mark.parametrize('out_type', ['avg_featmap', 'featmap', 'cls_token'])
+def test_backbone_is_that_of_mmpretrain(out_type, shared, size):
+    from mmpretrain.models import BEiTViT
+    options = dict(
+        img_size=size,
+        out_type=out_type,
+        out_indices=[1, 2],
+        final_norm=out_type != 'avg_featmap',
+        use_rel_pos_bias=not shared,
+        use_shared_rel_pos_bias=shared,
+        layer_scale_init_value=0.1 if shared else 0.)
+    beit = BEiTViT(ARCH, **options)
+    for parameter in beit.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    vit = randomized(**options)
+    vit.load_state_dict(beit.state_dict(), strict=False)
+    images = torch.randn(2, 3, size, size)
+    ours, theirs = vit(images), beit(images)
+    for our, their in zip(ours, theirs):
+        assert_close(our, their)
+    assert_same_gradients(vit, ours, theirs, lambda: in_our_names(beit))
 
 
 @pytest.mark.parametrize('shared', [True, False])
