@@ -1,22 +1,13 @@
 """Evaluate a checkpoint of any config: classification or segmentation."""
-import argparse
 import os
 import os.path as osp
-import sys
+
+from command_line import fail, new_parser, parse_args
 
 
-def fail(message):
-    """End with one line, whatever the number of processes."""
-    sys.exit(f'error: {message}' if os.environ.get('RANK', '0') == '0' else 1)
-
-
-def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
+def arguments():
+    parser = new_parser(__doc__, starter='tools/dist_test.sh')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument(
-        '--work-dir',
-        help='where logs and metrics go (default: work_dirs/<config>)')
     parser.add_argument(
         '--out',
         help='where results go: predictions to a .pkl file, metrics to a '
@@ -43,20 +34,7 @@ def parse_args():
         '--tta', action='store_true', help='test-time augmentation')
     parser.add_argument(
         '--amp', action='store_true', help='test in mixed precision')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        metavar='KEY=VALUE',
-        help='override settings of the config')
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='how processes were started; tools/dist_test.sh sets it')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    args = parser.parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    return parse_args(parser)
 
 
 def out_item(args):
@@ -78,11 +56,8 @@ def out_item(args):
 
 
 def main():
-    args = parse_args()
+    args = arguments()
     item = out_item(args)
-    if not osp.isfile(args.config):
-        fail(f'config not found: {args.config!r} (from {os.getcwd()!r}). '
-             'The configs are under configs/')
     if '://' not in args.checkpoint and not osp.isfile(args.checkpoint):
         fail(f'checkpoint not found: {args.checkpoint!r} (from '
              f'{os.getcwd()!r}). Training writes them to its work dir')
@@ -94,6 +69,7 @@ def main():
     from mmengine.evaluator import DumpResults
     from mmmaskdistill.apis import configs, preflight
     from mmmaskdistill.engine.checkpoints import CheckpointError
+    from mmmaskdistill.errors import ConfigError
     try:
         cfg = configs.load_config(args.config, args.cfg_options, args.work_dir,
                                   args.launcher)
@@ -113,7 +89,7 @@ def main():
         if item == 'metrics' and is_main_process():
             dump({key: float(value) for key, value in metrics.items()},
                  args.out)
-    except (preflight.PreflightError, CheckpointError) as error:
+    except (ConfigError, CheckpointError) as error:
         fail(error)
 
 

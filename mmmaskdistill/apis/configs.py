@@ -14,8 +14,8 @@ from mmengine.runner import Runner
 
 from mmmaskdistill.engine import ResumableRunner
 from mmmaskdistill.engine.checkpoints import latest_checkpoint
+from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import RUNNERS
-from .preflight import PreflightError
 
 
 def load_config(path: str,
@@ -34,7 +34,7 @@ def load_config(path: str,
     try:
         cfg = Config.fromfile(path)
     except FileNotFoundError as error:
-        raise PreflightError(
+        raise ConfigError(
             f'config {path!r} inherits from a file that is missing: '
             f'{error}') from error
     if options:
@@ -94,7 +94,7 @@ def enable_amp(cfg: Config) -> None:
     wrapper = cfg.optim_wrapper
     kind = wrapper.get('type', 'OptimWrapper')
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise PreflightError(
+        raise ConfigError(
             f'--amp needs optim_wrapper.type OptimWrapper, not {kind!r}: '
             'leave out --amp or change the config')
     wrapper.type = 'AmpOptimWrapper'
@@ -104,7 +104,7 @@ def enable_amp(cfg: Config) -> None:
 def enable_lr_scaling(cfg: Config) -> None:
     """Scale the learning rate with the batch size."""
     if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-        raise PreflightError(
+        raise ConfigError(
             '--auto-scale-lr needs the batch size that the learning rate is '
             'for: add --cfg-options auto_scale_lr.base_batch_size=N')
     cfg.auto_scale_lr.enable = True
@@ -116,7 +116,7 @@ def set_test(cfg: Config, checkpoint: str, amp: bool = False) -> None:
     The weights that training started from need not be there.
     """
     if not cfg.get('test_dataloader'):
-        raise PreflightError(
+        raise ConfigError(
             'the config has no test_dataloader: there is nothing to test. '
             'Pre-training is judged by what is fine-tuned from it')
     cfg.load_from = checkpoint
@@ -154,7 +154,7 @@ def enable_pictures(cfg: Config,
     """
     hook = (cfg.get('default_hooks') or {}).get('visualization')
     if hook is None:
-        raise PreflightError(
+        raise ConfigError(
             '--show and --show-dir need default_hooks.visualization in the '
             'config: VisualizationHook (mmpretrain) or SegVisualizationHook '
             '(mmseg)')
@@ -180,7 +180,7 @@ def enable_tta(cfg: Config) -> None:
             cfg.tta_pipeline = _flip_pipeline(
                 cfg.test_dataloader.dataset.pipeline)
     if not ('tta_model' in cfg and 'tta_pipeline' in cfg):
-        raise PreflightError(
+        raise ConfigError(
             '--tta needs tta_model and tta_pipeline in the config')
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     cfg.model = ConfigDict(cfg.tta_model, module=cfg.model)
@@ -202,7 +202,7 @@ def save_label_maps(cfg: Config, folder: str) -> None:
         if metric.type.split('.')[-1] in ('IoUMetric', 'CityscapesMetric')
     ]
     if not writers:
-        raise PreflightError(
+        raise ConfigError(
             f'--out {folder!r} is a folder, and no metric of the config '
             'writes label maps: give a .pkl file for predictions or a .json '
             'file for metrics')

@@ -1,13 +1,12 @@
 """Checks that need no compute: is everything there that a config names?"""
 import inspect
 import os.path as osp
-from typing import Any, Iterator, Optional, Sequence, Tuple
+from typing import Any, Iterator, Optional, Sequence, Tuple, Union
 
 from mmengine.registry import DATASETS
+from mmpretrain.datasets import ImageNet, ImageNet21k
 
-
-class PreflightError(RuntimeError):
-    """Something that a run needs is not there."""
+from mmmaskdistill.errors import ConfigError
 
 
 def check_data(cfg: dict, loaders: Sequence[str]) -> None:
@@ -19,14 +18,14 @@ def check_data(cfg: dict, loaders: Sequence[str]) -> None:
             ``train_dataloader``; those that it does not have are passed over.
 
     Raises:
-        PreflightError: Names the first path that is missing and its option.
+        ConfigError: Names the first path that is missing and its option.
     """
     scope = cfg.get('default_scope')
     for loader in loaders:
         dataset = (cfg.get(loader) or {}).get('dataset')
         for option, path in _data_paths(dataset, f'{loader}.dataset', scope):
             if _is_local(path) and not osp.exists(path):
-                raise PreflightError(
+                raise ConfigError(
                     f'data not found: {path!r} ({option}, from '
                     f'{osp.abspath(osp.curdir)!r}). Put or link the data '
                     f'there, or give its place with --cfg-options '
@@ -37,14 +36,14 @@ def check_weights(cfg: dict) -> None:
     """Check that the weights a model starts from exist.
 
     Raises:
-        PreflightError: Names the first file that is missing and its option.
+        ConfigError: Names the first file that is missing and its option.
     """
     named = list(_checkpoints(cfg.get('model'), 'model'))
     if cfg.get('load_from'):
         named.append(('load_from', cfg['load_from']))
     for option, path in named:
         if _is_local(path) and not osp.isfile(path):
-            raise PreflightError(
+            raise ConfigError(
                 f'checkpoint not found: {path!r} ({option}, from '
                 f'{osp.abspath(osp.curdir)!r}). Give a file with '
                 f'--cfg-options {option}=PATH')
@@ -59,7 +58,10 @@ def _data_paths(dataset: Any, option: str,
     if isinstance(dataset, (list, tuple)):
         for k, part in enumerate(dataset):
             yield from _data_paths(part, f'{option}.{k}', scope)
-    if not isinstance(dataset, dict) or _downloads(dataset, scope):
+    if not isinstance(dataset, dict):
+        return
+    kind = _dataset_class(dataset.get('type'), scope)
+    if _downloads(kind, dataset):
         return
     root = dataset.get('data_root') or ''
     if root:
@@ -67,6 +69,8 @@ def _data_paths(dataset: Any, option: str,
     if isinstance(dataset.get('ann_file'), str) and dataset['ann_file']:
         yield f'{option}.ann_file', osp.join(root, dataset['ann_file'])
     prefixes = dataset.get('data_prefix') or {}
+    if not prefixes and issubclass(kind, (ImageNet, ImageNet21k)):
+        prefixes = dataset.get('split') or {}
     if isinstance(prefixes, str):
         yield f'{option}.data_prefix', osp.join(root, prefixes)
     else:
@@ -78,14 +82,16 @@ def _data_paths(dataset: Any, option: str,
             dataset.get(nested), f'{option}.{nested}', scope)
 
 
-def _downloads(dataset: dict, scope: Optional[str]) -> bool:
-    """Whether a dataset fetches what is missing, as CIFAR10 does."""
-    kind = dataset.get('type')
+def _dataset_class(kind: Union[str, type, None], scope: Optional[str]) -> type:
+    """The class that a config's ``type`` is, ``object`` if it is none."""
     if isinstance(kind, str):
         kind = DATASETS.get(f'{scope}.{kind}' if scope and '.' not in kind
                             else kind)
-    if kind is None:
-        return False
+    return kind if isinstance(kind, type) else object
+
+
+def _downloads(kind: type, dataset: dict) -> bool:
+    """Whether a dataset fetches what is missing, as CIFAR10 does."""
     parameter = inspect.signature(kind).parameters.get('download')
     return parameter is not None and dataset.get('download',
                                                  parameter.default)

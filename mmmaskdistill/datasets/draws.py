@@ -14,6 +14,7 @@ import torch
 from mmengine.dist import get_dist_info
 from torch.utils.data import BatchSampler, Dataset, Sampler
 
+from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import DATA_SAMPLERS, DATASETS
 
 
@@ -160,7 +161,7 @@ class DrawBatchSampler(Sampler):
             if not self.endless:
                 return
             if position == self.rank:
-                raise ValueError(
+                raise ConfigError(
                     f'{len(self.sampler)} samples do not fill a batch of '
                     f'{self.batch_size}: reduce batch_size or set '
                     'drop_last=False')

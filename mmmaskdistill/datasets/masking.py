@@ -5,6 +5,7 @@ from typing import Optional, Tuple, Union
 import numpy as np
 from mmcv.transforms import BaseTransform
 
+from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import TRANSFORMS
 
 
@@ -37,7 +38,7 @@ class BlockMaskGenerator(BaseTransform):
             ``1 / min_aspect``.
 
     Raises:
-        ValueError: If there are fewer patches than to hide, or none to hide.
+        ConfigError: If there are fewer patches than to hide, or none to hide.
     """
 
     def __init__(self,
@@ -51,7 +52,7 @@ class BlockMaskGenerator(BaseTransform):
             input_size = (input_size, input_size)
         self.input_size = tuple(input_size)
         if not 0 < num_masking_patches <= math.prod(input_size):
-            raise ValueError(
+            raise ConfigError(
                 f'num_masking_patches={num_masking_patches}: expected 1 to '
                 f'{math.prod(input_size)}, the patches of the grid '
                 f'{self.input_size}')

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from mmseg.datasets import BaseSegDataset
 
+from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import DATASETS
 
 
@@ -16,8 +17,8 @@ def read_classes(data_root: str) -> dict:
     for folder in (Path(data_root), Path(data_root).parent):
         if (folder / 'classes.json').is_file():
             return json.loads((folder / 'classes.json').read_text())
-    raise FileNotFoundError(f"no classes.json in '{data_root}' or its parent: make the data set with "
-                            'python tools/dataset_converters/texture_mosaics.py')
+    raise ConfigError(f"no classes.json in '{data_root}' or its parent: make the data set with "
+                      'python tools/dataset_converters/texture_mosaics.py')
 
 
 @DATASETS.register_module()

@@ -7,6 +7,7 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm, _InstanceNorm
 from prettytable import PrettyTable
 from torch import nn
 
+from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 KEYS = {
@@ -36,8 +37,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
       longest first: ``lr_mult`` and ``decay_mult``; goes before the above.
 
     Raises:
-        ValueError: If ``paramwise_cfg`` has another key.
-        TypeError: If the backbone has no ``get_layer_depth``.
+        ConfigError: If ``paramwise_cfg`` has another key, or the backbone has
+            no ``get_layer_depth``.
 
     Example:
         >>> optim_wrapper = dict(
@@ -50,20 +51,21 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         super()._validate_cfg()
         unknown = set(self.paramwise_cfg) - KEYS
         if unknown:
-            raise ValueError(f'paramwise_cfg has {sorted(unknown)}: expected '
-                             f'only {sorted(KEYS)}')
+            raise ConfigError(f'paramwise_cfg has {sorted(unknown)}: expected '
+                              f'only {sorted(KEYS)}')
         for key, options in self.paramwise_cfg.get('custom_keys', {}).items():
             unknown = set(options) - {'lr_mult', 'decay_mult'}
             if unknown:
-                raise ValueError(f'custom_keys[{key!r}] has {sorted(unknown)}:'
-                                 ' expected only lr_mult and decay_mult')
+                raise ConfigError(
+                    f'custom_keys[{key!r}] has {sorted(unknown)}: expected '
+                    'only lr_mult and decay_mult')
 
     def add_params(self, params: List[dict], module: nn.Module, **kwargs):
         """Put the model's parameters into ``params``, a group for each pair
         of learning rate and weight decay."""
         backbone = getattr(module, 'backbone', None)
         if not hasattr(backbone, 'get_layer_depth'):
-            raise TypeError(
+            raise ConfigError(
                 f'layer decay asks the backbone for the depth of each '
                 f'parameter, but {type(backbone).__name__} of '
                 f'{type(module).__name__} has no get_layer_depth: use '

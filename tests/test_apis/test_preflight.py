@@ -1,11 +1,11 @@
 import pytest
 
-from mmmaskdistill.apis.preflight import (PreflightError, check_data,
-                                          check_weights)
+from mmmaskdistill.apis.preflight import check_data, check_weights
+from mmmaskdistill.errors import ConfigError
 
 
 def missing(check, *args):
-    with pytest.raises(PreflightError) as error:
+    with pytest.raises(ConfigError) as error:
         check(*args)
     assert '\n' not in str(error.value)
     return str(error.value)
@@ -34,6 +34,21 @@ def test_data_paths_are_joined_as_mmengine_joins_them(tmp_path):
         text = missing(check_data, dict(a=dict(dataset={**good, **change})),
                        ['a'])
         assert f"'{path}' (a.dataset.{option}, " in text
+
+
+def test_imagenet_lies_in_the_folder_of_its_split(tmp_path):
+    (tmp_path / 'train').mkdir()
+    imagenet = dict(type='ImageNet', data_root=str(tmp_path), split='train')
+    cfg = dict(default_scope='mmpretrain', a=dict(dataset=imagenet))
+    check_data(cfg, ['a'])
+    imagenet['split'] = 'val'
+    assert missing(check_data, cfg, ['a']).startswith(
+        f"data not found: '{tmp_path}/val' (a.dataset.data_prefix, ")
+    check_data({'a': {'dataset': {**imagenet, 'data_prefix': 'train'}},
+                'default_scope': 'mmpretrain'}, ['a'])
+    # Elsewhere a split is not a folder.
+    check_data({'a': {'dataset': {**imagenet, 'type': 'mmpretrain.CUB'}}},
+               ['a'])
 
 
 def test_wrapped_data_sets():

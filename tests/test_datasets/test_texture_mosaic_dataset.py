@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 import mmmaskdistill  # noqa: F401
+from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import DATASETS
 
 CLASSES = dict(classes=['grass', 'gravel', 'moon'], palette=[[1, 2, 3], [4, 5, 6], [7, 8, 9]])
@@ -44,5 +45,5 @@ def test_classes_and_labels(root):
 
 def test_missing_classes(root):
     (root.parent / 'classes.json').unlink()
-    with pytest.raises(FileNotFoundError, match='texture_mosaics.py'):
+    with pytest.raises(ConfigError, match='texture_mosaics.py'):
         build(root)

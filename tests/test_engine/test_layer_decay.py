@@ -3,6 +3,7 @@ import torch
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
+from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.models import MaskDistillViT
 
 
@@ -137,5 +138,5 @@ def test_wrong_settings_are_refused():
         build(Segmentor(), custom_keys={'norm': dict(lr=1)})
     model = torch.nn.Module()
     model.backbone = nn.Conv2d(3, 3, 1)
-    with pytest.raises(TypeError, match='Conv2d of Module'):
+    with pytest.raises(ConfigError, match='Conv2d of Module'):
         build(model, layer_decay_rate=0.75)

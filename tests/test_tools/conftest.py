@@ -269,6 +269,7 @@ def tool(place, monkeypatch):
 
     def tool(name, *args):
         path = osp.join(ROOT, 'tools', name)
+        monkeypatch.syspath_prepend(osp.dirname(path))
         monkeypatch.setattr(sys, 'argv', [name, *map(str, args)])
         runpy.run_path(path, run_name='__main__')
 

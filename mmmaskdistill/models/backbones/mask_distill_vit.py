@@ -8,6 +8,7 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import MODELS
 from ..layers import (Block, PatchEmbed, RelativePositionBias,
                       resize_position_embedding)
@@ -85,7 +86,7 @@ class MaskDistillViT(BaseModule):
             it takes; without it the weights are drawn as BEiT draws them.
 
     Raises:
-        ValueError: If an argument is none of the above.
+        ConfigError: If an argument is none of the above.
     """
 
     def __init__(self,
@@ -118,13 +119,13 @@ class MaskDistillViT(BaseModule):
         num_heads = arch['num_heads']
 
         if out_type not in OUT_TYPES:
-            raise ValueError(f'out_type={out_type!r}: expected one of '
-                             f'{", ".join(OUT_TYPES)}')
+            raise ConfigError(f'out_type={out_type!r}: expected one of '
+                              f'{", ".join(OUT_TYPES)}')
         self.out_type = out_type
         self.out_indices = _parse_indices(out_indices, self.num_layers)
         if not -1 <= frozen_stages <= self.num_layers:
-            raise ValueError(f'frozen_stages={frozen_stages}: expected -1 to '
-                             f'{self.num_layers}, the number of blocks')
+            raise ConfigError(f'frozen_stages={frozen_stages}: expected -1 to '
+                              f'{self.num_layers}, the number of blocks')
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
 
@@ -211,7 +212,7 @@ class MaskDistillViT(BaseModule):
         x, grid = self.patch_embed(x)
         if mask is not None:
             if mask.shape != x.shape[:2]:
-                raise ValueError(
+                raise ConfigError(
                     f'mask of shape {tuple(mask.shape)}: expected '
                     f'{tuple(x.shape[:2])}, one value for each of the '
                     f'{grid[0]} x {grid[1]} patches of {len(x)} images')
@@ -301,7 +302,7 @@ class MaskDistillViT(BaseModule):
     def _freeze(self):
         if self.frozen_stages < 0:
             return
-        # A shared bias reaches every block: it rests only with all, as norms do.
+        # A shared bias reaches every block: it rests only with all of them.
         frozen = (
             self.children() if self.frozen_stages == self.num_layers else
             [self.patch_embed, *self.blocks[:self.frozen_stages]])
@@ -316,12 +317,12 @@ class MaskDistillViT(BaseModule):
 def _parse_arch(arch: Union[str, dict]) -> dict:
     if isinstance(arch, str):
         if arch not in ARCHS:
-            raise ValueError(f'arch={arch!r}: expected one of '
-                             f'{", ".join(ARCHS)}, or a dict')
+            raise ConfigError(f'arch={arch!r}: expected one of '
+                              f'{", ".join(ARCHS)}, or a dict')
         return ARCHS[arch]
     if set(arch) != set(ARCHS['base']):
-        raise ValueError(f'arch has the keys {sorted(arch)}: expected '
-                         f'{sorted(ARCHS["base"])}')
+        raise ConfigError(f'arch has the keys {sorted(arch)}: expected '
+                          f'{sorted(ARCHS["base"])}')
     return arch
 
 
@@ -329,9 +330,9 @@ def _parse_indices(indices: Union[int, Sequence[int]], depth: int) -> list:
     indices = [indices] if isinstance(indices, int) else list(indices)
     for index in indices:
         if not -depth <= index < depth:
-            raise ValueError(f'out_indices={indices}: {index} is none of the '
-                             f'{depth} blocks, expected {-depth} to '
-                             f'{depth - 1}')
+            raise ConfigError(f'out_indices={indices}: {index} is none of the '
+                              f'{depth} blocks, expected {-depth} to '
+                              f'{depth - 1}')
     return sorted(index % depth for index in indices)
 
 

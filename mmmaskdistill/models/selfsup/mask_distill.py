@@ -6,6 +6,7 @@ from mmpretrain.models.selfsup import BaseSelfSupervisor
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
+from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import MODELS
 
 
@@ -35,7 +36,7 @@ class MaskDistill(BaseSelfSupervisor):
         init_cfg (dict, optional): Initialization of the whole model.
 
     Raises:
-        ValueError: If the teacher's patch grid is not the student's, or the
+        ConfigError: If the teacher's patch grid is not the student's, or the
             head does not give the teacher's number of channels.
     """
 
@@ -112,7 +113,7 @@ class MaskDistill(BaseSelfSupervisor):
         """Fail on what cannot fit before any image is read."""
         self.teacher.match_grid(self.backbone.patch_resolution)
         if self.head.out_features != self.teacher.channels:
-            raise ValueError(
+            raise ConfigError(
                 f'the head gives {self.head.out_features} channels, the '
                 f'features of {self.teacher.name} have '
                 f'{self.teacher.channels}: set '

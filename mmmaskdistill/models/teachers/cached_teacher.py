@@ -4,6 +4,7 @@ import torch
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
+from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import MODELS
 
 
@@ -20,7 +21,7 @@ class CachedTeacher(nn.Module):
         teacher (dict): The teacher to ask.
 
     Raises:
-        ValueError: If the samples have no ``sample_idx``, or a sample looks
+        ConfigError: If the samples have no ``sample_idx``, or a sample looks
             different to the teacher when it comes again.
     """
 
@@ -50,8 +51,9 @@ class CachedTeacher(nn.Module):
             return self.teacher(images)
         keys = [sample.get('sample_idx') for sample in data_samples]
         if None in keys:
-            raise ValueError("CachedTeacher needs each data sample's "
-                             "sample_idx: have PackInputs keep it in meta_keys")
+            raise ConfigError(
+                "CachedTeacher needs each data sample's sample_idx: have "
+                'PackInputs keep it in meta_keys')
         known = [i for i, key in enumerate(keys) if key in self._features]
         if known and not self._checked:
             self._check(images[known], [keys[i] for i in known])
@@ -70,7 +72,7 @@ class CachedTeacher(nn.Module):
         worst = errors.argmax()
         # Half precision keeps 11 bits.
         if errors[worst] > 1e-2 * cached.abs().max():
-            raise ValueError(
+            raise ConfigError(
                 f'sample {keys[worst]} no longer has the features that were '
                 f'cached (largest difference {errors[worst]:.3g}): take random '
                 'crops, flips and colours out of the pipeline, or do without '

@@ -10,6 +10,7 @@ from mmengine.logging import print_log
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
+from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import MODELS
 from ..weights import (CheckpointError, first_few, first_line,
                        read_state_dict)
@@ -47,7 +48,7 @@ class TimmTeacher(nn.Module):
     Raises:
         CheckpointError: If there are no weights to be had, or they do not fit
             the model.
-        ValueError: If an argument is none of the above.
+        ConfigError: If an argument is none of the above.
     """
 
     def __init__(self,
@@ -60,10 +61,10 @@ class TimmTeacher(nn.Module):
                  resize: Optional[str] = None):
         super().__init__()
         if features not in FEATURES:
-            raise ValueError(f'features={features!r}: expected one of '
-                             f'{", ".join(FEATURES)}')
+            raise ConfigError(f'features={features!r}: expected one of '
+                              f'{", ".join(FEATURES)}')
         if resize not in (None, 'bilinear'):
-            raise ValueError(
+            raise ConfigError(
                 f"resize={resize!r}: expected None or 'bilinear'")
         self.name = model_name
         self.features = features
@@ -76,13 +77,13 @@ class TimmTeacher(nn.Module):
 
         stages = list(self.model.feature_info)
         if not -len(stages) <= layer < len(stages):
-            raise ValueError(f'layer={layer}: {model_name} has '
-                             f'{len(stages)} of them')
+            raise ConfigError(f'layer={layer}: {model_name} has '
+                              f'{len(stages)} of them')
         self.layer = layer % len(stages)
         if features == 'proj' and not isinstance(
                 getattr(self.model, 'head', None), nn.Linear):
-            raise ValueError(f"features='proj': {model_name} has no linear "
-                             'projection, choose a CLIP model')
+            raise ConfigError(f"features='proj': {model_name} has no linear "
+                              'projection, choose a CLIP model')
         self.channels = (
             self.model.head.out_features
             if features == 'proj' else stages[self.layer]['num_chs'])
@@ -96,13 +97,13 @@ class TimmTeacher(nn.Module):
             grid (tuple[int, int]): Patch grid (h, w) of the student.
 
         Raises:
-            ValueError: If the grids differ and ``resize`` is None.
+            ConfigError: If the grids differ and ``resize`` is None.
         """
         if self.resize is not None:
             self.grid = grid
         elif self.grid != grid:
             side = ' x '.join(str(patches * self.stride) for patches in grid)
-            raise ValueError(
+            raise ConfigError(
                 f'the teacher {self.name} gives a grid of {self.grid[0]} x '
                 f'{self.grid[1]}, the student one of {grid[0]} x {grid[1]}. '
                 f'Feed the teacher {side} pixels (its img_size, and the second '
@@ -128,7 +129,7 @@ class TimmTeacher(nn.Module):
         if self.resize is not None:
             maps = F.interpolate(maps, size=self.grid, mode='bilinear')
         elif tuple(maps.shape[2:]) != self.grid:
-            raise ValueError(
+            raise ConfigError(
                 f'the teacher {self.name} was given images of '
                 f'{images.shape[2]} x {images.shape[3]} pixels, which make a '
                 f'grid of {maps.shape[2]} x {maps.shape[3]}: expected images '
@@ -142,12 +143,12 @@ def _create_model(name: str, checkpoint: Optional[str],
                   with_head: bool) -> nn.Module:
     if not timm.is_model(name):
         similar = timm.list_models(f'*{name.split(".")[0][:12]}*')[:5]
-        raise ValueError(f'model_name={name!r} is not a model of timm '
-                         f'{timm.__version__}. Similar: '
-                         f'{", ".join(similar) or "none"}')
+        raise ConfigError(f'model_name={name!r} is not a model of timm '
+                          f'{timm.__version__}. Similar: '
+                          f'{", ".join(similar) or "none"}')
     if pretrained not in (True, False, 'random'):
-        raise ValueError(f"pretrained={pretrained!r}: expected True, False or "
-                         "'random'")
+        raise ConfigError(
+            f"pretrained={pretrained!r}: expected True, False or 'random'")
     options = {} if with_head else dict(num_classes=0)
     config = timm.get_pretrained_cfg(name)
     if config is not None and config.fixed_input_size:
