@@ -1,0 +1,12 @@
+# Patches of 14 pixels: masks of 102 of 16 x 16 patches, 40 % as well.
+_base_ = 'in1k_masked_224.py'
+
+train_pipeline = [
+    *_base_.train_pipeline[:4],
+    dict(
+        _base_.train_pipeline[4],
+        input_size=(16, 16),
+        num_masking_patches=102),
+    *_base_.train_pipeline[5:]
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

@@ -1,0 +1,12 @@
+# The teacher's picture has 196 pixels: 14 x 14 patches of 14 pixels.
+_base_ = 'in1k_masked_224.py'
+
+train_pipeline = [
+    *_base_.train_pipeline[:3],
+    dict(
+        _base_.train_pipeline[3],
+        type='mmmaskdistill.RandomResizedCropTwoSizes',
+        second_scale=196),
+    *_base_.train_pipeline[4:]
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

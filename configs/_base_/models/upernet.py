@@ -1,0 +1,20 @@
+# UperNet over a ViT-B/16 tapped after blocks 4, 6, 8 and 12, windows of 512.
+_base_ = 'mmseg::_base_/models/upernet_beit.py'
+custom_imports = dict(imports=['mmmaskdistill'])
+
+model = dict(
+    data_preprocessor=dict(size=(512, 512)),
+    backbone=dict(
+        _delete_=True,
+        type='mmmaskdistill.MaskDistillViT',
+        arch='base',
+        img_size=(512, 512),
+        patch_size=16,
+        out_type='featmap',
+        out_indices=(3, 5, 7, 11),
+        final_norm=False,
+        use_rel_pos_bias=True,
+        use_shared_rel_pos_bias=False,
+        layer_scale_init_value=0.1,
+        init_cfg=dict(type='Pretrained')),
+    test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)))

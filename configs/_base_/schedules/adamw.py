@@ -1,0 +1,15 @@
+# AdamW of all recipes but the linear probe's. One-dimensional parameters (all
+# biases are), class token and position embedding do not decay.
+optim_wrapper = dict(
+    type='AmpOptimWrapper',
+    dtype='bfloat16',
+    loss_scale=1.,
+    optimizer=dict(
+        type='AdamW', betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05),
+    constructor='mmmaskdistill.LayerDecayOptimWrapperConstructor',
+    paramwise_cfg=dict(
+        flat_decay_mult=0.,
+        custom_keys={
+            'cls_token': dict(decay_mult=0.),
+            'pos_embed': dict(decay_mult=0.)
+        }))
