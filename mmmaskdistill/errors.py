@@ -1,8 +1,12 @@
-"""What whoever wrote a config can put right."""
+"""What whoever starts a run can put right.
+
+The tools show such an error's message, one line, without a traceback.
+"""
 
 
 class ConfigError(ValueError):
-    """A setting that is wrong, or does not fit the others or the data.
+    """A setting that is wrong, or does not fit the others or the data."""
 
-    The tools show its message, one line, without a traceback.
-    """
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that is missing, unreadable or of another model."""

@@ -68,8 +68,7 @@ def main():
     from mmengine.dist import is_main_process
     from mmengine.evaluator import DumpResults
     from mmmaskdistill.apis import configs, preflight
-    from mmmaskdistill.engine.checkpoints import CheckpointError
-    from mmmaskdistill.errors import ConfigError
+    from mmmaskdistill.errors import CheckpointError, ConfigError
     try:
         cfg = configs.load_config(args.config, args.cfg_options, args.work_dir,
                                   args.launcher)

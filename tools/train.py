@@ -36,8 +36,7 @@ def main():
     # Imported late: the above answers at once.
     import mmmaskdistill  # noqa: F401
     from mmmaskdistill.apis import configs, preflight
-    from mmmaskdistill.engine.checkpoints import CheckpointError
-    from mmmaskdistill.errors import ConfigError
+    from mmmaskdistill.errors import CheckpointError, ConfigError
     try:
         cfg = configs.load_config(args.config, args.cfg_options, args.work_dir,
                                   args.launcher)

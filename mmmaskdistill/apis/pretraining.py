@@ -6,13 +6,16 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, default_collate
 from mmengine.registry import init_default_scope
-from mmengine.runner import load_checkpoint
 
 import mmmaskdistill  # noqa: F401  registers what the config names
 from mmmaskdistill.datasets.draws import seed_generators
+from mmmaskdistill.engine.checkpoints import check_coverage
+from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.models import MaskDistill
+from mmmaskdistill.models.weights import read_state_dict
 from mmmaskdistill.registry import MODELS
 from mmmaskdistill.visualization import draw_pretraining
+from .configs import load_config
 
 
 def init_pretraining(config: Union[str, Config],
@@ -27,12 +30,22 @@ def init_pretraining(config: Union[str, Config],
 
     Returns:
         MaskDistill: The model in eval mode; its ``cfg`` is the config.
+
+    Raises:
+        ConfigError: If the config is not one of pre-training.
+        CheckpointError: If the checkpoint is not one of that config.
     """
     if not isinstance(config, Config):
-        config = Config.fromfile(config)
+        config = load_config(config)
     init_default_scope(config.get('default_scope', 'mmpretrain'))
     model = MODELS.build(config.model)
-    load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
+    if not isinstance(model, MaskDistill):
+        raise ConfigError(
+            f'the config\'s model is a {type(model).__name__}: expected the '
+            'MaskDistill of a pre-training config')
+    weights = read_state_dict(checkpoint)
+    check_coverage(model, weights, checkpoint)
+    model.load_state_dict(weights, strict=False)
     model.cfg = config
     return model.to(device).eval()
 

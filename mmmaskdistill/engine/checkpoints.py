@@ -9,9 +9,10 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
+from mmmaskdistill.errors import CheckpointError
 from mmmaskdistill.models import MaskDistillViT
-from mmmaskdistill.models.weights import (OPTIONAL, CheckpointError, first_few,
-                                          fit_to_vit, named_tensors)
+from mmmaskdistill.models.weights import (OPTIONAL, first_few, fit_to_vit,
+                                          named_tensors)
 
 
 class ResumePoint(NamedTuple):

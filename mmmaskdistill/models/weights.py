@@ -11,9 +11,10 @@ import torch
 from mmengine.dist import barrier, get_rank
 from mmengine.logging import print_log
 from mmengine.runner.checkpoint import CheckpointLoader
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from mmmaskdistill.errors import CheckpointError
 from .checkpoint_formats import (FORMATS, StateDict, describe_others,
                                  find_format, find_prefixes, tensors_under,
                                  to_our_names)
@@ -38,20 +39,14 @@ CHOICES = (
 )
 
 
-class CheckpointError(RuntimeError):
-    """A checkpoint that is missing, unreadable or of another model."""
-
-
 @CheckpointLoader.register_scheme(prefixes=r'.*\.safetensors$', force=True)
 def _load_safetensors(filename: str, map_location='cpu') -> StateDict:
     """Let ``load_from`` and mmengine's other loading read such a file."""
     return load_file(filename)
 
 
-def read_state_dict(checkpoint: str,
-                    map_location: str = 'cpu',
-                    trust_checkpoint: bool = False) -> StateDict:
-    """Read a file of weights and nothing else.
+def read_checkpoint(checkpoint: str, trust_checkpoint: bool = False) -> Any:
+    """Read a file of weights, and what lies beside them.
 
     No file can run code: pickles are read with ``weights_only=True`` and an
     allow-list, of TorchScript archives the tensors alone are read.
@@ -60,18 +55,16 @@ def read_state_dict(checkpoint: str,
         checkpoint (str): ``.pth``, ``.pt``, ``.ckpt``, ``.safetensors`` or a
             TorchScript archive such as OpenAI publishes CLIP in; a path, or an
             address that mmengine can read.
-        map_location (str): Device of the tensors. Defaults to ``'cpu'``.
         trust_checkpoint (bool): Read a pickle that holds more than tensors
             and the containers known to be harmless. Whoever made the file can
             then run any code here. Defaults to False.
 
     Returns:
-        dict[str, Tensor]: The tensors, out of a ``state_dict``, ``model`` or
-        ``module`` wrapper and without a ``module.`` prefix.
+        Any: What the file holds, tensors on the CPU.
 
     Raises:
-        CheckpointError: If there is no such file, it cannot be read, is not
-            trusted, or holds no weights.
+        CheckpointError: If there is no such file, it cannot be read, or is
+            not trusted.
     """
     if '://' not in checkpoint and not Path(checkpoint).is_file():
         raise CheckpointError(f'checkpoint {checkpoint!r} does not exist')
@@ -81,7 +74,7 @@ def read_state_dict(checkpoint: str,
             logger='current',
             level=logging.WARNING)
     try:
-        content = _read(checkpoint, trust_checkpoint)
+        return _read(checkpoint, trust_checkpoint)
     except Exception as error:
         refused = re.search(r'GLOBAL (\S+)', str(error))
         if refused:
@@ -95,6 +88,26 @@ def read_state_dict(checkpoint: str,
             f'checkpoint {checkpoint!r} cannot be read '
             f'({first_line(error)}): it is damaged, no file of weights or not '
             'within reach; get it again') from error
+
+
+def read_state_dict(checkpoint: str,
+                    map_location: str = 'cpu',
+                    trust_checkpoint: bool = False) -> StateDict:
+    """Read the tensors of a file and nothing else.
+
+    Args:
+        checkpoint (str): See :func:`read_checkpoint`.
+        map_location (str): Device of the tensors. Defaults to ``'cpu'``.
+        trust_checkpoint (bool): See :func:`read_checkpoint`.
+
+    Returns:
+        dict[str, Tensor]: The tensors, out of a ``state_dict``, ``model`` or
+        ``module`` wrapper and without a ``module.`` prefix.
+
+    Raises:
+        CheckpointError: If the file cannot be read or holds no weights.
+    """
+    content = read_checkpoint(checkpoint, trust_checkpoint)
     tensors = named_tensors(content)
     if not tensors:
         raise CheckpointError(
@@ -202,7 +215,7 @@ def fit_to_vit(
         CheckpointError: See :func:`load_backbone`.
     """
     if prefix is None:
-        prefix = _find_prefix(state, checkpoint)
+        prefix = find_prefix(state, checkpoint)
     elif prefix and not prefix.endswith('.'):
         prefix += '.'  # as mmengine completes it
     state = tensors_under(prefix, state)
@@ -272,7 +285,7 @@ def adapt_to_vit(state: StateDict,
     for key in [k for k in state if k.endswith(TABLE)]:
         rows = len(state[key])
         if rows != table_length(window):
-            source = _square_window(rows - 3, key)
+            source = square_window(rows - 3, key)
             state[key] = resize_relative_position_table(
                 state[key], source, window)
             resized[source] = resized.get(source, 0) + 1
@@ -283,15 +296,10 @@ def adapt_to_vit(state: StateDict,
     embedding = state.get('pos_embed')
     if embedding is not None and vit.pos_embed is not None and \
             embedding.shape[1] != vit.pos_embed.shape[1]:
-        side = math.isqrt(embedding.shape[1] - 1)
-        if side**2 != embedding.shape[1] - 1:
-            raise CheckpointError(
-                f'pos_embed has {embedding.shape[1]} rows, which is not one '
-                'for the class token and a square: cannot tell what to '
-                'resize it from')
-        state['pos_embed'] = resize_position_embedding(embedding, (side, side),
+        source = square_grid(embedding.shape[1] - 1, 'pos_embed')
+        state['pos_embed'] = resize_position_embedding(embedding, source,
                                                        window)
-        notes.append(f'resized pos_embed from {(side, side)} to {window}')
+        notes.append(f'resized pos_embed from {source} to {window}')
     return state, notes
 
 
@@ -315,16 +323,25 @@ def _place_tables(state: StateDict, vit: nn.Module,
     return state
 
 
-def _square_window(offsets: int, key: str) -> Tuple[int, int]:
-    side = (math.isqrt(max(offsets, 0)) + 1) // 2
-    if (2 * side - 1)**2 != offsets:
+def square_grid(patches: int, what: str) -> Tuple[int, int]:
+    """The square grid of so many patches, or a CheckpointError."""
+    side = math.isqrt(max(patches, 0))
+    if side**2 != patches:
         raise CheckpointError(
-            f'{key} has {offsets} offsets, which no square window has: cannot '
-            "tell what to resize it from; set img_size to the checkpoint's")
+            f'{what} is for {patches} patches or offsets, which no square '
+            'has: cannot tell what to resize it from; set img_size to the '
+            "checkpoint's")
     return side, side
 
 
-def _find_prefix(state: StateDict, checkpoint: str) -> str:
+def square_window(offsets: int, what: str) -> Tuple[int, int]:
+    """The square window with so many offsets, or a CheckpointError."""
+    side, _ = square_grid(offsets, what)
+    return (side + 1) // 2, (side + 1) // 2
+
+
+def find_prefix(state: StateDict, checkpoint: str) -> str:
+    """The prefix of a checkpoint's only ViT, or a CheckpointError."""
     prefixes = find_prefixes(state)
     if not prefixes:
         raise CheckpointError(
@@ -353,3 +370,29 @@ def first_line(error: Exception) -> str:
     """What an error says, for a message of one line."""
     message = str(error).split('WeightsUnpickler error:')[-1].strip()
     return message.split('\n')[0] or type(error).__name__
+
+
+def write_weights(state: StateDict,
+                  path: str,
+                  meta: Optional[dict] = None) -> None:
+    """Write weights, whole or not at all.
+
+    Args:
+        state (dict[str, Tensor]): The weights.
+        path (str): File to write; one that ends with ``.safetensors`` gets
+            that format, any other is a checkpoint with a ``state_dict``.
+        meta (dict, optional): ``meta`` of such a checkpoint.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Tensors of their own: safetensors takes no views of one another.
+    state = {
+        key: tensor.detach().clone(memory_format=torch.contiguous_format)
+        for key, tensor in state.items()
+    }
+    draft = path.with_name(f'.tmp-{path.name}')
+    if path.suffix == '.safetensors':
+        save_file(state, draft, metadata=dict(format='pt'))
+    else:
+        torch.save(dict(state_dict=state, meta=meta or {}), draft)
+    draft.replace(path)

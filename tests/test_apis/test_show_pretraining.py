@@ -5,6 +5,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from mmmaskdistill.apis.pretraining import init_pretraining, show_pretraining
+from mmmaskdistill.errors import CheckpointError, ConfigError
 from mmmaskdistill.registry import MODELS
 
 CONFIG = Config(
@@ -65,6 +66,17 @@ def test_weights_are_the_checkpoints(checkpoint):
     for key, tensor in model.state_dict().items():
         assert torch.equal(tensor, state[key])
     assert not model.training
+
+
+def test_what_is_not_a_pretraining_is_refused(checkpoint, tmp_path):
+    state = torch.load(checkpoint)['state_dict']
+    del state['head.weight']
+    torch.save(dict(state_dict=state), tmp_path / 'b.pth')
+    with pytest.raises(CheckpointError, match='head.weight'):
+        init_pretraining(CONFIG, str(tmp_path / 'b.pth'))
+    other = Config(dict(model=CONFIG.model.backbone))
+    with pytest.raises(ConfigError, match='is a MaskDistillViT'):
+        init_pretraining(other, checkpoint)
 
 
 def test_picture_shows_what_the_model_was_given(checkpoint, tmp_path,

@@ -12,9 +12,10 @@ from torch import nn
 
 import mmmaskdistill  # noqa: F401
 from mmmaskdistill.engine import ResumableRunner
-from mmmaskdistill.engine.checkpoints import (CheckpointError, check_coverage,
+from mmmaskdistill.engine.checkpoints import (check_coverage,
                                               latest_checkpoint,
                                               read_resume_point)
+from mmmaskdistill.errors import CheckpointError
 from mmmaskdistill.models import MaskDistillViT
 
 VIT = dict(embed_dims=48, num_layers=2, num_heads=3, feedforward_channels=96)

@@ -100,9 +100,43 @@ def test_what_cannot_work_ends_with_one_line(tool, segmentor, place):
     assert '\n' not in str(e.value) and "tensors match" in str(e.value)
     with pytest.raises(SystemExit, match='auto_scale_lr.base_batch_size=N'):
         tool('train.py', 'pretrain.py', '--auto-scale-lr')
+    for message, config, option in [
+        ('a grid of 2 x 2, the student one of 4 x 4', 'pretrain.py',
+         'model.teacher.img_size=32'),
+        ('head.out_channels=64', 'pretrain.py', 'model.head.out_channels=63'),
+        ("'test_vitt' is not a model of timm", 'pretrain.py',
+         'model.teacher.model_name=test_vitt'),
+        ('make the data set with', 'segment.py', 'train_dataloader.dataset.'
+         'type=mmmaskdistill.TextureMosaicDataset'),
+    ]:
+        with pytest.raises(SystemExit) as e:
+            tool('train.py', config, '--work-dir', 'd', '--cfg-options',
+                 option)
+        text = str(e.value)
+        assert message in text and text.startswith('error: ')
+        assert '\n' not in text
     (place / 'heir.py').write_text("_base_ = 'gone.py'")
     with pytest.raises(SystemExit, match='error: config .heir.py'):
         tool('train.py', 'heir.py')
+
+
+@pytest.mark.parametrize('env, speaks', [
+    ({}, True),
+    (dict(RANK='0', SLURM_PROCID='1'), True),  # torchrun, on a second node
+    (dict(RANK='1', SLURM_PROCID='0'), False),
+    (dict(SLURM_PROCID='0'), True),
+    (dict(SLURM_PROCID='3'), False),
+    (dict(OMPI_COMM_WORLD_RANK='2', SLURM_PROCID='0'), False),
+])
+def test_one_process_speaks_for_all(tool, monkeypatch, env, speaks):
+    for name in ('RANK', 'OMPI_COMM_WORLD_RANK', 'SLURM_PROCID'):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as e:
+        tool('train.py', 'nowhere.py')
+    assert str(e.value).startswith('error: config not found') if speaks else (
+        e.value.code == 1)
 
 
 def test_scripts_say_how_they_are_used(run):

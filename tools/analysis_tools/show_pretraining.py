@@ -1,5 +1,7 @@
 """Draw image, mask, the teacher's and the student's features, and their error."""
 import argparse
+import os.path as osp
+import sys
 
 
 def main():
@@ -14,10 +16,18 @@ def main():
     parser.add_argument(
         '--device', default='cpu', help='such as cuda:0 (%(default)s)')
     args = parser.parse_args()
+    for path in (args.config, args.checkpoint, *args.images):
+        if not osp.isfile(path):
+            sys.exit(f'error: {path!r} not found')
 
+    # Imported late: the above answers at once.
     from mmmaskdistill.apis.pretraining import (init_pretraining,
                                                 show_pretraining)
-    model = init_pretraining(args.config, args.checkpoint, args.device)
+    from mmmaskdistill.errors import CheckpointError, ConfigError
+    try:
+        model = init_pretraining(args.config, args.checkpoint, args.device)
+    except (ConfigError, CheckpointError) as error:
+        sys.exit(f'error: {error}')
     show_pretraining(model, args.images, args.out, args.seed)
     print(f'{args.out} written')
 

@@ -10,10 +10,9 @@ from mmengine.logging import print_log
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from mmmaskdistill.errors import ConfigError
+from mmmaskdistill.errors import CheckpointError, ConfigError
 from mmmaskdistill.registry import MODELS
-from ..weights import (CheckpointError, first_few, first_line,
-                       read_state_dict)
+from ..weights import first_few, first_line, read_state_dict
 
 FEATURES = ('block', 'norm', 'proj')
 
