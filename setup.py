@@ -70,6 +70,7 @@ setup(
     extras_require={
         'lite': MMCV_LITE[toolkits],
         'demo': DEMO,
-        'tests': ['pytest', *DEMO],
+        # Their models are what ours are compared with.
+        'tests': ['pytest', 'transformers', 'open_clip_torch', *DEMO],
     },
     zip_safe=False)

@@ -122,7 +122,10 @@ def find_prefixes(state: StateDict) -> List[str]:
 
 def tensors_under(prefix: str, state: StateDict) -> StateDict:
     """The tensors of the ViT with a prefix, keys without it."""
-    own = {k[len(prefix):]: v for k, v in state.items() if k.startswith(prefix)}
+    own = {
+        key[len(prefix):]: tensor
+        for key, tensor in state.items() if key.startswith(prefix)
+    }
     # BeitForMaskedImageModeling has the final norm beside the backbone.
     if prefix.endswith('beit.'):
         beside = prefix[:-len('beit.')]
@@ -160,7 +163,8 @@ def to_our_names(state: StateDict, notes: List[str]) -> StateDict:
     full = [key for key in ours if key.endswith('attn.qkv.bias')]
     for key in full:
         attn = key[:-len('qkv.bias')]
-        ours[f'{attn}q_bias'], _, ours[f'{attn}v_bias'] = ours.pop(key).chunk(3)
+        q_bias, _, v_bias = ours.pop(key).chunk(3)
+        ours[f'{attn}q_bias'], ours[f'{attn}v_bias'] = q_bias, v_bias
     if full:
         notes.append(f'dropped the bias of the keys in {len(full)} blocks: '
                      'it cancels in the softmax')

@@ -167,7 +167,7 @@ def load_backbone(vit: nn.Module,
                   prefix: Optional[str] = None,
                   map_location: str = 'cpu',
                   trust_checkpoint: bool = False) -> List[str]:
-    """Start a :class:`MaskDistillViT` from a checkpoint, and say what was done.
+    """Start a :class:`MaskDistillViT` from a checkpoint; say what was done.
 
     The formats of :mod:`.checkpoint_formats` are told by their keys. A shared
     relative position table is expanded to one table a block, tables and the

@@ -1,4 +1,4 @@
-"""Weights written by other projects' own models give those models' features."""
+"""Weights that other projects' models wrote give those models' features."""
 import pytest
 import torch
 
@@ -12,10 +12,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from mmmaskdistill.engine import ResumableRunner
+from mmmaskdistill.errors import CheckpointError
 from mmmaskdistill.models import MaskDistillViT
 from mmmaskdistill.models.checkpoint_formats import (TRANSFORMERS,
                                                      find_prefixes, rename)
-from mmmaskdistill.models.weights import CheckpointError, load_backbone
+from mmmaskdistill.models.weights import load_backbone
 
 DEPTH, WIDTH, HEADS, HIDDEN, SIZE = 3, 48, 3, 96, 64
 ARCH = dict(
@@ -26,7 +27,8 @@ ARCH = dict(
 OWN = dict(use_rel_pos_bias=True, use_shared_rel_pos_bias=False)
 SHARED = dict(use_rel_pos_bias=False, use_shared_rel_pos_bias=True)
 NONE = dict(use_rel_pos_bias=False, use_shared_rel_pos_bias=False)
-IMAGES = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+IMAGES = torch.randn(
+    2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
 
 
 def randomized(model):
@@ -362,7 +364,7 @@ def test_prefixes():
      'set use_rel_pos_bias=True, use_shared_rel_pos_bias=False to have'),
     (SHARED, NONE, 'set use_shared_rel_pos_bias=True to have'),
     (NONE, SHARED, 'set use_shared_rel_pos_bias=False to have'),
-    (dict(depth=4), {}, r'without a place \(blocks.3.*set arch and patch_size'),
+    (dict(depth=4), {}, r'without a place \(blocks.3.*set arch and patch_s'),
 ])
 def test_other_parts_are_refused_with_a_remedy(tmp_path, saved, wanted,
                                                message):

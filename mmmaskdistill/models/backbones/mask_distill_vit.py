@@ -245,9 +245,8 @@ class MaskDistillViT(BaseModule):
         self._draw_weights()
         cfgs = self.init_cfg or []
         cfgs = [cfgs] if isinstance(cfgs, dict) else cfgs
-        loads = [
-            cfg for cfg in cfgs if cfg['type'] in ('Pretrained', PretrainedInit)
-        ]
+        kinds = ('Pretrained', PretrainedInit)
+        loads = [cfg for cfg in cfgs if cfg['type'] in kinds]
         initialize(self, [cfg for cfg in cfgs if cfg not in loads])
         for cfg in loads:
             load_backbone(

@@ -74,7 +74,7 @@ class CachedTeacher(nn.Module):
         if errors[worst] > 1e-2 * cached.abs().max():
             raise ConfigError(
                 f'sample {keys[worst]} no longer has the features that were '
-                f'cached (largest difference {errors[worst]:.3g}): take random '
-                'crops, flips and colours out of the pipeline, or do without '
-                'CachedTeacher')
+                f'cached (largest difference {errors[worst]:.3g}): take '
+                'random crops, flips and colours out of the pipeline, or do '
+                'without CachedTeacher')
         self._checked = True

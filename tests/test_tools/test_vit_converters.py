@@ -1,0 +1,209 @@
+"""Our ViT leaves as timm, transformers and files have it, and comes back."""
+import hashlib
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+from mmmaskdistill.models import MaskDistillViT
+from mmmaskdistill.models.weights import load_backbone
+
+TOOLS = Path(__file__).parents[2] / 'tools/model_converters'
+ARCH = dict(
+    embed_dims=48, num_layers=3, num_heads=3, feedforward_channels=96)
+OWN = dict(use_rel_pos_bias=True, use_shared_rel_pos_bias=False)
+KINDS = {
+    'student': {},
+    'taps': dict(final_norm=False, **OWN),
+    'classifier': dict(out_type='avg_featmap', final_norm=False, **OWN),
+    'position embedding': dict(use_abs_pos_emb=True, **OWN),
+    'no layer scale': dict(layer_scale_init_value=0),
+}
+IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+
+    def run_tool(name, *arguments):
+        arguments = [str(argument) for argument in arguments]
+        monkeypatch.setattr(sys, 'argv', [name, *arguments])
+        runpy.run_path(str(TOOLS / name), run_name='__main__')
+        return capsys.readouterr().out
+
+    return run_tool
+
+
+def build(kind, **options):
+    vit = MaskDistillViT(
+        ARCH, **{
+            'img_size': 64,
+            'out_type': 'raw',
+            **KINDS[kind],
+            **options
+        })
+    for parameter in vit.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return vit.eval()
+
+
+def save(vit, path, kind):
+    state = {f'backbone.{k}': v for k, v in vit.state_dict().items()}
+    if kind == 'classifier':
+        state['head.fc.weight'] = torch.randn(5, 48)
+        state['head.fc.bias'] = torch.randn(5)
+    else:  # what distills is no classifier
+        state['head.weight'] = torch.randn(24, 48)
+        state['head.bias'] = torch.randn(24)
+    torch.save(
+        dict(
+            state_dict=state,
+            optimizer=dict(state={0: torch.zeros(9)}),
+            message_hub=dict(),
+            meta=dict(cfg='secret', dataset_meta=dict(classes=['a', 'b']))),
+        path)
+    return state
+
+
+def assert_close(ours, theirs):
+    scale = theirs.abs().max().item()
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * scale)
+
+
+def assert_comes_back(vit, kind, path, lacks=()):
+    """Bit for bit, where the format has a place for it."""
+    other = build(kind)
+    load_backbone(other, str(path))
+    for key, tensor in vit.state_dict().items():
+        assert key in lacks or torch.equal(other.state_dict()[key], tensor)
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+@pytest.mark.parametrize('kind', KINDS)
+@torch.no_grad()
+def test_timm(tmp_path, run, kind, suffix):
+    vit = build(kind)
+    state = save(vit, tmp_path / 'run.pth', kind)
+    out = tmp_path / 'new' / f'vit{suffix}'
+    said = run('convert_vit.py', tmp_path / 'run.pth', out, '--to', 'timm')
+    model = eval(said[said.index('timm.create_model'):], dict(timm=timm))
+    model.eval()
+    expected = vit(IMAGES)[0]
+    if kind == 'classifier':
+        pooled = model.forward_head(
+            model.forward_features(IMAGES), pre_logits=True)
+        assert_close(pooled, expected)
+        assert_close(
+            model(IMAGES),
+            torch.nn.functional.linear(expected, state['head.fc.weight'],
+                                       state['head.fc.bias']))
+    else:
+        assert_close(model.forward_features(IMAGES), expected)
+    if not KINDS[kind].get('use_rel_pos_bias'):
+        # timm's have one table a block.
+        other = build(kind, **OWN)
+        load_backbone(other, str(out))
+        tables = [b.attn.relative_position_bias_table for b in other.blocks]
+        for table in tables:
+            assert torch.equal(table,
+                               vit.rel_pos_bias.relative_position_bias_table)
+    else:
+        assert_comes_back(vit, kind, out, lacks=['mask_token'])
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@torch.no_grad()
+def test_transformers(tmp_path, run, kind):
+    transformers = pytest.importorskip('transformers')
+    vit = build(kind)
+    state = save(vit, tmp_path / 'run.pth', kind)
+    out = tmp_path / 'vit'
+    said = run('convert_vit.py', tmp_path / 'run.pth', out, '--to',
+               'transformers')
+    opened = eval(said[said.index('transformers.'):],
+                  dict(transformers=transformers))
+    model, info = transformers.BeitModel.from_pretrained(
+        out, output_loading_info=True)
+    model.eval()
+    assert not info['missing_keys'] and not info['mismatched_keys']
+    output = model(IMAGES)
+    if kind == 'classifier':
+        expected = vit(IMAGES)[0]
+        assert_close(output.pooler_output, expected)
+        assert_close(
+            opened.eval()(IMAGES).logits,
+            torch.nn.functional.linear(expected, state['head.fc.weight'],
+                                       state['head.fc.bias']))
+    else:
+        assert not info['unexpected_keys']
+        assert_close(output.last_hidden_state, vit(IMAGES)[0])
+    assert_comes_back(vit, kind, out / 'model.safetensors')
+    assert model.config.layer_norm_eps == 1e-6
+    json.loads((out / 'config.json').read_text())
+
+
+def test_what_other_projects_cannot_be_is_refused(tmp_path, run):
+    vit = build('classifier', final_norm=True)
+    save(vit, tmp_path / 'a.pth', 'classifier')
+    with pytest.raises(SystemExit, match='fine-tune with final_norm=False'):
+        run('convert_vit.py', tmp_path / 'a.pth', tmp_path / 'b.pth', '--to',
+            'timm')
+    wide = build('student', img_size=(32, 64))
+    save(wide, tmp_path / 'a.pth', 'student')
+    with pytest.raises(SystemExit, match='which no square has'):
+        run('convert_vit.py', tmp_path / 'a.pth', tmp_path / 'b', '--to',
+            'transformers')
+
+
+def test_heads_are_asked_for_where_nothing_tells_them(tmp_path, run):
+    vit = build('student', use_shared_rel_pos_bias=False, use_abs_pos_emb=True)
+    save(vit, tmp_path / 'a.pth', 'student')
+    arguments = (tmp_path / 'a.pth', tmp_path / 'b.pth', '--to', 'timm')
+    with pytest.raises(SystemExit, match='give it with --num-heads'):
+        run('convert_vit.py', *arguments)
+    said = run('convert_vit.py', *arguments, '--num-heads', '3')
+    model = eval(said[said.index('timm.create_model'):], dict(timm=timm))
+    assert_close(model.eval().forward_features(IMAGES), vit(IMAGES)[0])
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+@pytest.mark.parametrize('backbone', [True, False])
+def test_publish(tmp_path, run, suffix, backbone):
+    vit = build('student')
+    state = save(vit, tmp_path / 'run.pth', 'student')
+    kept = tmp_path / f'student{suffix}'
+    kept.write_text('another file')
+    run('publish_model.py', tmp_path / 'run.pth', kept,
+        *['--backbone'] * backbone)
+    assert kept.read_text() == 'another file'
+    published, = tmp_path.glob(f'student-*{suffix}')
+    digest = hashlib.sha256(published.read_bytes()).hexdigest()
+    assert published.name == f'student-{digest[:8]}{suffix}'
+    if suffix == '.pth':
+        content = torch.load(published)
+        assert content.keys() == {'state_dict', 'meta'}
+        assert content['meta'] == dict(dataset_meta=dict(classes=['a', 'b']))
+        tensors = content['state_dict']
+    else:
+        tensors = load_file(published)
+    expected = vit.state_dict() if backbone else state
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensors[k], expected[k]) for k in expected)
+    assert_comes_back(vit, 'student', published)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        'run.pth', kept.name, published.name
+    }
+
+
+def test_publish_says_what_is_missing(tmp_path, run):
+    torch.save(dict(conv=torch.zeros(1)), tmp_path / 'a.pth')
+    with pytest.raises(SystemExit, match='no weights of a backbone'):
+        run('publish_model.py', tmp_path / 'a.pth', tmp_path / 'b.pth',
+            '--backbone')
+    with pytest.raises(SystemExit, match='does not exist'):
+        run('publish_model.py', tmp_path / 'c.pth', tmp_path / 'b.pth')
