@@ -111,8 +111,8 @@ class DrawBatchSampler(Sampler):
             number is the sampler's ``epoch``.
         start (int): Batches since the beginning of the run that were already
             trained on. They are skipped as indices: no sample is loaded.
-            If not endless, the last of them is one of the sampler's epoch,
-            and nothing of it is left if it was that epoch's last.
+            If not endless, the last of them belongs to the sampler's epoch,
+            of which nothing may be left.
     """
 
     def __init__(self,
@@ -140,8 +140,9 @@ class DrawBatchSampler(Sampler):
         epoch, skip = 0, self.start
         if hasattr(self.sampler, 'epoch'):
             size = max(len(self.batches), 1)
-            epoch, skip = divmod(self.start, size)
-            if not self.endless:
+            if self.endless:
+                epoch, skip = divmod(self.start, size)
+            else:
                 epoch = self.sampler.epoch
                 skip = (self.start - 1) % size + 1 if self.start else 0
         self.start = 0

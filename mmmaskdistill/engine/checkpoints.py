@@ -11,8 +11,8 @@ from torch import nn
 
 from mmmaskdistill.errors import CheckpointError
 from mmmaskdistill.models import MaskDistillViT
-from mmmaskdistill.models.weights import (OPTIONAL, first_few, fit_to_vit,
-                                          named_tensors)
+from mmmaskdistill.models.weights import (OPTIONAL, first_few, first_line,
+                                          fit_to_vit, named_tensors)
 
 
 class ResumePoint(NamedTuple):
@@ -71,10 +71,9 @@ def read_resume_point(checkpoint: str) -> ResumePoint:
         else:
             content = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
     except Exception as error:
-        reason = str(error).strip().split('\n')[0]
         raise CheckpointError(
-            f'checkpoint {checkpoint!r} cannot be read ({reason}): resume '
-            'from an earlier one') from error
+            f'checkpoint {checkpoint!r} cannot be read ({first_line(error)}): '
+            'resume from an earlier one') from error
     meta = content.get('meta', {}) if isinstance(content, dict) else {}
     if not {'epoch', 'iter'} <= meta.keys():
         raise CheckpointError(

@@ -74,18 +74,27 @@ class OwedValidationHook(Hook):
 
     def before_train(self, runner):
         loop, point = runner.train_loop, runner._resume_point
-        if point is None or point.validated or runner.val_loop is None:
+        if point is None or point.validated:
             return
         if isinstance(loop, IterBasedTrainLoop):
-            done, last = loop.iter, loop.max_iters
+            validate_if_due(runner, loop.iter, loop.max_iters)
         elif isinstance(loop, EpochBasedTrainLoop) and not point.within_epoch:
-            done, last = loop.epoch, loop.max_epochs
-        else:
-            return
-        loop._decide_current_val_interval()
-        if done >= loop.val_begin and (done % loop.val_interval == 0
-                                       or done == last):
-            runner.val_loop.run()
+            validate_if_due(runner, loop.epoch, loop.max_epochs)
+
+
+def validate_if_due(runner: Runner, done: int, last: int) -> None:
+    """Validate where mmengine's training loops do.
+
+    Args:
+        runner (Runner): The runner.
+        done (int): Finished iterations or epochs, whatever its loop counts.
+        last (int): Their number in the whole run.
+    """
+    loop = runner.train_loop
+    loop._decide_current_val_interval()
+    if (runner.val_loop is not None and done >= loop.val_begin
+            and (done % loop.val_interval == 0 or done == last)):
+        runner.val_loop.run()
 
 
 class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
@@ -102,11 +111,7 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
         while self._iter < self._max_iters and not self.stop_training:
             runner.model.train()
             self.run_iter(next(self.dataloader_iterator))
-            self._decide_current_val_interval()
-            if (runner.val_loop is not None and self._iter >= self.val_begin
-                    and (self._iter % self.val_interval == 0
-                         or self._iter == self._max_iters)):
-                runner.val_loop.run()
+            validate_if_due(runner, self._iter, self._max_iters)
         runner.call_hook('after_train_epoch')
         runner.call_hook('after_train')
         return runner.model
