@@ -8,7 +8,8 @@ from mmengine.optim import build_optim_wrapper
 from mmpretrain.structures import DataSample
 
 from mmmaskdistill.engine import ResumableRunner
-from mmmaskdistill.models import MaskDistill
+from mmmaskdistill.models import MaskDistill, MaskDistillViT
+from mmmaskdistill.registry import MODELS
 
 BACKBONE = dict(
     type='mmmaskdistill.MaskDistillViT',
@@ -188,6 +189,30 @@ def test_ema_trains_and_resumes_with_one_teacher(tmp_path):
         assert not any('teacher' in key for key in whole)
         for key, tensor in whole.items():
             assert torch.equal(tensor, part[key]), key
+
+
+@MODELS.register_module()
+class ZeroFillingViT(MaskDistillViT):
+    """A student that hides patches without a mask token."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.mask_token = None
+
+    def _draw_weights(self):
+        pass
+
+    def forward(self, x, mask):
+        x, _ = self.patch_embed(x)
+        return self.norm(x.masked_fill(mask[..., None], 0))[mask]
+
+
+def test_a_student_may_lack_a_mask_token():
+    model = build(
+        backbone={**BACKBONE, 'type': 'mmmaskdistill.ZeroFillingViT'})
+    data, _ = batch()
+    data = model.data_preprocessor(data, training=True)
+    assert model(**data, mode='loss')['loss'].isfinite()
 
 
 def test_grids_that_differ_are_refused():
