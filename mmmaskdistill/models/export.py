@@ -6,10 +6,14 @@ import torch
 from mmmaskdistill.errors import CheckpointError
 from .checkpoint_formats import (TRANSFORMERS, StateDict, rename,
                                  tensors_under, to_our_names)
-from .weights import (TABLE, find_prefix, read_state_dict, square_grid,
-                      square_window)
+from .weights import (ESSENTIAL, TABLE, find_prefix, first_few,
+                      read_state_dict, square_grid, square_window)
 
 SHARED_TABLE = f'rel_pos_bias.{TABLE}'
+LANDMARKS = {
+    'cls_token', 'patch_embed.proj.weight', 'blocks.0.attn.qkv.weight',
+    'blocks.0.mlp.fc1.weight'
+}
 
 
 class ExportedViT(NamedTuple):
@@ -53,9 +57,8 @@ def read_vit(checkpoint: str,
             the other projects' BEiT cannot be.
     """
     file = read_state_dict(checkpoint)
-    if prefix is None:
-        prefix = find_prefix(file, checkpoint)
-    state = to_our_names(tensors_under(prefix, file), [])
+    prefix = find_prefix(file, checkpoint, prefix)
+    every = to_our_names(tensors_under(prefix, file), [])
     # In pre-training `head.` is what distills.
     classifier = 'head.' if prefix == '' else 'head.fc.'
     head = {
@@ -65,10 +68,15 @@ def read_vit(checkpoint: str,
     }
     state = {
         key: tensor
-        for key, tensor in state.items()
+        for key, tensor in every.items()
         if key in ('cls_token', 'mask_token', 'pos_embed', SHARED_TABLE)
         or key.startswith(('patch_embed.', 'blocks.', 'norm.', 'fc_norm.'))
     }
+    foreign = [k for k in every if k.startswith(ESSENTIAL) and k not in state]
+    if foreign or not LANDMARKS <= state.keys():
+        raise CheckpointError(
+            f'{checkpoint} has no ViT like BEiT under the prefix {prefix!r}: '
+            f'its tensors are {first_few(foreign or list(every))}')
     if 'norm.weight' in state and 'fc_norm.weight' in state:
         raise CheckpointError(
             f'{checkpoint} has a final norm and one of pooled patches, where '

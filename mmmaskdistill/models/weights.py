@@ -214,10 +214,7 @@ def fit_to_vit(
     Raises:
         CheckpointError: See :func:`load_backbone`.
     """
-    if prefix is None:
-        prefix = find_prefix(state, checkpoint)
-    elif prefix and not prefix.endswith('.'):
-        prefix += '.'  # as mmengine completes it
+    prefix = find_prefix(state, checkpoint, prefix)
     state = tensors_under(prefix, state)
     form = find_format(state)
     own, notes = adapt_to_vit(state, vit)
@@ -340,8 +337,13 @@ def square_window(offsets: int, what: str) -> Tuple[int, int]:
     return (side + 1) // 2, (side + 1) // 2
 
 
-def find_prefix(state: StateDict, checkpoint: str) -> str:
-    """The prefix of a checkpoint's only ViT, or a CheckpointError."""
+def find_prefix(state: StateDict,
+                checkpoint: str,
+                prefix: Optional[str] = None) -> str:
+    """The prefix asked for, or that of the only ViT, or a CheckpointError."""
+    if prefix is not None:
+        # As mmengine completes it.
+        return prefix if prefix.endswith('.') or not prefix else f'{prefix}.'
     prefixes = find_prefixes(state)
     if not prefixes:
         raise CheckpointError(

@@ -160,6 +160,15 @@ def test_what_other_projects_cannot_be_is_refused(tmp_path, run):
             'transformers')
 
 
+    other = timm.create_model('test_vit')
+    torch.save(
+        {k: v for k, v in other.state_dict().items() if k != 'cls_token'},
+        tmp_path / 'a.pth')
+    with pytest.raises(SystemExit, match='no ViT like BEiT'):
+        run('convert_vit.py', tmp_path / 'a.pth', tmp_path / 'b', '--to',
+            'transformers')
+
+
 def test_heads_are_asked_for_where_nothing_tells_them(tmp_path, run):
     vit = build('student', use_shared_rel_pos_bias=False, use_abs_pos_emb=True)
     save(vit, tmp_path / 'a.pth', 'student')
