@@ -17,11 +17,10 @@ def recipe_names():
                   for path in (CONFIGS / folder).glob('*.py'))
 
 
-def pytest_generate_tests(metafunc):
-    """A test that takes `name` runs for every recipe."""
-    marks = [m.args[0] for m in metafunc.definition.iter_markers('parametrize')]
-    if 'name' in metafunc.fixturenames and 'name' not in marks:
-        metafunc.parametrize('name', recipe_names())
+@pytest.fixture(params=recipe_names())
+def name(request):
+    """Each recipe's name in turn."""
+    return request.param
 
 
 @pytest.fixture(scope='session')

@@ -1,0 +1,152 @@
+"""The pipelines against timm's and torchvision's, on a photograph.
+
+The numbers are those of configs/finetune/README.md.
+"""
+import random
+
+import numpy as np
+import pytest
+import skimage.data
+import timm.data.auto_augment
+import torch
+from mmcv.transforms import Compose
+from mmengine.registry import TRANSFORMS, init_default_scope
+from mmpretrain.models.losses import LabelSmoothLoss
+from PIL import Image
+from timm.data.mixup import mixup_target
+from timm.data.random_erasing import RandomErasing
+from torch.nn.functional import log_softmax
+from torchvision import transforms
+from torchvision.transforms import functional
+
+FINETUNING = 'vit-b16_maskdistill-300e_8xb128-amp-coslr-100e_in1k'
+PRETRAINING = 'maskdistill_vit-b16_clip-b16_8xb256-amp-coslr-300e_in1k'
+BICUBIC = transforms.InterpolationMode.BICUBIC
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    init_default_scope('mmpretrain')
+
+
+@pytest.fixture(scope='module')
+def photograph():
+    return Image.fromarray(skimage.data.astronaut()[:400])
+
+
+def bgr(image):
+    return np.ascontiguousarray(np.asarray(image)[..., ::-1])
+
+
+def step(cfg, kind):
+    config, = (s for s in cfg.train_dataloader.dataset.pipeline
+               if s.type == kind)
+    return TRANSFORMS.build(config)
+
+
+def test_test_pictures_are_torchvision_s(recipe, photograph):
+    pipeline = recipe(FINETUNING).test_dataloader.dataset.pipeline
+    ours = Compose(pipeline[1:-1])(dict(img=bgr(photograph)))['img']
+    theirs = transforms.Compose(
+        [transforms.Resize(256, BICUBIC),
+         transforms.CenterCrop(224)])(photograph)
+    np.testing.assert_array_equal(ours, bgr(theirs))
+
+
+@pytest.mark.parametrize('name', [FINETUNING, PRETRAINING])
+def test_crops_are_torchvision_s(name, recipe, photograph):
+    crop = step(recipe(name), 'RandomResizedCrop')
+    np.random.seed(0)
+    box = crop.rand_crop_params(np.asarray(photograph))
+    np.random.seed(0)
+    ours = crop(dict(img=bgr(photograph)))['img']
+    theirs = functional.resized_crop(photograph, *box, [224, 224], BICUBIC)
+    np.testing.assert_array_equal(ours, bgr(theirs))
+
+
+@pytest.mark.parametrize('index, adjust', [
+    (0, functional.adjust_brightness),
+    (1, functional.adjust_contrast),
+    (2, functional.adjust_saturation),
+])
+def test_colour_jitter_is_torchvision_s(index, adjust, recipe, photograph):
+    jitter = step(recipe(PRETRAINING), 'ColorJitter')
+    orders = {tuple(i for i in jitter._rand_params()[0] if i < 3)
+              for _ in range(200)}
+    assert len(orders) == 6
+    factors = [1., 1., 1.]
+    factors[index] = 1.37
+    jitter._rand_params = lambda: ((0, 1, 2), *factors, None)
+    ours = jitter(dict(img=bgr(photograph)))['img']
+    np.testing.assert_array_equal(ours, bgr(adjust(photograph, 1.37)))
+
+
+def test_rand_augment_is_timm_s(recipe, photograph, monkeypatch):
+    """Exactly, but for interpolation and rounding."""
+    small = photograph.resize((224, 224), Image.BICUBIC)
+    ours = list(step(recipe(FINETUNING), 'RandAugment'))
+    theirs = timm.data.auto_augment.rand_augment_transform(
+        'rand-m9-mstd0.5-inc1',
+        dict(
+            translate_const=100,
+            img_mean=(124, 116, 104),
+            interpolation=Image.BICUBIC)).ops
+    assert len(ours) == len(theirs) == 15
+    monkeypatch.setattr(timm.data.auto_augment, '_randomly_negate',
+                        lambda value: value)
+    distance = {}
+    for our, their in zip(ours, theirs):
+        assert (our.prob, their.prob) == (0.5, 0.5)
+        our.prob = their.prob = 1
+        our.magnitude_std = their.magnitude_std = 0
+        # OpenCV counts angles, shears and offsets the other way round.
+        turned = type(our).__name__ in ('Rotate', 'Shear', 'Translate')
+        our.random_negative_prob = float(turned)
+        picture = our(dict(img=bgr(small)))['img']
+        difference = picture.astype(float) - bgr(their(small))
+        distance[their.name] = np.abs(difference).mean()
+    geometric = ('Rotate', 'ShearX', 'ShearY', 'TranslateXRel',
+                 'TranslateYRel')
+    for name in geometric:
+        assert distance.pop(name) < 2
+    assert distance.pop('ColorIncreasing') < 0.5
+    assert distance.pop('SharpnessIncreasing') < 0.5
+    assert max(distance.values()) < 0.01
+
+
+def test_random_erasing_is_timm_s_but_clipped(recipe):
+    erase = step(recipe(FINETUNING), 'RandomErasing')
+    erase.erase_prob = 1.
+    mean = np.array(erase.fill_color)
+    std = np.array(erase.fill_std)
+    values, areas = [], []
+    np.random.seed(0)
+    for _ in range(500):
+        top, left, height, width = erase.random_patch(224, 224)
+        areas.append(height * width / 224**2)
+        erased = erase._fill_pixels(
+            np.zeros((224, 224, 3), np.uint8), top, left, height, width)
+        noise = erased[top:top + height, left:left + width]
+        values.append(((noise - mean) / std).ravel()[::50])
+    values = np.concatenate(values)
+    assert abs(values.mean()) < 0.02
+    assert values.std() == pytest.approx(0.97, abs=0.01)  # 1 in timm
+    assert -2.2 < values.min() and values.max() < 2.7
+
+    random.seed(0)
+    theirs = RandomErasing(1., mode='pixel', device='cpu')
+    shares = [(theirs(torch.full((3, 224, 224), 9.)) < 9).float().mean()
+              for _ in range(500)]
+    assert np.mean(areas) == pytest.approx(np.mean(shares), abs=0.01)
+
+
+def test_label_smoothing_is_timm_s():
+    """Also of labels that mixup or cutmix mixed."""
+    scores = torch.randn(4, 1000)
+    labels = torch.tensor([3, 999, 0, 17])
+    one_hot = torch.nn.functional.one_hot(labels, 1000).float()
+    mixed = 0.3 * one_hot + 0.7 * one_hot.flip(0)
+    theirs = mixup_target(labels, 1000, lam=0.3, smoothing=0.1)
+    expected = -(theirs * log_softmax(scores, 1)).sum(1).mean()
+    ours = LabelSmoothLoss(0.1, mode='original')(scores, mixed)
+    torch.testing.assert_close(ours, expected, rtol=1e-6, atol=0)
