@@ -10,13 +10,14 @@
 #   --seeds N   repeat what follows pre-training N times (default 1)
 #
 #   PYTHON=python3.12   the Python to make the environment .venv from
+#   bash 4.4 or newer
 #
 # Results lie in work_dirs/quickstart (_full, _tiny). A second run does not
 # repeat what is finished; pre-training goes on after its last full epoch.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-usage() { sed -n '2,15s/^# \{0,1\}//p' "$0"; }
+usage() { sed -n '2,16s/^# \{0,1\}//p' "$0"; }
 
 SIZE=default
 SEEDS=1
@@ -36,19 +37,17 @@ case $SEEDS in
 esac
 
 DIR=work_dirs/quickstart
-DATA=()
-PRETRAIN=()
+[ $SIZE = default ] || DIR=${DIR}_$SIZE
+DATA=("$DIR/data")
+PRETRAIN=(work_dir="$DIR/pretrain")
 SEGMENT=()
 CLASSIFY=()
 case $SIZE in
-    full)
-        DIR=${DIR}_full
-        PRETRAIN=(train_cfg.max_epochs=60) ;;
+    full) PRETRAIN+=(train_cfg.max_epochs=60) ;;
     tiny)
-        DIR=${DIR}_tiny
-        DATA=(--num-pretrain 128 --num-train 16 --num-val 8
+        DATA+=(--num-pretrain 128 --num-train 16 --num-val 8
             --num-cls-train-per-class 2 --num-cls-val-per-class 1)
-        PRETRAIN=(train_cfg.max_epochs=2
+        PRETRAIN+=(train_cfg.max_epochs=2
             param_scheduler.0.end=2 param_scheduler.1.begin=2)
         SEGMENT=(train_cfg.max_iters=4
             param_scheduler.0.end=2 param_scheduler.1.begin=2)
@@ -114,11 +113,11 @@ progress() {
 train() { tools/dist_train.sh "$1" 1 --resume --cfg-options "${@:2}"; }
 
 stage data "Cutting photographs into mosaics" "" "$PYTHON" \
-    tools/dataset_converters/texture_mosaics.py "$DIR/data" "${DATA[@]}"
+    tools/dataset_converters/texture_mosaics.py "${DATA[@]}"
 stage teacher "Teacher: EfficientNet-Lite0, trained on ImageNet-1k" "" "$PYTHON" \
     tools/model_converters/efficientnet_lite_to_timm.py "$DIR/teacher.pth"
 stage pretrain "Pre-training with MaskDistill" "data teacher" \
-    train configs/quickstart/pretrain.py work_dir="$DIR/pretrain" "${PRETRAIN[@]}"
+    train configs/quickstart/pretrain.py "${PRETRAIN[@]}"
 STUDENT=$DIR/pretrain/$(basename "$(cat "$DIR/pretrain/last_checkpoint")")
 
 for seed in $(seq 0 $((SEEDS - 1))); do

@@ -58,11 +58,12 @@ test_evaluator = val_evaluator
 train_cfg = dict(by_epoch=True, max_epochs=16, val_interval=100)
 val_cfg = dict()
 test_cfg = dict()
+# The best of a grid for either start: configs/quickstart/README.md.
 optim_wrapper = dict(
     optimizer=dict(
-        type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),
+        type='AdamW', lr=2e-3, betas=(0.9, 0.999), weight_decay=0.05),
     constructor='mmmaskdistill.LayerDecayOptimWrapperConstructor',
-    paramwise_cfg=dict(layer_decay_rate=0.75, flat_decay_mult=0.))
+    paramwise_cfg=dict(layer_decay_rate=0.5, flat_decay_mult=0.))
 param_scheduler = [
     dict(
         type='LinearLR',

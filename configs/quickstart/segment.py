@@ -97,11 +97,12 @@ val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=200, val_interval=1000)
+# The best of a grid for either start: configs/quickstart/README.md.
 optim_wrapper = dict(
     optimizer=dict(
-        type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),
+        type='AdamW', lr=8e-3, betas=(0.9, 0.999), weight_decay=0.05),
     constructor='mmmaskdistill.LayerDecayOptimWrapperConstructor',
-    paramwise_cfg=dict(layer_decay_rate=0.75, flat_decay_mult=0.))
+    paramwise_cfg=dict(layer_decay_rate=0.2, flat_decay_mult=0.))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, begin=0, end=20, by_epoch=False),
     dict(type='PolyLR', power=1., eta_min=0., begin=20, by_epoch=False)
