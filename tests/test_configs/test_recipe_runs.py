@@ -3,9 +3,8 @@ import numpy as np
 import torch
 import yaml
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
 
-from mmmaskdistill.apis.configs import complete_dataloader
+from mmmaskdistill.apis.configs import build_runner, complete_dataloader
 from mmmaskdistill.models import MaskDistillViT
 
 ARCH = dict(embed_dims=24, num_layers=4, num_heads=3, feedforward_channels=48)
@@ -69,13 +68,14 @@ def test_two_iterations(name, recipe, data, tmp_path, monkeypatch):
     shrink(cfg)
     downstream = 'teacher' not in cfg.model
     if downstream:
-        student = MaskDistillViT(ARCH, patch_size=cfg.model.backbone.patch_size)
+        backbone = cfg.model.backbone
+        student = MaskDistillViT(ARCH, patch_size=backbone.patch_size)
         student.init_weights()
-        cfg.model.backbone.init_cfg.checkpoint = str(tmp_path / 'student.pth')
+        backbone.init_cfg.checkpoint = str(tmp_path / 'student.pth')
         torch.save(
             {f'backbone.{k}': v for k, v in student.state_dict().items()},
-            cfg.model.backbone.init_cfg.checkpoint)
-    runner = Runner.from_cfg(cfg)
+            backbone.init_cfg.checkpoint)
+    runner = build_runner(cfg)
     start = Start()
     runner.register_hook(start)
     runner.train()

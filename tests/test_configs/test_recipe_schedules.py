@@ -40,7 +40,7 @@ def narrow(cfg):
 
 
 def depth_of(parameter, blocks):
-    """Tokens and patch embedding are at 0, block i at i + 1, the rest above."""
+    """Tokens and patch embedding at 0, block i at i + 1, the rest above."""
     module, *names = parameter.split('.')
     if module == 'backbone':
         if names[0] == 'blocks':
@@ -145,7 +145,7 @@ def run(cfg, model, tmp_path, batches):
     """Run the training loop and its schedules, without forward and backward.
 
     Returns:
-        tuple: Learning rates, [iterations, groups], and each parameter's group.
+        tuple: Learning rates, [iterations, groups], and parameters' groups.
     """
 
     def train_step(data, optim_wrapper):

@@ -13,6 +13,9 @@ test_cfg = dict(type='TestLoop')
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
     checkpoint=dict(
-        type='CheckpointHook', by_epoch=False, interval=8000, max_keep_ckpts=2),
+        type='CheckpointHook',
+        by_epoch=False,
+        interval=8000,
+        max_keep_ckpts=2),
     visualization=dict(type='SegVisualizationHook'))
 auto_scale_lr = dict(base_batch_size=16)
