@@ -5,7 +5,11 @@ optim_wrapper = dict(
     dtype='bfloat16',
     loss_scale=1.,
     optimizer=dict(
-        type='AdamW', betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05),
+        type='AdamW',
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=0.05,
+        fused=True),
     constructor='mmmaskdistill.LayerDecayOptimWrapperConstructor',
     paramwise_cfg=dict(
         flat_decay_mult=0.,

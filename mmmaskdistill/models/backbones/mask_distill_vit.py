@@ -216,8 +216,8 @@ class MaskDistillViT(BaseModule):
                     f'mask of shape {tuple(mask.shape)}: expected '
                     f'{tuple(x.shape[:2])}, one value for each of the '
                     f'{grid[0]} x {grid[1]} patches of {len(x)} images')
-            x = torch.where(mask[..., None], self.mask_token.to(x.dtype), x)
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1).to(x.dtype), x], 1)
+            x = torch.where(mask[..., None], self.mask_token, x)
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
         if self.pos_embed is not None:
             x = x + resize_position_embedding(self.pos_embed,
                                               self.patch_resolution, grid)

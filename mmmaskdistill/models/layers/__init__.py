@@ -1,5 +1,6 @@
 from .attention import Attention
 from .block import Block
+from .memory_saving import biased_attention, recomputing_linear
 from .patch_embed import PatchEmbed
 from .position_embedding import resize_position_embedding
 from .relative_position import (RelativePositionBias, relative_position_bias,
@@ -7,6 +8,7 @@ from .relative_position import (RelativePositionBias, relative_position_bias,
 
 __all__ = [
     'Attention', 'Block', 'PatchEmbed', 'RelativePositionBias',
-    'relative_position_bias', 'resize_position_embedding',
-    'resize_relative_position_table', 'table_length'
+    'biased_attention', 'recomputing_linear', 'relative_position_bias',
+    'resize_position_embedding', 'resize_relative_position_table',
+    'table_length'
 ]

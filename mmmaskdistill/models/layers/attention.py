@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .memory_saving import biased_attention, recomputing_linear
 from .relative_position import relative_position_bias, table_length
 
 
@@ -55,8 +56,10 @@ class Attention(nn.Module):
                 x: Tensor,
                 grid: Tuple[int, int],
                 shared_bias: Optional[Tensor] = None,
-                queries: Optional[Tensor] = None) -> Tensor:
-        """Attend from all tokens, or from some, to all tokens.
+                queries: Optional[Tensor] = None,
+                norm: Optional[nn.LayerNorm] = None,
+                scale: Optional[Tensor] = None) -> Tensor:
+        """``scale * attention(norm(x))``, from all tokens, or some, to all.
 
         Args:
             x (Tensor): Tokens [B, 1+N, D], the class token first.
@@ -64,29 +67,34 @@ class Attention(nn.Module):
             shared_bias (Tensor, optional): [heads, 1+N, 1+N].
             queries (Tensor, optional): Indices [B, M] of the tokens that
                 attend. Defaults to None, all of them.
+            norm (nn.LayerNorm, optional): Normalizes the tokens first.
+            scale (Tensor, optional): [D], layer scale.
 
         Returns:
             Tensor: [B, 1+N, D], or [B, M, D] with ``queries``.
         """
         bias = self._bias(grid, shared_bias)
+        no_bias = torch.zeros_like(self.v_bias)
         if queries is None:
-            qkv_bias = torch.cat(
-                [self.q_bias,
-                 torch.zeros_like(self.v_bias), self.v_bias])
-            q, k, v = F.linear(x, self.qkv.weight, qkv_bias).chunk(3, dim=2)
+            qkv_bias = torch.cat([self.q_bias, no_bias, self.v_bias])
+            qkv = recomputing_linear(x, self.qkv.weight, qkv_bias, norm)
+            q, k, v = qkv.chunk(3, dim=2)
         else:
             dim = x.shape[2]
             q_weight, kv_weight = self.qkv.weight.split([dim, 2 * dim])
-            kv_bias = torch.cat([torch.zeros_like(self.v_bias), self.v_bias])
-            q = F.linear(take(x, queries), q_weight, self.q_bias)
-            k, v = F.linear(x, kv_weight, kv_bias).chunk(2, dim=2)
-            if bias is not None:
-                bias = bias[:, queries].transpose(0, 1)  # [B, heads, M, 1+N]
+            q = recomputing_linear(
+                take(x, queries), q_weight, self.q_bias, norm)
+            kv_bias = torch.cat([no_bias, self.v_bias])
+            k, v = recomputing_linear(x, kv_weight, kv_bias,
+                                      norm).chunk(2, dim=2)
         q, k, v = self._heads(q), self._heads(k), self._heads(v)
-        if bias is not None:
-            bias = bias.to(q.dtype)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return self.proj(x.transpose(1, 2).flatten(2))
+        if bias is None:
+            x = F.scaled_dot_product_attention(q, k, v)
+        else:
+            x = biased_attention(q, k, v, bias, queries)
+        x = x.transpose(1, 2).flatten(2)
+        return recomputing_linear(
+            x, self.proj.weight, self.proj.bias, scale=scale)
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:

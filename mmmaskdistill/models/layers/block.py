@@ -1,10 +1,11 @@
-from typing import Optional, Tuple
+from typing import Callable, Optional, Tuple
 
 import torch
-from timm.layers import DropPath, Mlp
+from timm.layers import Mlp
 from torch import Tensor, nn
 
 from .attention import Attention, take
+from .memory_saving import recomputing_linear
 
 
 class Block(nn.Module):
@@ -17,7 +18,8 @@ class Block(nn.Module):
         dim (int): Width D of the tokens.
         num_heads (int): Attention heads.
         mlp_dim (int): Hidden width of the MLP.
-        drop_path (float): Probability of skipping a branch, a sample.
+        drop_path (float): Probability of skipping a branch, a sample. A
+            skipped branch is not computed.
         layer_scale_init_value (float): Start of the learned scales; 0 means
             no layer scale.
         window (tuple[int, int], optional): Patch grid of the block's own
@@ -36,17 +38,13 @@ class Block(nn.Module):
         self.attn = Attention(dim, num_heads, window)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = Mlp(dim, mlp_dim)
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.drop_path = drop_path
         if layer_scale_init_value:
             start = torch.full((dim, ), float(layer_scale_init_value))
             self.gamma_1 = nn.Parameter(start.clone())
             self.gamma_2 = nn.Parameter(start)
         else:
             self.gamma_1 = self.gamma_2 = None
-
-    def _residual(self, x: Tensor, branch: Tensor,
-                  gamma: Optional[Tensor]) -> Tensor:
-        return x + self.drop_path(branch if gamma is None else gamma * branch)
 
     def forward(self,
                 x: Tensor,
@@ -65,8 +63,32 @@ class Block(nn.Module):
         Returns:
             Tensor: [B, 1+N, D], or [B, M, D] with ``queries``.
         """
-        attended = self.attn(self.norm1(x), grid, shared_bias, queries)
-        if queries is not None:
-            x = take(x, queries)
-        x = self._residual(x, attended, self.gamma_1)
-        return self._residual(x, self.mlp(self.norm2(x)), self.gamma_2)
+
+        def attention(kept):
+            return self.attn(x[kept], grid, shared_bias,
+                             None if queries is None else queries[kept],
+                             self.norm1, self.gamma_1)
+
+        y = x if queries is None else take(x, queries)
+        y = self._residual(y, attention)
+        return self._residual(y, lambda kept: self._mlp(y[kept]))
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        fc1, fc2 = self.mlp.fc1, self.mlp.fc2
+        x = recomputing_linear(x, fc1.weight, fc1.bias, self.norm2)
+        return recomputing_linear(
+            x, fc2.weight, fc2.bias, gelu=True, scale=self.gamma_2)
+
+    def _residual(self, x: Tensor, branch: Callable) -> Tensor:
+        """``x + drop(branch)``, computed only for samples that keep it.
+
+        ``branch`` takes their indices.
+        """
+        if not (self.training and self.drop_path):
+            return x + branch(slice(None))
+        keep = 1 - self.drop_path
+        kept = torch.rand(len(x), device=x.device) < keep
+        if torch.compiler.is_compiling():  # a compiled graph's shapes are fixed
+            return x + branch(slice(None)) * (kept / keep).view(-1, 1, 1)
+        kept = kept.nonzero()[:, 0]
+        return x.index_add(0, kept, branch(kept).to(x.dtype), alpha=1 / keep)

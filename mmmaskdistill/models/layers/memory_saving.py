@@ -1,0 +1,186 @@
+"""Attention and linear layers that keep less for backward.
+
+Between a block's input and output, a ViT keeps for backward what goes into
+every layer. Most of that costs little to compute again: a norm, a GELU, the
+attention weights; and what layer scale multiplies is not needed at all.
+Values and gradients are those of the plain layers.
+"""
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+def biased_attention(q: Tensor,
+                     k: Tensor,
+                     v: Tensor,
+                     bias: Tensor,
+                     queries: Optional[Tensor] = None) -> Tensor:
+    """``softmax(q k^T / sqrt(d) + bias) v``, the bias learnable.
+
+    torch's fused kernels do not differentiate a bias on CPU, and on CUDA only
+    by a copy a sample; its plain one keeps the attention matrices of all
+    blocks for backward. Here backward computes them again, chunk by chunk.
+
+    Args:
+        q (Tensor): [B, heads, M, d].
+        k (Tensor): [B, heads, N, d].
+        v (Tensor): [B, heads, N, d].
+        bias (Tensor): [heads, N, N], the same for every sample.
+        queries (Tensor, optional): Rows [B, M] of the bias, which token each
+            query is. Defaults to None, all in order, M = N.
+
+    Returns:
+        Tensor: [B, heads, M, d].
+    """
+    return _BiasedAttention.apply(q, k, v, bias, queries)
+
+
+def _rows(bias: Tensor, queries: Optional[Tensor]) -> Tensor:
+    """[heads, N, N], or [..., heads, M, N] of the queries [..., M] at hand."""
+    return bias if queries is None else bias[:, queries].movedim(0, -3)
+
+
+class _BiasedAttention(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx, q, k, v, bias, queries):
+        # Detached and with four dimensions, the fused kernels take it.
+        mask = _rows(bias.detach(), queries).to(q.dtype)
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask if mask.ndim == 4 else mask[None])
+        ctx.save_for_backward(q, k, v, bias, queries, out)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        q, k, v, bias, queries, out = ctx.saved_tensors
+        dq, dk, dv = (torch.empty_like(t) for t in (q, k, v))
+        d_bias = torch.zeros_like(bias)
+        for part in _parts(q, k):
+            rows = None if queries is None else queries[part]
+            dq[part], dk[part], dv[part], d_logits = _differentiate(
+                q[part], k[part], v[part], _rows(bias, rows), grad[part])
+            if rows is not None:
+                d_bias.index_add_(
+                    1, rows.flatten(),
+                    d_logits.movedim(-3, 0).flatten(1, -2).to(bias.dtype))
+            elif d_logits.ndim == 4:
+                d_bias += d_logits.sum(0, dtype=bias.dtype)
+            else:
+                d_bias += d_logits
+        return dq, dk, dv, d_bias, None
+
+
+def _parts(q: Tensor, k: Tensor):
+    """Samples whose matrices are computed at a time."""
+    if q.is_cpu:
+        return range(len(q))  # one sample's fit the cache
+    step = max(1, 2**28 // (q.shape[1] * q.shape[2] * k.shape[2]))
+    return [slice(i, i + step) for i in range(0, len(q), step)]
+
+
+def _differentiate(q, k, v, bias, grad):
+    """Gradients of q, k, v and of the logits, [..., heads, M, N]."""
+    scale = q.shape[-1]**-0.5
+    weights = (q * scale) @ k.mT
+    weights = (weights + bias).softmax(-1).to(q.dtype)
+    d_logits = torch._softmax_backward_data(grad @ v.mT, weights, -1,
+                                            weights.dtype)
+    return (d_logits @ k * scale, d_logits.mT @ q * scale, weights.mT @ grad,
+            d_logits)
+
+
+def recomputing_linear(x: Tensor,
+                       weight: Tensor,
+                       bias: Optional[Tensor] = None,
+                       norm: Optional[nn.LayerNorm] = None,
+                       gelu: bool = False,
+                       scale: Optional[Tensor] = None) -> Tensor:
+    """``scale * (f(x) weight^T + bias)``, f a norm, a GELU or nothing.
+
+    Only ``x`` is kept for backward.
+
+    Args:
+        x (Tensor): [..., C].
+        weight (Tensor): [D, C].
+        bias (Tensor, optional): [D].
+        norm (nn.LayerNorm, optional): Normalizes ``x`` first.
+        gelu (bool): Whether ``x`` passes a GELU first. Defaults to False.
+        scale (Tensor, optional): [D], layer scale of the output.
+
+    Returns:
+        Tensor: [..., D]. Under autocast as the plain layers: the product in
+        its dtype, what is scaled in that of ``scale``.
+    """
+    device = x.device.type
+    dtype = (
+        torch.get_autocast_dtype(device)
+        if torch.is_autocast_enabled(device) else x.dtype)
+    norm_weight, norm_bias, eps = None, None, 0.
+    if norm is not None:
+        norm_weight, norm_bias, eps = norm.weight, norm.bias, norm.eps
+        x = x.to(norm_weight.dtype)
+    with torch.autocast(device, enabled=False):
+        return _RecomputingLinear.apply(x, weight, bias, scale, norm_weight,
+                                        norm_bias, eps, gelu, dtype)
+
+
+class _RecomputingLinear(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, scale, norm_weight, norm_bias, eps, gelu,
+                dtype):
+        ctx.save_for_backward(x, weight, bias, scale, norm_weight, norm_bias)
+        ctx.eps, ctx.gelu, ctx.dtype = eps, gelu, dtype
+        hidden = _prologue(x, norm_weight, norm_bias, eps, gelu)[0].to(dtype)
+        out = F.linear(hidden, weight.to(dtype),
+                       None if bias is None else bias.to(dtype))
+        return out if scale is None else out * scale
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, weight, bias, scale, norm_weight, norm_bias = ctx.saved_tensors
+        dtype = ctx.dtype
+        hidden, mean, rstd = _prologue(x, norm_weight, norm_bias, ctx.eps,
+                                       ctx.gelu)
+        rows = grad.flatten(0, -2)
+        d_weight = rows.to(dtype).t() @ hidden.to(dtype).flatten(0, -2)
+        d_weight = d_weight.to(weight.dtype)  # [D, C]
+        d_bias = None
+        if bias is not None:
+            d_bias = rows.sum(0, dtype=bias.dtype)
+        d_scale = None
+        if scale is not None:
+            # sum(grad * (f(x) weight^T + bias)), without that output.
+            d_scale = torch.linalg.vecdot(d_weight, weight)
+            d_weight *= scale[:, None]
+            if bias is not None:
+                d_scale += d_bias * bias
+                d_bias *= scale
+            grad = grad * scale
+        d_hidden = grad.to(dtype) @ weight.to(dtype)
+        d_norm_weight = d_norm_bias = None
+        if norm_weight is not None:
+            d_x, d_norm_weight, d_norm_bias = \
+                torch.ops.aten.native_layer_norm_backward(
+                    d_hidden.to(x.dtype), x, x.shape[-1:], mean, rstd,
+                    norm_weight, norm_bias, [True, True, True])
+        elif ctx.gelu:
+            d_x = torch.ops.aten.gelu_backward(d_hidden, x)
+        else:
+            d_x = d_hidden
+        return (d_x, d_weight, d_bias, d_scale, d_norm_weight, d_norm_bias,
+                None, None, None)
+
+
+def _prologue(x, norm_weight, norm_bias, eps, gelu):
+    """f(x), and the mean and reciprocal deviation if f is a norm."""
+    if norm_weight is not None:
+        return torch.native_layer_norm(x, x.shape[-1:], norm_weight, norm_bias,
+                                       eps)
+    return (F.gelu(x) if gelu else x), None, None

@@ -1,0 +1,176 @@
+"""The memory-saving layers compute what the plain ones do, and keep less."""
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mmmaskdistill.models import MaskDistillViT
+from mmmaskdistill.models.layers import Block, memory_saving
+from mmmaskdistill.models.layers.memory_saving import (biased_attention,
+                                                       recomputing_linear)
+
+
+def close(a, b, tolerance=1e-5):
+    return (a - b).norm() <= tolerance * b.norm()
+
+
+def gradients(out, *inputs):
+    torch.manual_seed(1)
+    return torch.autograd.grad(out, inputs, torch.randn_like(out))
+
+
+def kept_bytes(function):
+    """Bytes of distinct storages that backward keeps, without parameters."""
+    storages = {}
+
+    def pack(tensor):
+        if not isinstance(tensor, nn.Parameter):
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        out = function()
+    del out
+    return sum(storages.values())
+
+
+@pytest.mark.parametrize('queries', [False, True])
+@pytest.mark.parametrize('samples', [1, 3])
+def test_biased_attention_is_attention(queries, samples):
+    torch.manual_seed(0)
+    bias = torch.randn(2, 10, 10, requires_grad=True)
+    k, v = (torch.randn(samples, 2, 10, 8, requires_grad=True)
+            for _ in range(2))
+    index = None
+    if queries:
+        index = torch.stack([torch.randperm(10)[:4] for _ in range(samples)])
+    q = torch.randn(
+        samples, 2, 4 if queries else 10, 8, requires_grad=True)
+    inputs = q, k, v, bias
+    rows = bias if index is None else torch.stack([bias[:, i] for i in index])
+    expected = (q @ k.mT / 8**0.5 + rows).softmax(-1) @ v
+    out = biased_attention(*inputs, index)
+    assert close(out, expected)
+    for got, wanted in zip(
+            gradients(out, *inputs), gradients(expected, *inputs)):
+        assert close(got, wanted)
+
+
+def test_biased_attention_differentiates_in_chunks(monkeypatch):
+    """What a GPU does: several samples at a time, the last chunk smaller."""
+    torch.manual_seed(0)
+    inputs = [torch.randn(3, 2, 10, 8, requires_grad=True) for _ in range(3)]
+    inputs.append(torch.randn(2, 10, 10, requires_grad=True))
+    expected = gradients(biased_attention(*inputs), *inputs)
+    monkeypatch.setattr(memory_saving, '_parts',
+                        lambda q, k: [slice(0, 2), slice(2, 3)])
+    for got, wanted in zip(
+            gradients(biased_attention(*inputs), *inputs), expected):
+        assert close(got, wanted)
+
+
+@pytest.mark.parametrize('norm', [False, True])
+@pytest.mark.parametrize('gelu', [False, True])
+@pytest.mark.parametrize('scale', [False, True])
+@pytest.mark.parametrize('bias', [False, True])
+def test_recomputing_linear_is_linear(norm, gelu, scale, bias):
+    if norm and gelu:
+        pytest.skip('no layer has both')
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 8, requires_grad=True)
+    linear = nn.Linear(8, 6, bias=bias)
+    layer_norm = nn.LayerNorm(8, eps=1e-6)
+    nn.init.normal_(layer_norm.weight)
+    gamma = torch.randn(6, requires_grad=True)
+    inputs = [x, *linear.parameters()]
+    hidden = x
+    if norm:
+        hidden = layer_norm(x)
+        inputs += layer_norm.parameters()
+    if gelu:
+        hidden = F.gelu(x)
+    expected = linear(hidden)
+    if scale:
+        expected = gamma * expected
+        inputs += [gamma]
+    out = recomputing_linear(x, linear.weight, linear.bias,
+                             layer_norm if norm else None, gelu,
+                             gamma if scale else None)
+    assert close(out, expected)
+    for got, wanted in zip(
+            gradients(out, *inputs), gradients(expected, *inputs)):
+        assert close(got, wanted)
+
+
+def test_autocast_is_that_of_the_plain_layers():
+    torch.manual_seed(0)
+    x = torch.randn(4, 5, 8, requires_grad=True)
+    linear, norm = nn.Linear(8, 6), nn.LayerNorm(8)
+    gamma = torch.randn(6, requires_grad=True)
+    inputs = [x, *linear.parameters(), *norm.parameters(), gamma]
+    with torch.autocast('cpu', torch.bfloat16):
+        expected = gamma * linear(norm(x))
+        out = recomputing_linear(
+            x, linear.weight, linear.bias, norm, scale=gamma)
+    assert out.dtype == expected.dtype == torch.float32
+    assert torch.equal(out, expected)
+    for got, wanted in zip(
+            gradients(out, *inputs), gradients(expected, *inputs)):
+        assert got.dtype == torch.float32
+        assert close(got, wanted, 2e-2)
+
+
+@pytest.mark.parametrize('scale', [0., 0.1])
+def test_tokens_stay_in_single_precision_under_autocast(scale):
+    vit = MaskDistillViT(
+        dict(embed_dims=8, num_layers=2, num_heads=2, feedforward_channels=16),
+        img_size=32, layer_scale_init_value=scale, out_type='raw')
+    with torch.autocast('cpu', torch.bfloat16):
+        tokens, = vit(torch.randn(1, 3, 32, 32))
+        hidden = vit(torch.randn(1, 3, 32, 32), torch.ones(1, 4).bool())
+    assert tokens.dtype == hidden.dtype == torch.float32
+
+
+def test_a_block_keeps_ten_maps_of_tokens():
+    """Its input, q, k and v, what attention gives, the tokens between the
+    branches, and four for the MLP."""
+    block = Block(64, 2, 256)
+    x = torch.randn(2, 17, 64, requires_grad=True)
+    bias = nn.Parameter(torch.randn(2, 17, 17))
+    maps = kept_bytes(lambda: block(x, (4, 4), bias)) / (4 * x.numel())
+    assert maps == pytest.approx(10, abs=0.2)
+
+
+@pytest.mark.parametrize('queries', [False, True])
+def test_drop_path_is_a_draw_a_sample_and_branch(queries):
+    """x + kept / (1 - p) * branch, and the same gradients."""
+    torch.manual_seed(0)
+    block = Block(8, 2, 16, drop_path=0.5, layer_scale_init_value=1.)
+    x = torch.randn(6, 5, 8, requires_grad=True)
+    index = torch.tensor([[1, 3]] * 6) if queries else None
+    torch.manual_seed(1)
+    kept = [(torch.rand(6) < 0.5)[:, None, None] / 0.5 for _ in range(2)]
+    torch.manual_seed(1)
+    inputs = [x, *block.parameters()]
+    out = block(x, (2, 2), None, index)
+
+    base = x if index is None else x[:, [1, 3]]
+    attended = block.attn(x, (2, 2), None, index, block.norm1, block.gamma_1)
+    y = base + kept[0] * attended
+    expected = y + kept[1] * block._mlp(y)
+    assert close(out, expected)
+    for got, wanted in zip(
+            gradients(out, *inputs), gradients(expected, *inputs)):
+        assert close(got, wanted)
+
+
+def test_all_branches_dropped():
+    torch.manual_seed(0)
+    block = Block(8, 2, 16, drop_path=0.999)
+    x = torch.randn(2, 5, 8)
+    bias = torch.randn(2, 5, 5, requires_grad=True)
+    out = block(x, (2, 2), bias)
+    assert torch.equal(out, x)
+    out.sum().backward()
+    assert all(not p.grad.any() for p in block.parameters())
