@@ -1,4 +1,6 @@
-"""tools/analysis_tools/show_pretraining.py from the command line."""
+"""tools/analysis_tools from the command line."""
+import json
+
 import pytest
 
 TOOL = 'analysis_tools/show_pretraining.py'
@@ -18,3 +20,23 @@ def test_what_cannot_work_ends_with_one_line(tool, segmentor, place):
         text = str(error.value)
         assert message in text and text.startswith('error: ')
         assert '\n' not in text
+
+
+def test_benchmark_counts_what_skipping_saves(tool, tmp_path):
+    """The last block's visible tokens serve as keys and values alone; all
+    blocks compute their attention weights once more in backward."""
+    out = tmp_path / 'benchmark.json'
+    tool('analysis_tools/benchmark.py', 'pretrain', '--arch', 'tiny',
+         '--teacher', 'test_vit', '--img-size', '64', '--batch', '2',
+         '--repeats', '1', '--out', str(out))
+    sides = json.loads(out.read_text())['sides']
+    images, tokens, hidden, width, blocks = 2, 17, 6, 192, 12
+    visible = tokens - hidden
+    weights = 2 * tokens * width  # flops of one query's attention weights
+    skipped = 3 * visible * (10 * 2 * width**2 + 2 * weights)
+    again = ((blocks - 1) * tokens + hidden) * weights
+    for peer in ('timm', 'mmpretrain'):
+        assert (sides[peer]['flops'] - sides['ours']['flops'] == images *
+                (skipped - again))
+        assert (sides['ours']['kept_bytes_per_image'] <
+                0.6 * sides[peer]['kept_bytes_per_image'])

@@ -1,0 +1,112 @@
+"""Time, operations and memory of several ways to compute the same."""
+import platform
+import time
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Callable, Dict, Iterable, List
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def interleave(sides: Dict[str, Callable], repeats: int,
+               device: torch.device) -> Dict[str, List[float]]:
+    """Time calls in turn, so that a drifting machine treats them alike.
+
+    Args:
+        sides (dict[str, Callable]): What to call, by name.
+        repeats (int): Timed calls of each, after one that is not.
+        device (torch.device): Where they compute.
+
+    Returns:
+        dict[str, list[float]]: Seconds of each call.
+    """
+    seconds = {name: [] for name in sides}
+    for repeat in range(repeats + 1):
+        for name, call in sides.items():
+            _synchronize(device)
+            start = time.perf_counter()
+            call()
+            _synchronize(device)
+            if repeat:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def spread(seconds: List[float]) -> Dict[str, float]:
+    """Median, first and third quartile."""
+    if len(seconds) < 2:
+        return dict(median=seconds[0], low=seconds[0], high=seconds[0])
+    low, _, high = quantiles(seconds, n=4, method='inclusive')
+    return dict(median=median(seconds), low=low, high=high)
+
+
+def count_flops(call: Callable) -> int:
+    """Floating-point operations of the matrix products in a call."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+def kept_bytes(forward: Callable, parameters: Iterable[nn.Parameter]) -> int:
+    """Bytes that a forward call keeps for backward.
+
+    A storage counts once, however many tensors share it; parameters do not
+    count.
+    """
+    own = {p.untyped_storage().data_ptr() for p in parameters}
+    storages = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        out = forward()  # held, so that no storage is used twice
+    del out
+    return sum(storages.values())
+
+
+def peak_bytes(call: Callable, device: torch.device) -> int:
+    """Most accelerator memory during a call; 0 on CPU, where none is counted."""
+    if device.type != 'cuda':
+        return 0
+    torch.cuda.reset_peak_memory_stats(device)
+    call()
+    return torch.cuda.max_memory_allocated(device)
+
+
+def product_rate(device: torch.device,
+                 dtype: torch.dtype,
+                 size: int = 2048,
+                 repeats: int = 10) -> float:
+    """Operations a second in a square matrix product, the machine's limit."""
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    seconds = interleave({'product': lambda: a @ a}, repeats, device)
+    return 2 * size**3 / min(seconds['product'])
+
+
+def machine(device: torch.device) -> str:
+    """Processor or GPU, threads and torch's version, for people."""
+    if device.type == 'cuda':
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f'{_processor()}, {torch.get_num_threads()} threads'
+    return f'{name}, torch {torch.__version__}'
+
+
+def _processor() -> str:
+    info = Path('/proc/cpuinfo')
+    if info.is_file():
+        for line in info.read_text().split('\n'):
+            if line.startswith('model name'):
+                return line.split(':')[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _synchronize(device: torch.device):
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)

@@ -1,0 +1,52 @@
+import pytest
+import torch
+from torch import nn
+
+from mmmaskdistill.apis import measure
+
+CPU = torch.device('cpu')
+
+
+def test_calls_take_turns():
+    calls = []
+    seconds = measure.interleave(
+        dict(a=lambda: calls.append('a'), b=lambda: calls.append('b')), 3, CPU)
+    assert calls == ['a', 'b'] * 4  # one round is not timed
+    assert {name: len(times) for name, times in seconds.items()} == dict(
+        a=3, b=3)
+
+
+def test_spread_is_of_quartiles():
+    assert measure.spread([5., 1., 2., 3., 4.]) == dict(
+        median=3, low=2, high=4)
+    assert measure.spread([2.]) == dict(median=2, low=2, high=2)
+
+
+def test_flops_are_those_of_the_products():
+    linear = nn.Linear(6, 5)
+    x = torch.randn(4, 6)
+    assert measure.count_flops(lambda: linear(x)) == 2 * 4 * 6 * 5
+    assert measure.count_flops(
+        lambda: linear(x).sum().backward()) == 2 * 2 * 4 * 6 * 5
+
+
+def test_a_storage_counts_once_and_parameters_not():
+    linear = nn.Linear(6, 6, bias=False)
+    x = torch.randn(4, 6)
+
+    def forward():
+        y = linear(x)
+        return y * y.view(4, 6)  # keeps y twice, in one storage
+
+    assert measure.kept_bytes(
+        forward, linear.parameters()) == 4 * (x.numel() + 4 * 6)
+
+
+def test_rate_is_a_rate():
+    rate = measure.product_rate(CPU, torch.float32, size=256, repeats=2)
+    assert 1e8 < rate < 1e14
+    assert 'torch' in measure.machine(CPU)
+
+
+def test_peak_is_counted_on_gpus_alone():
+    assert measure.peak_bytes(lambda: pytest.fail('called'), CPU) == 0
