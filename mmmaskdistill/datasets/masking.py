@@ -48,14 +48,8 @@ class BlockMaskGenerator(BaseTransform):
                  max_num_patches: Optional[int] = None,
                  min_aspect: float = 0.3,
                  max_aspect: Optional[float] = None):
-        if isinstance(input_size, int):
-            input_size = (input_size, input_size)
-        self.input_size = tuple(input_size)
-        if not 0 < num_masking_patches <= math.prod(input_size):
-            raise ConfigError(
-                f'num_masking_patches={num_masking_patches}: expected 1 to '
-                f'{math.prod(input_size)}, the patches of the grid '
-                f'{self.input_size}')
+        self.input_size = _grid(input_size)
+        _check_count(num_masking_patches, self.input_size)
         self.num_masking_patches = num_masking_patches
         self.min_num_patches = min_num_patches
         self.max_num_patches = max_num_patches or num_masking_patches
@@ -104,3 +98,85 @@ class BlockMaskGenerator(BaseTransform):
                 f'num_masking_patches={self.num_masking_patches}, '
                 f'min_num_patches={self.min_num_patches}, '
                 f'max_num_patches={self.max_num_patches})')
+
+
+@TRANSFORMS.register_module()
+class UniformMaskGenerator(BaseTransform):
+    """Hide squares of patches drawn uniformly, as many in every image.
+
+    MAE draws single patches (arXiv 2111.06377), SimMIM squares of 32 pixels
+    (arXiv 2111.09886).
+
+    Adds the key ``mask``: [h, w] int64, 1 = hidden.
+
+    Args:
+        input_size (int | tuple[int, int]): Patch grid, rows and columns.
+        num_masking_patches (int): Patches to hide, a multiple of ``unit``
+            squared.
+        unit (int): Side of a square, in patches; divides the grid's sides.
+            Defaults to 1.
+
+    Raises:
+        ConfigError: If there are fewer patches than to hide, none to hide, or
+            squares do not fit them.
+    """
+
+    def __init__(self,
+                 input_size: Union[int, Tuple[int, int]],
+                 num_masking_patches: int,
+                 unit: int = 1):
+        self.input_size = _grid(input_size)
+        _check_count(num_masking_patches, self.input_size)
+        if any(side % unit for side in self.input_size) or \
+                num_masking_patches % unit**2:
+            raise ConfigError(
+                f'unit={unit}: squares of {unit} x {unit} patches do not fill '
+                f'the grid {self.input_size} and num_masking_patches='
+                f'{num_masking_patches}')
+        self.num_masking_patches = num_masking_patches
+        self.unit = unit
+
+    def transform(self, results: dict) -> dict:
+        rows, columns = (side // self.unit for side in self.input_size)
+        mask = np.zeros(rows * columns, np.int64)
+        mask[np.random.permutation(len(mask))
+             [:self.num_masking_patches // self.unit**2]] = 1
+        square = np.ones((self.unit, self.unit), np.int64)
+        results['mask'] = np.kron(mask.reshape(rows, columns), square)
+        return results
+
+    def __repr__(self) -> str:
+        return (f'{type(self).__name__}(input_size={self.input_size}, '
+                f'num_masking_patches={self.num_masking_patches}, '
+                f'unit={self.unit})')
+
+
+@TRANSFORMS.register_module()
+class NoMaskGenerator(BaseTransform):
+    """Hide nothing: plain feature distillation, which predicts all patches.
+
+    Adds the key ``mask``: [h, w] int64, all 0.
+
+    Args:
+        input_size (int | tuple[int, int]): Patch grid, rows and columns.
+    """
+
+    def __init__(self, input_size: Union[int, Tuple[int, int]]):
+        self.input_size = _grid(input_size)
+
+    def transform(self, results: dict) -> dict:
+        results['mask'] = np.zeros(self.input_size, np.int64)
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(input_size={self.input_size})'
+
+
+def _grid(size: Union[int, Tuple[int, int]]) -> Tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _check_count(hidden: int, grid: Tuple[int, int]):
+    if not 0 < hidden <= math.prod(grid):
+        raise ConfigError(f'num_masking_patches={hidden}: expected 1 to '
+                          f'{math.prod(grid)}, the patches of the grid {grid}')

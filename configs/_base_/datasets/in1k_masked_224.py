@@ -12,14 +12,14 @@ data_preprocessor = dict(
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.4),
-    dict(type='RandomFlip', prob=0.5),
     dict(
-        type='RandomResizedCrop',
+        type='mmmaskdistill.RandomJitteredCrop',
         scale=224,
-        crop_ratio_range=(0.2, 1.),
-        backend='pillow',
-        interpolation='bicubic'),
+        brightness=0.4,
+        contrast=0.4,
+        saturation=0.4,
+        flip_prob=0.5,
+        crop_ratio_range=(0.2, 1.)),
     dict(
         type='mmmaskdistill.BlockMaskGenerator',
         input_size=(14, 14),

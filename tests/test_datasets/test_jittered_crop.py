@@ -1,0 +1,101 @@
+"""One transform against three of torchvision, as BEiT v2's code has them."""
+from collections import Counter
+
+import numpy as np
+import pytest
+import skimage.data
+from mmengine.registry import init_default_scope
+from PIL import Image
+from scipy.stats import kstest
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as TF
+
+from mmmaskdistill.registry import TRANSFORMS
+
+ADJUST = dict(
+    _brightness=TF.adjust_brightness,
+    _contrast=TF.adjust_contrast,
+    _saturation=TF.adjust_saturation)
+
+
+def build(**options):
+    init_default_scope('mmpretrain')
+    return TRANSFORMS.build(
+        dict(type='mmmaskdistill.RandomJitteredCrop', scale=224, **options))
+
+
+@pytest.fixture(scope='module')
+def photograph():
+    return Image.fromarray(skimage.data.astronaut()[:375])
+
+
+def bgr(picture):
+    return np.ascontiguousarray(np.asarray(picture)[..., ::-1])
+
+
+@pytest.mark.parametrize('seed', range(8))
+def test_pictures_are_torchvision_s(seed, photograph):
+    """Those of jittering the whole image, then flipping, then cropping."""
+    crop = build(second_scale=196)
+    rng = np.random.RandomState(seed)
+    draws = [(jitter, rng.uniform(0.6, 1.4))
+             for jitter, _ in (crop.jitters[i] for i in rng.permutation(3))]
+    flip = bool(seed % 2)
+    np.random.seed(seed)
+    box = crop.rand_crop_params(bgr(photograph))
+    crop.rand_crop_params = lambda image: box
+    crop.draw_jitter = lambda: draws
+    crop.draw_flip = lambda: flip
+    results = crop(dict(img=bgr(photograph)))
+
+    jittered = photograph
+    for jitter, factor in draws:
+        jittered = ADJUST[jitter.__name__](jittered, factor)
+    for picture, size in zip(results['img'], (224, 196)):
+        expected = TF.resized_crop(jittered, *box, [size, size],
+                                   InterpolationMode.BICUBIC)
+        if flip:
+            expected = TF.hflip(expected)
+        difference = np.abs(picture.astype(float) - bgr(expected))
+        assert picture.shape == (size, size, 3)
+        assert difference.mean() < 1.2  # of 255
+    assert results['img_shape'] == (224, 224, 3)
+    assert results['flip'] is flip
+
+
+def test_without_jitter_it_is_pillow_s_crop(photograph):
+    crop = build(brightness=0, contrast=0, saturation=0, flip_prob=0)
+    np.random.seed(0)
+    box = crop.rand_crop_params(bgr(photograph))
+    np.random.seed(0)
+    ours = crop(dict(img=bgr(photograph)))['img']
+    theirs = TF.resized_crop(photograph, *box, [224, 224],
+                             InterpolationMode.BICUBIC)
+    difference = np.abs(ours.astype(int) - bgr(theirs))
+    assert difference.max() <= 2 and difference.mean() < 0.1
+
+
+def test_draws_are_torchvision_s():
+    """Orders alike often, factors uniform, half of the images flipped."""
+    crop = build()
+    np.random.seed(0)
+    draws = [crop.draw_jitter() for _ in range(3000)]
+    orders = Counter(tuple(j.__name__ for j, _ in draw) for draw in draws)
+    assert len(orders) == 6
+    assert all(abs(n - 500) < 100 for n in orders.values())
+    for name in ADJUST:
+        factors = [f for draw in draws for j, f in draw if j.__name__ == name]
+        assert kstest(factors, 'uniform', (0.6, 0.8)).pvalue > 1e-3
+    flips = sum(crop.draw_flip() for _ in range(3000))
+    assert abs(flips - 1500) < 140
+
+
+@pytest.mark.parametrize('size', [(1, 1), (3, 500), (40, 30)])
+def test_images_of_any_size(size):
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    assert build()(dict(img=image))['img'].shape == (224, 224, 3)
+
+
+def test_strengths_are_checked():
+    with pytest.raises(ValueError, match='contrast=1.5: expected 0 to 1'):
+        build(contrast=1.5)
