@@ -5,7 +5,7 @@ every layer. Most of that costs little to compute again: a norm, a GELU, the
 attention weights; and what layer scale multiplies is not needed at all.
 Values and gradients are those of the plain layers.
 """
-from typing import Optional
+from typing import Optional, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -75,11 +75,13 @@ class _BiasedAttention(torch.autograd.Function):
         return dq, dk, dv, d_bias, None
 
 
-def _parts(q: Tensor, k: Tensor):
-    """Samples whose matrices are computed at a time."""
-    if q.is_cpu:
-        return range(len(q))  # one sample's fit the cache
-    step = max(1, 2**28 // (q.shape[1] * q.shape[2] * k.shape[2]))
+def _parts(q: Tensor, k: Tensor) -> Sequence:
+    """Samples whose weights are computed at a time: one, or a slice."""
+    # As many as fit a CPU's cache, or a small part of a GPU's memory.
+    size = 2**19 if q.is_cpu else 2**28
+    step = max(1, size // (q.shape[1] * q.shape[2] * k.shape[2]))
+    if step == 1:
+        return range(len(q))  # without a batch dimension, fewer copies
     return [slice(i, i + step) for i in range(0, len(q), step)]
 
 
