@@ -1,5 +1,6 @@
 from .jittered_crop import RandomJitteredCrop
-from .masking import BlockMaskGenerator
+from .masking import (BlockMaskGenerator, NoMaskGenerator,
+                      UniformMaskGenerator)
 from .texture_mosaics import TextureMosaicDataset
 
 __all__ = [

@@ -1,3 +1,9 @@
+from .all_tokens_vit import AllTokensViT
 from .mask_distill_vit import MaskDistillViT
+from .masked_swin import MaskedSwin
+from .masked_timm import MaskedTimm
+from .visible_vit import VisibleViT
 
-__all__ = ['MaskDistillViT']
+__all__ = [
+    'AllTokensViT', 'MaskDistillViT', 'MaskedSwin', 'MaskedTimm', 'VisibleViT'
+]

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import MODELS
+from .combinations import check_combination
 
 
 @MODELS.register_module()
@@ -17,18 +18,37 @@ class MaskDistill(BaseSelfSupervisor):
     ``loss = L( H( S(x, m) )[m], N( T(x) )[m] )``: from an image x whose
     patches m are hidden, the student S and the head H predict what the frozen
     teacher T and the normalizer N make of the whole image (arXiv 2210.10615,
-    section 3).
+    section 3). BEiT, MAE, SimMIM, MaskFeat, data2vec ... are other choices of
+    T, N, S, H, L and m: see ``configs/unified``.
 
-    The teacher belongs to no optimizer and to no checkpoint, stays in eval
-    mode, and copies of the model share it.
+    The teacher belongs to no optimizer, stays in eval mode and, unless it
+    learns from the student, belongs to no checkpoint and is shared by copies
+    of the model.
 
     Args:
         backbone (dict): S; takes images [B, 3, H, W] and a mask [B, N] and
-            gives the hidden patches' tokens [mask.sum(), Ds].
-        teacher (dict): T; takes images and gives features [B, N, Dt].
+            gives, as its attribute ``gives`` says,
+
+            - ``hidden`` (or no such attribute): the hidden patches' tokens
+              [mask.sum(), Ds];
+            - ``all``: every patch's, [B, N, Ds];
+            - ``visible``: the class token and the visible patches,
+              [B, 1+V, Ds];
+
+            or a tuple of such readouts, each of which is predicted from; the
+            losses add up.
+        teacher (dict): T; takes images and gives features [B, N, Dt], or, if
+            it has a ``vocab_size``, token ids [B, N].
         normalizer (dict): N.
-        head (dict): H.
+        head (dict): H, from Ds to Dt, or to scores of the vocabulary. One with
+            ``decodes_visible`` takes visible tokens and the mask and gives
+            [B, N, Dt].
         loss (dict): L.
+        predict (str): Patches that count: ``hidden``, ``all``, ``visible``.
+            Defaults to ``'hidden'``.
+        masking (dict, optional): Makes the mask of the teacher's attention
+            and of what the pipeline drew, such as ``AttentionMask``. Defaults
+            to None, the pipeline's mask.
         data_preprocessor (dict, optional): Gives ``inputs`` as two batches,
             the student's view of the images and the teacher's, each under its
             own mean and std, such as mmpretrain's
@@ -36,8 +56,7 @@ class MaskDistill(BaseSelfSupervisor):
         init_cfg (dict, optional): Initialization of the whole model.
 
     Raises:
-        ConfigError: If the teacher's patch grid is not the student's, or the
-            head does not give the teacher's number of channels.
+        ConfigError: If the parts do not fit one another.
     """
 
     def __init__(self,
@@ -46,6 +65,8 @@ class MaskDistill(BaseSelfSupervisor):
                  normalizer: dict,
                  head: dict,
                  loss: dict,
+                 predict: str = 'hidden',
+                 masking: Optional[dict] = None,
                  data_preprocessor: Optional[dict] = None,
                  init_cfg: Optional[dict] = None):
         super().__init__(
@@ -58,11 +79,13 @@ class MaskDistill(BaseSelfSupervisor):
             self.backbone.mask_token.requires_grad_()
         self.normalizer = MODELS.build(normalizer)
         self.distance = MODELS.build(loss)
+        self.predict = predict
+        self.masking = None if masking is None else MODELS.build(masking)
         # Not an attribute that torch registers: `parameters`, `state_dict`
         # and `train` must not see it.
         self.__dict__['teacher'] = MODELS.build(teacher)
         self._owns_teacher = True
-        self._check_fit()
+        check_combination(self)
 
     def loss(self, inputs: List[Tensor],
              data_samples: List[DataSample]) -> Dict[str, Tensor]:
@@ -78,11 +101,51 @@ class MaskDistill(BaseSelfSupervisor):
             dict[str, Tensor]: ``loss``, a scalar.
         """
         student_view, teacher_view = self._views(inputs)
-        mask = torch.stack([sample.mask for sample in data_samples])
-        mask = mask.flatten(1).bool()  # [B, N]
-        target = self.normalizer(self.teacher(teacher_view, data_samples))
-        prediction = self.head(self.backbone(student_view, mask))
-        return dict(loss=self.distance(prediction, target[mask]))
+        drawn = torch.stack([sample.mask for sample in data_samples])
+        target, mask = self._teach(teacher_view, drawn.flatten(1),
+                                   data_samples)
+        where = self._where(mask)
+        target = target[where]
+        if not len(target):
+            raise ConfigError(
+                f'predict={self.predict!r}, but no patch of the batch is: '
+                "give the pipeline another mask, or set predict='all'")
+        predictions = self._predict(student_view, mask, where)
+        return dict(loss=sum(self.distance(p, target) for p in predictions))
+
+    def _teach(self, images: Tensor, drawn: Tensor,
+               data_samples: Optional[List[DataSample]]
+               ) -> Tuple[Tensor, Tensor]:
+        """N(T(x)), [B, N, Dt], and the mask, [B, N] bool."""
+        if self.masking is None:
+            if drawn.is_floating_point():
+                raise ConfigError(
+                    'the pipeline draws noise, not masks: set '
+                    "masking=dict(type='mmmaskdistill.AttentionMask', ...)")
+            features = self.teacher(images, data_samples)
+            return self.normalizer(features), drawn.bool()
+        features, attention = self.teacher.attend(images)
+        return self.normalizer(features), self.masking(attention, drawn)
+
+    def _where(self, mask: Tensor) -> Tensor:
+        """Patches that count, [B, N] bool."""
+        if self.predict == 'all':
+            return torch.ones_like(mask)
+        return mask if self.predict == 'hidden' else ~mask
+
+    def _predict(self, images: Tensor, mask: Tensor,
+                 where: Tensor) -> List[Tensor]:
+        """H(S(x, m)) of the patches that count, [where.sum(), Dt] a readout.
+        """
+        readouts = self.backbone(images, mask)
+        if not isinstance(readouts, tuple):
+            readouts = (readouts, )
+        gives = getattr(self.backbone, 'gives', 'hidden')
+        if gives == 'visible':
+            return [self.head(tokens, mask)[where] for tokens in readouts]
+        if gives == 'all':
+            readouts = [tokens[where] for tokens in readouts]
+        return [self.head(tokens) for tokens in readouts]
 
     @torch.no_grad()
     def predict_features(self, inputs: List[Tensor],
@@ -95,29 +158,20 @@ class MaskDistill(BaseSelfSupervisor):
             mask (Tensor): [B, N] bool, True = hidden.
 
         Returns:
-            tuple[Tensor, Tensor]: The student's predictions at the hidden
-            patches, NaN at the others, and the teacher's normalized features,
-            [B, N, Dt] each.
+            tuple[Tensor, Tensor]: The student's predictions at the patches
+            that count, NaN at the others, and the teacher's normalized
+            features, [B, N, Dt] each.
         """
         student_view, teacher_view = self._views(inputs)
-        target = self.normalizer(self.teacher(teacher_view))
+        target, mask = self._teach(teacher_view, mask, None)
+        where = self._where(mask)
         prediction = torch.full_like(target, torch.nan)
-        prediction[mask] = self.head(self.backbone(student_view, mask))
+        prediction[where] = self._predict(student_view, mask, where)[0]
         return prediction, target
 
     @staticmethod
     def _views(inputs) -> List[Tensor]:
         return [inputs, inputs] if isinstance(inputs, Tensor) else inputs
-
-    def _check_fit(self):
-        """Fail on what cannot fit before any image is read."""
-        self.teacher.match_grid(self.backbone.patch_resolution)
-        if self.head.out_features != self.teacher.channels:
-            raise ConfigError(
-                f'the head gives {self.head.out_features} channels, the '
-                f'features of {self.teacher.name} have '
-                f'{self.teacher.channels}: set '
-                f'head.out_channels={self.teacher.channels}')
 
     def _apply(self, fn: Callable, *args, **kwargs):
         """Move the teacher to another device or dtype along with the model."""

@@ -1,7 +1,7 @@
 import logging
 import math
 import sys
-from typing import List, Optional, Tuple, Union
+from typing import List, Optional, Sequence, Tuple, Union
 
 import timm
 import torch
@@ -31,8 +31,10 @@ class TimmTeacher(nn.Module):
         features (str): ``block``, the output of ``layer``; ``norm``, the same
             after the final norm; ``proj``, that after CLIP's projection into
             the space shared with text. Defaults to ``'block'``.
-        layer (int): Index of a ViT's block, or of a convolutional network's
-            stage. Defaults to -1, the last.
+        layer (int | Sequence[int]): Index of a ViT's block, or of a
+            convolutional network's stage; or several, whose outputs are each
+            normalized, as by ``LayerNormalizer``, and averaged, as data2vec
+            does it. Defaults to -1, the last.
         img_size (int | tuple[int, int]): Input height and width in pixels. A
             position embedding is resized to it. Defaults to 224.
         resize (str, optional): ``'bilinear'`` resizes the feature map to the
@@ -55,7 +57,7 @@ class TimmTeacher(nn.Module):
                  checkpoint: Optional[str] = None,
                  pretrained: Union[bool, str] = True,
                  features: str = 'block',
-                 layer: int = -1,
+                 layer: Union[int, Sequence[int]] = -1,
                  img_size: Union[int, Tuple[int, int]] = 224,
                  resize: Optional[str] = None):
         super().__init__()
@@ -75,18 +77,28 @@ class TimmTeacher(nn.Module):
         self.requires_grad_(False).eval()
 
         stages = list(self.model.feature_info)
-        if not -len(stages) <= layer < len(stages):
-            raise ConfigError(f'layer={layer}: {model_name} has '
-                              f'{len(stages)} of them')
-        self.layer = layer % len(stages)
+        layers = [layer] if isinstance(layer, int) else layer
+        for index in layers:
+            if not -len(stages) <= index < len(stages):
+                raise ConfigError(f'layer={layer}: {model_name} has '
+                                  f'{len(stages)} of them')
+        self.layers = sorted(index % len(stages) for index in layers)
+        kinds = {(stages[i]['num_chs'], stages[i]['reduction'])
+                 for i in self.layers}
+        if len(kinds) != 1:
+            raise ConfigError(f'layer={layer}: expected layers of {model_name}'
+                              ' with the same width and stride')
+        (width, self.stride), = kinds
+        if len(self.layers) > 1 and features != 'block':
+            raise ConfigError(f'layer={layer} with features={features!r}: the '
+                              "mean of several layers is one of 'block'")
         if features == 'proj' and not isinstance(
                 getattr(self.model, 'head', None), nn.Linear):
             raise ConfigError(f"features='proj': {model_name} has no linear "
                               'projection, choose a CLIP model')
         self.channels = (
             self.model.head.out_features
-            if features == 'proj' else stages[self.layer]['num_chs'])
-        self.stride = stages[self.layer]['reduction']
+            if features == 'proj' else width)
         self.grid = tuple(math.ceil(side / self.stride) for side in img_size)
 
     def match_grid(self, grid: Tuple[int, int]):
@@ -118,13 +130,14 @@ class TimmTeacher(nn.Module):
                 images: Tensor,
                 data_samples: Optional[List[DataSample]] = None) -> Tensor:
         """Features [B, N, Dt] of normalized images [B, 3, H, W]."""
-        maps, = self.model.forward_intermediates(
+        maps = self.model.forward_intermediates(
             images,
-            indices=[self.layer],
+            indices=self.layers,
             norm=self.features != 'block',
             stop_early=True,
             output_fmt='NCHW',
-            intermediates_only=True)  # [B, D, h, w]
+            intermediates_only=True)
+        maps = maps[0] if len(maps) == 1 else _mean(maps)  # [B, D, h, w]
         if self.resize is not None:
             maps = F.interpolate(maps, size=self.grid, mode='bilinear')
         elif tuple(maps.shape[2:]) != self.grid:
@@ -135,6 +148,13 @@ class TimmTeacher(nn.Module):
                 f'for {self.grid[0]} x {self.grid[1]}')
         tokens = maps.flatten(2).transpose(1, 2)
         return self.model.head(tokens) if self.features == 'proj' else tokens
+
+
+def _mean(maps: List[Tensor]) -> Tensor:
+    """Mean of maps [B, D, h, w], each token of each normalized first."""
+    tokens = torch.stack(maps).movedim(2, -1)
+    tokens = F.layer_norm(tokens, tokens.shape[-1:], eps=1e-6)
+    return tokens.mean(0).movedim(-1, 1)
 
 
 def _create_model(name: str, checkpoint: Optional[str],

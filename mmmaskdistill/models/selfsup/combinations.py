@@ -1,0 +1,97 @@
+"""Which T, N, S, H and L go together, checked before any image is read."""
+from mmpretrain.models.losses import CrossEntropyLoss
+from torch import nn
+
+from mmmaskdistill.errors import ConfigError
+from ..normalizers import NoNormalizer
+
+PREDICT = ('hidden', 'all', 'visible')
+
+
+def check_combination(model: nn.Module):
+    """Refuse parts that do not fit one another.
+
+    Args:
+        model (nn.Module): A :class:`MaskDistill`.
+
+    Raises:
+        ConfigError: Names two values that do not go together, and what does.
+    """
+    student, teacher = model.backbone, model.teacher
+    teacher.match_grid(student.patch_resolution)
+    _check_tokens(model.predict, student, model.head)
+    _check_target(teacher, model.normalizer, model.distance)
+    _check_widths(student, teacher, model.head)
+    if model.masking is not None and not hasattr(teacher, 'attend'):
+        raise ConfigError(
+            f'masking={_name(model.masking)} needs a teacher\'s attention, '
+            f'{_name(teacher)} has none: take a ViT as TimmTeacher, or masks '
+            'from the pipeline alone')
+
+
+def _check_tokens(predict: str, student: nn.Module, head: nn.Module):
+    """What the student gives against what the head takes."""
+    if predict not in PREDICT:
+        raise ConfigError(
+            f'predict={predict!r}: expected one of {", ".join(PREDICT)}')
+    gives = getattr(student, 'gives', 'hidden')
+    decodes = getattr(head, 'decodes_visible', False)
+    if gives == 'visible' and not decodes:
+        raise ConfigError(
+            f'the student {_name(student)} gives visible patches alone, the '
+            f'head {_name(head)} brings no mask tokens in: set '
+            "head.type='mmmaskdistill.DecoderHead', or take a student with "
+            'mask tokens')
+    if gives != 'visible' and decodes:
+        raise ConfigError(
+            f'the head {_name(head)} takes visible patches alone, the student '
+            f'{_name(student)} gives {gives} ones: set '
+            "backbone.type='mmmaskdistill.VisibleViT', or take LinearHead")
+    if gives == 'hidden' and predict != 'hidden':
+        raise ConfigError(
+            f'predict={predict!r}: the student {_name(student)} gives hidden '
+            "patches alone; set backbone.type='mmmaskdistill.AllTokensViT', "
+            "or predict='hidden'")
+
+
+def _check_target(teacher: nn.Module, normalizer: nn.Module, loss: nn.Module):
+    """Token ids are classified and continuous features are regressed."""
+    classifies = isinstance(loss, (nn.CrossEntropyLoss, CrossEntropyLoss))
+    discrete = _vocabulary(teacher) is not None
+    if classifies and not discrete:
+        raise ConfigError(
+            f'the loss {_name(loss)} classifies tokens, the teacher '
+            f'{teacher.name} gives continuous features: take SmoothL1Loss, '
+            'L1Loss, MSELoss or mmpretrain.CosineSimilarityLoss, or a '
+            'discrete teacher such as VQKDTeacher')
+    if discrete and not classifies:
+        raise ConfigError(
+            f'the teacher {teacher.name} gives token ids, the loss '
+            f'{_name(loss)} compares features: take CrossEntropyLoss')
+    if discrete and not isinstance(normalizer, NoNormalizer):
+        raise ConfigError(
+            f'the teacher {teacher.name} gives token ids, which '
+            f'{_name(normalizer)} cannot normalize: take NoNormalizer')
+
+
+def _check_widths(student: nn.Module, teacher: nn.Module, head: nn.Module):
+    channels = _vocabulary(teacher) or teacher.channels
+    if head.out_features != channels:
+        raise ConfigError(
+            f'the head gives {head.out_features} channels, the features of '
+            f'{teacher.name} have {channels}: set '
+            f'head.{"vocab_size" if _vocabulary(teacher) else "out_channels"}'
+            f'={channels}')
+    width = getattr(student, 'out_channels', None) or student.embed_dims
+    if head.in_features != width:
+        raise ConfigError(
+            f'the head takes {head.in_features} channels, the tokens of '
+            f'{_name(student)} have {width}: set head.in_channels={width}')
+
+
+def _vocabulary(teacher: nn.Module):
+    return getattr(teacher, 'vocab_size', None)
+
+
+def _name(module: nn.Module) -> str:
+    return type(module).__name__

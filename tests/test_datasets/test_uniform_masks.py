@@ -1,0 +1,34 @@
+import numpy as np
+import pytest
+
+from mmmaskdistill.datasets.draws import seed_generators
+from mmmaskdistill.datasets.masking import (NoMaskGenerator,
+                                            UniformMaskGenerator)
+from mmmaskdistill.errors import ConfigError
+
+
+@pytest.mark.parametrize('unit', [1, 2])
+def test_uniform(unit):
+    """Every square is hidden equally often, the same number in every mask."""
+    draw = UniformMaskGenerator((6, 8), 12, unit)
+    seed_generators(0)
+    masks = np.stack([draw({})['mask'] for _ in range(2000)])
+    assert masks.shape == (2000, 6, 8) and masks.dtype == np.int64
+    assert (masks.sum((1, 2)) == 12).all()
+    squares = masks.reshape(2000, 6 // unit, unit, 8 // unit, unit)
+    assert (squares == squares[:, :, :1, :, :1]).all()
+    # 0.25 within five deviations
+    assert abs(masks.mean(0) - 0.25).max() < 5 * (0.25 * 0.75 / 2000)**0.5
+    seed_generators(0)
+    np.testing.assert_array_equal(draw({})['mask'], masks[0])
+
+
+def test_no_mask():
+    mask = NoMaskGenerator(7)({})['mask']
+    assert mask.shape == (7, 7) and mask.dtype == np.int64 and not mask.any()
+
+
+@pytest.mark.parametrize('hidden, unit', [(0, 1), (50, 1), (12, 3), (13, 2)])
+def test_what_does_not_fit_is_refused(hidden, unit):
+    with pytest.raises(ConfigError):
+        UniformMaskGenerator((7, 7) if unit == 3 else (6, 8), hidden, unit)

@@ -1,0 +1,86 @@
+"""Parts that do not go together are refused when the model is built."""
+import pytest
+import torch
+from mmpretrain.structures import DataSample
+
+from mmmaskdistill.errors import ConfigError
+from mmmaskdistill.models import MaskDistill
+
+ARCH = dict(embed_dims=24, num_layers=2, num_heads=3, feedforward_channels=48)
+VIT = dict(type='mmmaskdistill.MaskDistillViT', arch=ARCH, img_size=64)
+VISIBLE = dict(VIT, type='mmmaskdistill.VisibleViT')
+ALL = dict(VIT, type='mmmaskdistill.AllTokensViT')
+PIXELS = dict(type='mmmaskdistill.PixelTeacher', img_size=64)
+LINEAR = dict(
+    type='mmmaskdistill.LinearHead', in_channels=24, out_channels=768)
+DECODER = dict(
+    type='mmmaskdistill.DecoderHead',
+    in_channels=24,
+    out_channels=768,
+    grid=4,
+    embed_dims=16,
+    num_layers=1,
+    num_heads=2)
+
+
+def build(**kwargs):
+    model = MaskDistill(
+        **{
+            'backbone': VIT,
+            'teacher': PIXELS,
+            'normalizer': dict(type='mmmaskdistill.NoNormalizer'),
+            'head': LINEAR,
+            'loss': dict(type='mmmaskdistill.MSELoss'),
+            **kwargs
+        })
+    model.init_weights()
+    return model
+
+
+REFUSED = [
+    (dict(loss=dict(type='mmmaskdistill.CrossEntropyLoss')),
+     ('CrossEntropyLoss', 'PixelTeacher', 'SmoothL1Loss')),
+    (dict(loss=dict(type='mmpretrain.CrossEntropyLoss')),
+     ('CrossEntropyLoss', 'PixelTeacher')),
+    (dict(backbone=VISIBLE), ('VisibleViT', 'LinearHead', 'DecoderHead')),
+    (dict(head=DECODER), ('DecoderHead', 'MaskDistillViT', 'VisibleViT')),
+    (dict(predict='all'), ("'all'", 'MaskDistillViT', 'AllTokensViT')),
+    (dict(predict='some'), ("'some'", 'hidden, all, visible')),
+    (dict(backbone=dict(VIT, img_size=96)), ('4 x 4', '6 x 6', '96 x 96')),
+    (dict(head=dict(LINEAR, out_channels=5)), ('5', 'out_channels=768')),
+    (dict(head=dict(LINEAR, in_channels=5)), ('5', 'in_channels=24')),
+    (dict(backbone=dict(VISIBLE, use_rel_pos_bias=True), head=DECODER),
+     ('use_rel_pos_bias', 'MaskDistillViT')),
+    (dict(backbone=dict(VISIBLE, img_size=(64, 96)), head=DECODER),
+     ('4 x 6', )),
+    (dict(head=dict(DECODER, grid=(4, 6))), ('(4, 6)', )),
+    (dict(teacher=dict(type='mmmaskdistill.HOGTeacher', patch_size=12)),
+     ('patch_size=12', 'cell=8')),
+]
+
+
+@pytest.mark.parametrize('parts, says', REFUSED)
+def test_refused(parts, says):
+    with pytest.raises(ConfigError) as error:
+        build(**parts)
+    for part in says:
+        assert part in str(error.value)
+
+
+def loss(model, mask):
+    mask = torch.tensor(mask)
+    images = torch.randn(len(mask), 3, 64, 64)
+    return model.loss(images, [DataSample().set_mask(m) for m in mask])['loss']
+
+
+def test_nothing_to_predict_is_refused():
+    nothing = [[0] * 16] * 2
+    with pytest.raises(ConfigError, match="predict='hidden'"):
+        loss(build(), nothing)
+    assert loss(build(backbone=ALL, predict='all'), nothing).isfinite()
+
+
+def test_uneven_masks_are_refused_by_sparse_students():
+    model = build(backbone=VISIBLE, head=DECODER)
+    with pytest.raises(ConfigError, match='13 to 14 visible'):
+        loss(model, [[1] * 3 + [0] * 13, [1] * 2 + [0] * 14])

@@ -1,0 +1,181 @@
+"""N, H and students one by one, against formulas and other libraries."""
+import pytest
+import torch
+from mmengine.registry import init_default_scope
+from mmpretrain.models import SwinTransformer, TIMMBackbone
+from mmpretrain.structures import DataSample
+
+from mmmaskdistill.models import MaskDistill, MaskDistillViT, TimmTeacher
+from mmmaskdistill.models.backbones import (AllTokensViT, MaskedSwin,
+                                            MaskedTimm, VisibleViT)
+from mmmaskdistill.models.heads import MLPHead
+from mmmaskdistill.models.normalizers import (BatchNormalizer,
+                                              InstanceNormalizer, L2Normalizer,
+                                              NoNormalizer,
+                                              PatchPixelNormalizer)
+from mmmaskdistill.models.weights import load_backbone
+
+ARCH = dict(embed_dims=24, num_layers=2, num_heads=3, feedforward_channels=48)
+
+
+@pytest.mark.parametrize('kind, dims, unbiased', [
+    (PatchPixelNormalizer, (2, ), True),
+    (InstanceNormalizer, (1, ), False),
+    (BatchNormalizer, (0, 1), False),
+])
+def test_variance_normalizers(kind, dims, unbiased):
+    x = 3 * torch.randn(4, 5, 7, dtype=torch.float64) + 1
+    variance, mean = torch.var_mean(x, dims, unbiased=unbiased, keepdim=True)
+    torch.testing.assert_close(kind()(x), (x - mean) / (variance + 1e-6)**0.5)
+
+
+def test_other_normalizers():
+    x = torch.randn(4, 5, 7)
+    torch.testing.assert_close(L2Normalizer()(x), x / x.norm(dim=-1)[..., None])
+    assert NoNormalizer()(x) is x
+
+
+def test_mlp_head():
+    head = MLPHead(4, 6, hidden_channels=5, num_layers=3)
+    head.init_weights()
+    shapes = [tuple(p.shape) for p in head.parameters() if p.ndim == 2]
+    assert shapes == [(5, 4), (5, 5), (6, 5)]
+    assert all(0 < p.abs().max() <= 0.02 for p in head.parameters()
+               if p.ndim == 2)
+    assert head(torch.randn(2, 3, 4)).shape == (2, 3, 6)
+
+
+def masked(side=4, hidden=7):
+    mask = torch.zeros(2, side**2, dtype=torch.bool)
+    mask[0, :hidden] = mask[1, -hidden:] = True
+    return torch.randn(2, 3, 64, 64), mask
+
+
+def test_all_tokens_hold_the_hidden_ones():
+    images, mask = masked()
+    student = AllTokensViT(arch=ARCH, img_size=64).eval()
+    student.init_weights()
+    sparing = MaskDistillViT(arch=ARCH, img_size=64).eval()
+    sparing.load_state_dict(student.state_dict())
+    tokens = student(images, mask)
+    assert tokens.shape == (2, 16, 24)
+    torch.testing.assert_close(tokens[mask], sparing(images, mask))
+    nothing = torch.zeros_like(mask)
+    torch.testing.assert_close(
+        student(images, nothing), sparing(images)[0].flatten(2).mT)
+
+
+def test_visible_student_sees_nothing_hidden(tmp_path):
+    images, mask = masked()
+    student = VisibleViT(arch=ARCH, img_size=64).eval()
+    student.init_weights()
+    tokens = student(images, mask)
+    assert tokens.shape == (2, 10, 24)
+    pixels = mask.unflatten(1, (4, 4))[:, None]
+    pixels = pixels.repeat_interleave(16, 2).repeat_interleave(16, 3)
+    torch.testing.assert_close(
+        student(images.masked_fill(pixels, 9.), mask), tokens)
+
+    # Afterwards it is a MaskDistillViT.
+    torch.save(student.state_dict(), tmp_path / 'student.pth')
+    backbone = MaskDistillViT(
+        arch=ARCH,
+        img_size=64,
+        use_abs_pos_emb=True,
+        use_shared_rel_pos_bias=False,
+        layer_scale_init_value=0.).eval()
+    load_backbone(backbone, str(tmp_path / 'student.pth'))
+    every = student(images, torch.zeros_like(mask))[:, 1:]
+    torch.testing.assert_close(backbone(images)[0].flatten(2).mT, every)
+
+
+def test_masked_swin_is_mmpretrain_s_afterwards():
+    init_default_scope('mmpretrain')
+    args = dict(
+        arch=dict(embed_dims=12, depths=[1, 1, 2, 1], num_heads=[1, 2, 2, 3]),
+        img_size=64,
+        stage_cfgs=dict(block_cfgs=dict(window_size=2)))
+    student, swin = MaskedSwin(**args), SwinTransformer(**args)
+    student.init_weights()
+    student.eval(), swin.eval()  # these return None
+    missing, left = swin.load_state_dict(student.state_dict(), strict=False)
+    assert not missing and left == ['mask_token']
+    images, mask = masked(2, 2)
+    nothing = torch.zeros_like(mask)
+    torch.testing.assert_close(
+        student(images, nothing), swin(images)[0].flatten(2).mT)
+    hidden = student(images, mask)
+    assert hidden.shape == (2, 4, 96)
+    student.mask_token.data += 1
+    assert not torch.allclose(student(images, mask), hidden)
+
+
+@pytest.mark.parametrize('fill', ['learned', 'mean'])
+@pytest.mark.parametrize(
+    'name', ['test_vit', 'test_resnet', 'test_convnext', 'test_efficientnet'])
+def test_masked_timm(name, fill):
+    student = MaskedTimm(name, img_size=64, fill=fill)
+    h, w = student.patch_resolution
+    mask = torch.zeros(2, h * w, dtype=torch.bool)
+    mask[:, ::2] = True
+    images = torch.randn(2, 3, 64, 64)
+    pixels = mask.unflatten(1, (h, w))[:, None]
+    for dim in (2, 3):
+        pixels = pixels.repeat_interleave(64 // h, dim)
+    student.eval()
+    tokens = student(images, mask)
+    assert tokens.shape == (2, h * w, student.out_channels)
+    torch.testing.assert_close(
+        student(images.masked_fill(pixels, 9.), mask), tokens)
+
+    teacher = dict(
+        type='mmmaskdistill.PixelTeacher', patch_size=64 // h, img_size=64)
+    channels = 3 * (64 // h)**2
+    model = MaskDistill(
+        backbone=dict(
+            type='mmmaskdistill.MaskedTimm',
+            model_name=name,
+            img_size=64,
+            fill=fill),
+        teacher=teacher,
+        normalizer=dict(type='mmmaskdistill.NoNormalizer'),
+        head=dict(
+            type='mmmaskdistill.LinearHead',
+            in_channels=student.out_channels,
+            out_channels=channels),
+        loss=dict(type='mmmaskdistill.L1Loss'))
+    samples = [DataSample().set_mask(m) for m in mask]
+    model.loss(images, samples)['loss'].backward()
+    # DistributedDataParallel would refuse a model that leaves one out.
+    assert not [k for k, p in model.named_parameters() if p.grad is None]
+    depths = [model.backbone.get_layer_depth(k, 'backbone.')
+              for k, _ in model.named_parameters()]
+    assert len({total for _, total in depths}) == 1
+    assert {depth for depth, _ in depths} == set(range(depths[0][1]))
+
+    # Afterwards it is mmpretrain's TIMMBackbone.
+    size = dict(img_size=64) if 'vit' in name else {}
+    backbone = TIMMBackbone(name, **size)
+    missing, left = backbone.load_state_dict(
+        student.state_dict(), strict=False)
+    above = ('timm_model.head', 'timm_model.conv_head', 'timm_model.bn2')
+    assert not [k for k in missing if not k.startswith(above)]
+    assert set(left) <= {'mask_pixel'}
+
+
+def test_teacher_of_several_layers():
+    layers = (1, 3, -1)
+    mean = TimmTeacher(
+        'test_vit', pretrained='random', layer=layers, img_size=64)
+    images = torch.randn(2, 3, 64, 64)
+    expected = torch.zeros(2, 16, 64)
+    for layer in layers:
+        one = TimmTeacher(
+            'test_vit', pretrained='random', layer=layer, img_size=64)
+        one.load_state_dict(mean.state_dict())
+        variance, center = torch.var_mean(
+            one(images), -1, unbiased=False, keepdim=True)
+        expected += (one(images) - center) / (variance + 1e-6)**0.5 / 3
+    torch.testing.assert_close(mean(images), expected)
+    with pytest.raises(ValueError, match='same width and stride'):
+        TimmTeacher('test_resnet', pretrained='random', layer=(1, -1))

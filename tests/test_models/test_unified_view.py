@@ -1,0 +1,253 @@
+"""Each method against mmpretrain's: same weights, image, mask, same loss."""
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.registry import init_default_scope
+from mmpretrain.models.selfsup import (EVA, MAE, MAEViT, MaskFeat, MaskFeatViT,
+                                       SimMIM)
+from mmpretrain.structures import DataSample
+
+from mmmaskdistill.models import MaskDistill
+from mmmaskdistill.models.weights import load_backbone
+from mmmaskdistill.registry import MODELS
+
+ARCH = dict(embed_dims=48, num_layers=2, num_heads=3, feedforward_channels=192)
+CLOSE = dict(rtol=1e-5, atol=1e-5)
+
+
+def build(**kwargs):
+    kwargs = {
+        name: dict(part, type=part['type'] if '.' in part['type'] else
+                   f'mmmaskdistill.{part["type"]}')
+        if isinstance(part, dict) else part for name, part in kwargs.items()
+    }
+    model = MaskDistill(**kwargs)
+    model.init_weights()
+    return model.eval()
+
+
+def perturb(model):
+    """Zeros and ones, such as biases and norms begin with, hide mistakes."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, p in sorted(model.named_parameters()):
+            if 'pos_embed' not in name:
+                p += 0.05 * torch.randn(p.shape, generator=generator)
+    return model.eval()
+
+
+def samples(mask):
+    return [DataSample().set_mask(m.long()) for m in mask]
+
+
+def uniform_mask(batch, side, hidden):
+    place = torch.rand(batch, side**2).argsort(1).argsort(1)
+    return (place < hidden).unflatten(1, (side, side))
+
+
+def copy_backbone(theirs, ours, tmp_path):
+    torch.save(theirs.state_dict(), tmp_path / 'theirs.pth')
+    load_backbone(ours, str(tmp_path / 'theirs.pth'))
+
+
+def fix_masking(backbone, mask, monkeypatch):
+    """Let MAEViT draw this mask [B, N]."""
+    noise = mask.float() + torch.linspace(0, 0.5, mask.shape[1])
+    monkeypatch.setattr(torch, 'rand', lambda *size, **kwargs: noise)
+    backbone.mask_ratio = float(mask[0].float().mean())
+
+
+def sparse(**kwargs):
+    """MAE's student and decoder, four patches a side."""
+    return build(
+        backbone=dict(type='VisibleViT', arch=ARCH, img_size=64),
+        head=dict(
+            type='DecoderHead',
+            in_channels=48,
+            out_channels=kwargs.pop('channels'),
+            grid=4,
+            embed_dims=32,
+            num_layers=2,
+            num_heads=4),
+        **kwargs)
+
+
+def their_sparse(cls, channels=None, **kwargs):
+    model = cls(
+        backbone=dict(type=MAEViT, arch=ARCH, img_size=64),
+        neck=dict(
+            type='MAEPretrainDecoder',
+            num_patches=16,
+            embed_dim=48,
+            decoder_embed_dim=32,
+            decoder_depth=2,
+            decoder_num_heads=4,
+            predict_feature_dim=channels),
+        data_preprocessor=dict(type='SelfSupDataPreprocessor'),
+        **kwargs)
+    model.init_weights()
+    return perturb(model)
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    init_default_scope('mmpretrain')
+
+
+@pytest.mark.parametrize('norm_pix, normalizer',
+                         [(True, 'PatchPixelNormalizer'),
+                          (False, 'NoNormalizer')])
+def test_mae(norm_pix, normalizer, tmp_path, monkeypatch):
+    theirs = their_sparse(
+        MAE,
+        head=dict(
+            type='MAEPretrainHead',
+            norm_pix=norm_pix,
+            patch_size=16,
+            loss=dict(type='PixelReconstructionLoss', criterion='L2')))
+    ours = sparse(
+        teacher=dict(type='PixelTeacher', img_size=64),
+        normalizer=dict(type=normalizer),
+        loss=dict(type='MSELoss'),
+        channels=768)
+    copy_backbone(theirs.backbone, ours.backbone, tmp_path)
+    ours.head.load_state_dict(theirs.neck.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    mask = uniform_mask(2, 4, 12)
+    loss = ours.loss(images, samples(mask))['loss']
+    loss.backward()
+    assert all(p.grad is not None for p in ours.parameters()
+               if p.requires_grad)
+    fix_masking(theirs.backbone, mask.flatten(1), monkeypatch)
+    torch.testing.assert_close(
+        theirs.loss(images, [])['loss'], loss, **CLOSE)
+
+
+@MODELS.register_module()
+class FixedTeacher(torch.nn.Module):
+    """Features as given."""
+    name = 'FixedTeacher'
+
+    def __init__(self, features, vocab_size=None):
+        super().__init__()
+        self.features, self.vocab_size = features, vocab_size
+        self.channels = features.shape[-1]
+
+    def match_grid(self, grid):
+        pass
+
+    def forward(self, images, data_samples=None):
+        return self.features
+
+
+class Tokens(torch.nn.Module):
+    """mmpretrain's interface: features with a class token, attention."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.features = features
+
+    def forward(self, images):
+        return F.pad(self.features, (0, 0, 1, 0)), None
+
+
+def test_eva_mae_style(tmp_path, monkeypatch):
+    features = torch.randn(2, 16, 24)
+    theirs = their_sparse(
+        EVA,
+        channels=24,
+        target_generator=Tokens(features),
+        head=dict(
+            type='MIMHead',
+            loss=dict(
+                type='CosineSimilarityLoss',
+                shift_factor=2.,
+                scale_factor=2.)))
+    ours = sparse(
+        teacher=dict(type='FixedTeacher', features=features),
+        normalizer=dict(type='L2Normalizer'),
+        loss=dict(
+            type='mmpretrain.CosineSimilarityLoss',
+            shift_factor=2.,
+            scale_factor=2.),
+        channels=24)
+    copy_backbone(theirs.backbone, ours.backbone, tmp_path)
+    ours.head.load_state_dict(theirs.neck.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    mask = uniform_mask(2, 4, 12)
+    loss = ours.loss(images, samples(mask))['loss']
+    fix_masking(theirs.backbone, mask.flatten(1), monkeypatch)
+    torch.testing.assert_close(
+        theirs.loss(images, [])['loss'], loss, **CLOSE)
+
+
+def test_simmim():
+    swin = dict(
+        arch=dict(
+            embed_dims=12, depths=[1, 1, 2, 1], num_heads=[1, 2, 2, 3]),
+        img_size=128,
+        stage_cfgs=dict(block_cfgs=dict(window_size=4)))
+    theirs = SimMIM(
+        backbone=dict(type='SimMIMSwinTransformer', **swin),
+        neck=dict(
+            type='SimMIMLinearDecoder', in_channels=96, encoder_stride=32),
+        head=dict(
+            type='SimMIMHead',
+            patch_size=4,
+            loss=dict(
+                type='PixelReconstructionLoss', criterion='L1', channel=3)))
+    theirs.init_weights()
+    perturb(theirs)
+    ours = build(
+        backbone=dict(type='MaskedSwin', **swin),
+        teacher=dict(type='PixelTeacher', patch_size=32, img_size=128),
+        normalizer=dict(type='NoNormalizer'),
+        head=dict(type='LinearHead', in_channels=96, out_channels=3072),
+        loss=dict(type='L1Loss'))
+    ours.backbone.load_state_dict(theirs.backbone.state_dict())
+    # PixelShuffle has channels before pixels, MAE's patches after them.
+    for name, p in ours.head.named_parameters():
+        their = theirs.neck.decoder[0].get_parameter(name).data.flatten(1) \
+            if name == 'weight' else theirs.neck.decoder[0].bias.data
+        p.data = their.unflatten(0, (3, 1024)).transpose(0, 1).flatten(0, 1)
+    images = torch.randn(2, 3, 128, 128)
+    mask = uniform_mask(2, 4, 9)
+    loss = ours.loss(images, samples(mask))['loss']
+    fine = mask.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    torch.testing.assert_close(
+        theirs.loss(images, samples(fine))['loss'], loss, **CLOSE)
+
+
+def test_maskfeat(tmp_path):
+    theirs = MaskFeat(
+        backbone=dict(type=MaskFeatViT, arch=ARCH, img_size=224),
+        neck=dict(
+            type='LinearNeck',
+            in_channels=48,
+            out_channels=108,
+            norm_cfg=None),
+        head=dict(
+            type='MIMHead',
+            loss=dict(type='PixelReconstructionLoss', criterion='L2')),
+        target_generator=dict(
+            type='HOGGenerator', nbins=9, pool=8, gaussian_window=16))
+    theirs.init_weights()
+    perturb(theirs)
+    ours = build(
+        backbone=dict(
+            type='MaskDistillViT',
+            arch=ARCH,
+            layer_scale_init_value=0.,
+            use_abs_pos_emb=True,
+            use_shared_rel_pos_bias=False),
+        teacher=dict(type='HOGTeacher'),
+        normalizer=dict(type='NoNormalizer'),
+        head=dict(type='LinearHead', in_channels=48, out_channels=108),
+        loss=dict(type='MSELoss'))
+    copy_backbone(theirs.backbone, ours.backbone, tmp_path)
+    ours.head.load_state_dict(theirs.neck.fc.state_dict())
+    images = torch.randn(2, 3, 224, 224)
+    mask = uniform_mask(2, 14, 78)
+    torch.testing.assert_close(
+        theirs.loss(images, samples(mask))['loss'],
+        ours.loss(images, samples(mask))['loss'], **CLOSE)
