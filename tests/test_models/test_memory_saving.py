@@ -57,17 +57,36 @@ def test_biased_attention_is_attention(queries, samples):
         assert close(got, wanted)
 
 
-def test_biased_attention_differentiates_in_chunks(monkeypatch):
-    """What a GPU does: several samples at a time, the last chunk smaller."""
+@pytest.mark.parametrize('queries', [False, True])
+@pytest.mark.parametrize('parts', [
+    [(slice(0, 2), slice(None)), (slice(2, 3), slice(None))],
+    [(i, slice(j, j + 1)) for i in range(3) for j in range(2)],
+], ids=['samples', 'heads'])
+def test_biased_attention_differentiates_in_parts(parts, queries,
+                                                  monkeypatch):
+    """Several samples at a time, or a few heads of one."""
     torch.manual_seed(0)
     inputs = [torch.randn(3, 2, 10, 8, requires_grad=True) for _ in range(3)]
     inputs.append(torch.randn(2, 10, 10, requires_grad=True))
-    expected = gradients(biased_attention(*inputs), *inputs)
-    monkeypatch.setattr(memory_saving, '_parts',
-                        lambda q, k: [slice(0, 2), slice(2, 3)])
+    index = torch.arange(10).flip(0).expand(3, -1) if queries else None
+    expected = gradients(biased_attention(*inputs, index), *inputs)
+    monkeypatch.setattr(memory_saving, '_parts', lambda q, k: parts)
     for got, wanted in zip(
-            gradients(biased_attention(*inputs), *inputs), expected):
+            gradients(biased_attention(*inputs, index), *inputs), expected):
         assert close(got, wanted)
+
+
+@pytest.mark.parametrize('shape, number', [
+    ((64, 3, 65, 1), 2), ((2, 12, 197, 1), 2), ((2, 12, 1025, 1), 24),
+    ((1, 12, 4097, 1), 12)])
+def test_parts_fit_a_cache(shape, number):
+    q = torch.empty(shape)
+    parts = list(memory_saving._parts(q, q))
+    assert len(parts) == number
+    seen = torch.zeros(shape[:2])
+    for part in parts:
+        seen[part] += 1
+    assert (seen == 1).all()
 
 
 @pytest.mark.parametrize('norm', [False, True])

@@ -5,7 +5,7 @@ every layer. Most of that costs little to compute again: a norm, a GELU, the
 attention weights; and what layer scale multiplies is not needed at all.
 Values and gradients are those of the plain layers.
 """
-from typing import Optional, Sequence
+from typing import Iterator, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -60,29 +60,37 @@ class _BiasedAttention(torch.autograd.Function):
         q, k, v, bias, queries, out = ctx.saved_tensors
         dq, dk, dv = (torch.empty_like(t) for t in (q, k, v))
         d_bias = torch.zeros_like(bias)
-        for part in _parts(q, k):
-            rows = None if queries is None else queries[part]
+        for samples, heads in _parts(q, k):
+            part = samples, heads
+            rows = None if queries is None else queries[samples]
             dq[part], dk[part], dv[part], d_logits = _differentiate(
-                q[part], k[part], v[part], _rows(bias, rows), grad[part])
+                q[part], k[part], v[part], _rows(bias[heads], rows),
+                grad[part])
             if rows is not None:
-                d_bias.index_add_(
+                d_bias[heads].index_add_(
                     1, rows.flatten(),
                     d_logits.movedim(-3, 0).flatten(1, -2).to(bias.dtype))
             elif d_logits.ndim == 4:
-                d_bias += d_logits.sum(0, dtype=bias.dtype)
+                d_bias[heads] += d_logits.sum(0, dtype=bias.dtype)
             else:
-                d_bias += d_logits
+                d_bias[heads] += d_logits
         return dq, dk, dv, d_bias, None
 
 
-def _parts(q: Tensor, k: Tensor) -> Sequence:
-    """Samples whose weights are computed at a time: one, or a slice."""
+def _parts(q: Tensor, k: Tensor) -> Iterator[Tuple]:
+    """Samples and heads whose weights are computed at a time."""
+    samples, heads, queries, _ = q.shape
     # As many as fit a CPU's cache, or a small part of a GPU's memory.
-    size = 2**19 if q.is_cpu else 2**28
-    step = max(1, size // (q.shape[1] * q.shape[2] * k.shape[2]))
-    if step == 1:
-        return range(len(q))  # without a batch dimension, fewer copies
-    return [slice(i, i + step) for i in range(0, len(q), step)]
+    most = (2**19 if q.is_cpu else 2**28) // (queries * k.shape[2])
+    if most >= 2 * heads:
+        step = most // heads
+        for i in range(0, samples, step):
+            yield slice(i, i + step), slice(None)
+    else:  # without a batch dimension, fewer copies
+        step = min(max(1, most), heads)
+        for i in range(samples):
+            for j in range(0, heads, step):
+                yield i, slice(j, j + step)
 
 
 def _differentiate(q, k, v, bias, grad):

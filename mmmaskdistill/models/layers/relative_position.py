@@ -131,7 +131,9 @@ def relative_position_bias(table: Tensor, source: Window,
     """
     table = resize_relative_position_table(table, source, window)
     index = relative_position_index(window, table.device)
-    return nn.functional.embedding(index, table).permute(2, 0, 1)
+    # Heads first, so that the bias is contiguous for attention.
+    bias = table.t().contiguous().index_select(1, index.flatten())
+    return bias.view(-1, *index.shape)
 
 
 class RelativePositionBias(nn.Module):
