@@ -39,7 +39,7 @@ def test_killed_pretraining_ends_where_an_uninterrupted_one_does(
     # Dies in epoch 3, iteration 10.
     second = run(*args, fails=True, DIE_AT='10')
     assert second.returncode == -signal.SIGKILL
-    assert 'epoch_1.pth' in second.out.split('\n')[0]
+    assert 'epoch_1.pth' in second.out.split(' - mmengine - ')[0]
 
     run(*args, '--cfg-options', 'train_dataloader.num_workers=1')
     out, err = whole.communicate(timeout=300)

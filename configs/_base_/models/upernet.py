@@ -3,6 +3,7 @@ _base_ = 'mmseg::_base_/models/upernet_beit.py'
 custom_imports = dict(imports=['mmmaskdistill'])
 
 model = dict(
+    type='mmmaskdistill.EncoderDecoder',
     data_preprocessor=dict(size=(512, 512)),
     backbone=dict(
         _delete_=True,
