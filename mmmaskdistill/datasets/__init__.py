@@ -1,9 +1,9 @@
 from .jittered_crop import RandomJitteredCrop
-from .masking import (BlockMaskGenerator, NoMaskGenerator,
+from .masking import (BlockMaskGenerator, GumbelNoise, NoMaskGenerator,
                       UniformMaskGenerator)
 from .texture_mosaics import TextureMosaicDataset
 
 __all__ = [
-    'BlockMaskGenerator', 'NoMaskGenerator', 'RandomJitteredCrop',
-    'TextureMosaicDataset', 'UniformMaskGenerator'
+    'BlockMaskGenerator', 'GumbelNoise', 'NoMaskGenerator',
+    'RandomJitteredCrop', 'TextureMosaicDataset', 'UniformMaskGenerator'
 ]

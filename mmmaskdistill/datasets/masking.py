@@ -172,6 +172,28 @@ class NoMaskGenerator(BaseTransform):
         return f'{type(self).__name__}(input_size={self.input_size})'
 
 
+@TRANSFORMS.register_module()
+class GumbelNoise(BaseTransform):
+    """Noise for masks that the model itself makes, such as ``AttentionMask``.
+
+    Adds the key ``mask``: [h, w] float32, standard Gumbel.
+
+    Args:
+        input_size (int | tuple[int, int]): Patch grid, rows and columns.
+    """
+
+    def __init__(self, input_size: Union[int, Tuple[int, int]]):
+        self.input_size = _grid(input_size)
+
+    def transform(self, results: dict) -> dict:
+        noise = np.random.gumbel(size=self.input_size)
+        results['mask'] = noise.astype(np.float32)
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(input_size={self.input_size})'
+
+
 def _grid(size: Union[int, Tuple[int, int]]) -> Tuple[int, int]:
     return (size, size) if isinstance(size, int) else tuple(size)
 

@@ -1,11 +1,22 @@
-from .backbones import MaskDistillViT
-from .heads import LinearHead
-from .losses import SmoothL1Loss
-from .normalizers import LayerNormalizer
-from .selfsup import MaskDistill, TwoViewDataPreprocessor
-from .teachers import CachedTeacher, TimmTeacher
+from .backbones import (AllTokensViT, MaskDistillViT, MaskedSwin, MaskedTimm,
+                        PatchAggregationViT, VisibleViT)
+from .heads import (CodebookHead, DecoderHead, LinearHead, MLPHead,
+                    PromptDecoderHead)
+from .losses import CrossEntropyLoss, L1Loss, MSELoss, SmoothL1Loss
+from .normalizers import (BatchNormalizer, InstanceNormalizer, L2Normalizer,
+                          LayerNormalizer, NoNormalizer, PatchPixelNormalizer)
+from .segmentors import EncoderDecoder
+from .selfsup import AttentionMask, MaskDistill, TwoViewDataPreprocessor
+from .teachers import (CachedTeacher, DALLETeacher, HOGTeacher,
+                       MomentumTeacher, PixelTeacher, TimmTeacher, VQKDTeacher)
 
 __all__ = [
-    'CachedTeacher', 'LayerNormalizer', 'LinearHead', 'MaskDistill',
-    'MaskDistillViT', 'SmoothL1Loss', 'TimmTeacher', 'TwoViewDataPreprocessor'
+    'AllTokensViT', 'AttentionMask', 'BatchNormalizer', 'CachedTeacher',
+    'CodebookHead', 'CrossEntropyLoss', 'DALLETeacher', 'DecoderHead',
+    'EncoderDecoder', 'HOGTeacher', 'InstanceNormalizer', 'L1Loss', 'L2Normalizer',
+    'LayerNormalizer', 'LinearHead', 'MLPHead', 'MSELoss', 'MaskDistill',
+    'MaskDistillViT', 'MaskedSwin', 'MaskedTimm', 'MomentumTeacher',
+    'NoNormalizer', 'PatchAggregationViT', 'PatchPixelNormalizer',
+    'PixelTeacher', 'PromptDecoderHead', 'SmoothL1Loss', 'TimmTeacher',
+    'TwoViewDataPreprocessor', 'VQKDTeacher', 'VisibleViT'
 ]

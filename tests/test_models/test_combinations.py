@@ -37,7 +37,29 @@ def build(**kwargs):
     return model
 
 
+TOKENIZER = dict(
+    type='mmmaskdistill.DALLETeacher',
+    img_size=32,
+    vocab_size=40,
+    width=8,
+    pretrained='random')
+CODEBOOK = dict(type='mmmaskdistill.CodebookHead', in_channels=24)
+CROSS_ENTROPY = dict(type='mmmaskdistill.CrossEntropyLoss')
+
 REFUSED = [
+    (dict(teacher=TOKENIZER, head=dict(CODEBOOK, vocab_size=40)),
+     ('DALLETeacher', 'MSELoss', 'CrossEntropyLoss')),
+    (dict(
+        teacher=TOKENIZER,
+        loss=CROSS_ENTROPY,
+        normalizer=dict(type='mmmaskdistill.L2Normalizer'),
+        head=dict(CODEBOOK, vocab_size=40)),
+     ('DALLETeacher', 'L2Normalizer', 'NoNormalizer')),
+    (dict(
+        teacher=TOKENIZER,
+        loss=CROSS_ENTROPY,
+        head=dict(CODEBOOK, vocab_size=41)), ('41', 'vocab_size=40')),
+    (dict(teacher=dict(TOKENIZER, pretrained='not')), ("'not'", )),
     (dict(loss=dict(type='mmmaskdistill.CrossEntropyLoss')),
      ('CrossEntropyLoss', 'PixelTeacher', 'SmoothL1Loss')),
     (dict(loss=dict(type='mmpretrain.CrossEntropyLoss')),

@@ -3,11 +3,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.registry import init_default_scope
-from mmpretrain.models.selfsup import (EVA, MAE, MAEViT, MaskFeat, MaskFeatViT,
-                                       SimMIM)
+from mmpretrain.models.selfsup import (EVA, MAE, VQKD, BEiT, MAEViT, MaskFeat,
+                                       MaskFeatViT, SimMIM)
+from mmpretrain.models.selfsup.cae import DALLEEncoder
 from mmpretrain.structures import DataSample
 
 from mmmaskdistill.models import MaskDistill
+from mmmaskdistill.models.checkpoint_formats import to_our_names
 from mmmaskdistill.models.weights import load_backbone
 from mmmaskdistill.registry import MODELS
 
@@ -251,3 +253,117 @@ def test_maskfeat(tmp_path):
     torch.testing.assert_close(
         theirs.loss(images, samples(mask))['loss'],
         ours.loss(images, samples(mask))['loss'], **CLOSE)
+
+
+BEIT = dict(type='MaskDistillViT', arch=ARCH, img_size=64)
+
+
+def their_beit(**kwargs):
+    model = BEiT(
+        backbone=dict(
+            type='BEiTPretrainViT',
+            arch=ARCH,
+            img_size=64,
+            **kwargs.pop('backbone', {})),
+        data_preprocessor=dict(type='SelfSupDataPreprocessor'),
+        **kwargs)
+    model.init_weights()
+    return perturb(model)
+
+
+def test_beit(tmp_path):
+    theirs = their_beit(
+        head=dict(
+            type='BEiTV1Head',
+            embed_dims=48,
+            num_embed=40,
+            loss=dict(type='CrossEntropyLoss')),
+        target_generator=DALLEEncoder(n_hid=8, vocab_size=40))
+    for p in theirs.target_generator.parameters():
+        p.data.normal_(std=0.5)
+    ours = build(
+        backbone=BEIT,
+        teacher=dict(
+            type='DALLETeacher',
+            img_size=32,
+            vocab_size=40,
+            width=8,
+            pretrained='random'),
+        normalizer=dict(type='NoNormalizer'),
+        head=dict(type='CodebookHead', in_channels=48, vocab_size=40),
+        loss=dict(type='CrossEntropyLoss'))
+    copy_backbone(theirs.backbone, ours.backbone, tmp_path)
+    ours.head.load_state_dict(theirs.head.cls_head.state_dict())
+    ours.teacher.tokenizer.load_state_dict(
+        theirs.target_generator.state_dict())
+    views = [torch.randn(2, 3, 64, 64), torch.rand(2, 3, 32, 32)]
+    assert len(ours.teacher(views[1]).unique()) > 2
+    mask = uniform_mask(2, 4, 6)
+    torch.testing.assert_close(
+        theirs.loss(views, samples(mask))['loss'],
+        ours.loss(views, samples(mask))['loss'], **CLOSE)
+
+
+def test_beit_v2(tmp_path):
+    depth = dict(ARCH, depth=ARCH['num_layers'])
+    vqkd = VQKD(
+        dict(
+            arch=ARCH,
+            img_size=64,
+            out_type='featmap',
+            use_abs_pos_emb=True,
+            use_rel_pos_bias=False,
+            use_shared_rel_pos_bias=False,
+            layer_scale_init_value=0.),
+        num_embed=40,
+        embed_dims=8,
+        quantize_kmeans_init=False)
+    theirs = their_beit(
+        backbone=dict(out_indices=[-2, -1], final_norm=False),
+        neck=dict(
+            type='BEiTV2Neck',
+            num_layers=2,
+            early_layers=1,
+            backbone_arch=depth),
+        head=dict(
+            type='BEiTV2Head',
+            embed_dims=48,
+            num_embed=40,
+            loss=dict(type='CrossEntropyLoss')),
+        target_generator=vqkd)
+    ours = build(
+        backbone=dict(BEIT, type='PatchAggregationViT', early_layers=1),
+        teacher=dict(
+            type='VQKDTeacher',
+            arch=ARCH,
+            img_size=64,
+            vocab_size=40,
+            embed_dims=8,
+            pretrained='random'),
+        normalizer=dict(type='NoNormalizer'),
+        head=dict(type='CodebookHead', in_channels=48, vocab_size=40),
+        loss=dict(type='CrossEntropyLoss'))
+    state = theirs.backbone.state_dict()
+    for key, tensor in theirs.neck.state_dict().items():
+        layer, _, rest = key.removeprefix('patch_aggregation.').partition('.')
+        state[f'layers.{2 + int(layer)}.{rest}' if layer.isdigit() else
+              f'ln1.{rest}'] = tensor
+    own = {}
+    for key, tensor in to_our_names(state, []).items():
+        for i in range(2):
+            key = key.replace(f'blocks.{2 + i}', f'cls_pt_layers.{i}')
+        own[key] = tensor
+    missing, _ = ours.backbone.load_state_dict(own, strict=False)
+    assert not missing
+    ours.head.load_state_dict(theirs.head.cls_head.state_dict())
+    ours.teacher.tokenizer.load_state_dict(
+        theirs.target_generator.state_dict())
+    views = [torch.randn(2, 3, 64, 64), torch.rand(2, 3, 64, 64)]
+    assert len(ours.teacher(views[1]).unique()) > 2
+    mask = uniform_mask(2, 4, 6)
+    losses = theirs.loss(views, samples(mask))
+    loss = ours.loss(views, samples(mask))['loss']
+    torch.testing.assert_close(losses['loss_1'] + losses['loss_2'], loss,
+                               **CLOSE)
+    loss.backward()
+    assert not [k for k, p in ours.named_parameters() if p.grad is None]

@@ -22,11 +22,12 @@ def check_combination(model: nn.Module):
     _check_tokens(model.predict, student, model.head)
     _check_target(teacher, model.normalizer, model.distance)
     _check_widths(student, teacher, model.head)
-    if model.masking is not None and not hasattr(teacher, 'attend'):
+    if model.masking is not None and not getattr(
+            teacher, 'attends', False):
         raise ConfigError(
-            f'masking={_name(model.masking)} needs a teacher\'s attention, '
-            f'{_name(teacher)} has none: take a ViT as TimmTeacher, or masks '
-            'from the pipeline alone')
+            f'masking={_name(model.masking)} needs the attention of a class '
+            f'token, the teacher {teacher.name} gives none: take a ViT with '
+            'one as TimmTeacher, or masks from the pipeline alone')
 
 
 def _check_tokens(predict: str, student: nn.Module, head: nn.Module):

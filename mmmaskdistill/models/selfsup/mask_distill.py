@@ -81,11 +81,22 @@ class MaskDistill(BaseSelfSupervisor):
         self.distance = MODELS.build(loss)
         self.predict = predict
         self.masking = None if masking is None else MODELS.build(masking)
-        # Not an attribute that torch registers: `parameters`, `state_dict`
-        # and `train` must not see it.
-        self.__dict__['teacher'] = MODELS.build(teacher)
-        self._owns_teacher = True
+        teacher = MODELS.build(teacher)
+        self._learns = hasattr(teacher, 'follow')
+        if self._learns:
+            teacher.follow(self.backbone)
+            self.teacher = teacher
+        else:
+            # Not an attribute that torch registers: `parameters`,
+            # `state_dict` and `train` must not see it.
+            self.__dict__['teacher'] = teacher
+        self._owns_teacher = not self._learns
         check_combination(self)
+
+    def init_weights(self):
+        super().init_weights()
+        if self._learns:
+            self.teacher.update(self.backbone, momentum=0.)
 
     def loss(self, inputs: List[Tensor],
              data_samples: List[DataSample]) -> Dict[str, Tensor]:
@@ -101,6 +112,9 @@ class MaskDistill(BaseSelfSupervisor):
             dict[str, Tensor]: ``loss``, a scalar.
         """
         student_view, teacher_view = self._views(inputs)
+        if self._learns and self.training:
+            # Of the step before: it holds after resuming, too.
+            self.teacher.update(self.backbone)
         drawn = torch.stack([sample.mask for sample in data_samples])
         target, mask = self._teach(teacher_view, drawn.flatten(1),
                                    data_samples)
@@ -182,7 +196,9 @@ class MaskDistill(BaseSelfSupervisor):
     def __deepcopy__(self, memo: dict) -> 'MaskDistill':
         """A copy, such as EMAHook's, shares the teacher and never moves it."""
         copy = type(self).__new__(type(self))
-        memo.update({id(self): copy, id(self.teacher): self.teacher})
+        memo[id(self)] = copy
+        if not self._learns:
+            memo[id(self.teacher)] = self.teacher
         copy.__dict__.update(
             deepcopy(self.__dict__, memo), _owns_teacher=False)
         return copy

@@ -1,6 +1,11 @@
 from .cached_teacher import CachedTeacher
 from .hog_teacher import HOGTeacher
+from .momentum_teacher import MomentumTeacher
 from .pixel_teacher import PixelTeacher
 from .timm_teacher import TimmTeacher
+from .tokenizer_teachers import DALLETeacher, VQKDTeacher
 
-__all__ = ['CachedTeacher', 'HOGTeacher', 'PixelTeacher', 'TimmTeacher']
+__all__ = [
+    'CachedTeacher', 'DALLETeacher', 'HOGTeacher', 'MomentumTeacher',
+    'PixelTeacher', 'TimmTeacher', 'VQKDTeacher'
+]

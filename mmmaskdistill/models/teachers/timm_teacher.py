@@ -149,6 +149,38 @@ class TimmTeacher(nn.Module):
         tokens = maps.flatten(2).transpose(1, 2)
         return self.model.head(tokens) if self.features == 'proj' else tokens
 
+    @property
+    def attends(self) -> bool:
+        """Whether :meth:`attend` has an attention to give."""
+        blocks = getattr(self.model, 'blocks', None)
+        return (self.resize is None
+                and getattr(self.model, 'cls_token', None) is not None
+                and hasattr(getattr(blocks[-1], 'attn', None), 'attn_drop'))
+
+    def attend(self, images: Tensor) -> Tuple[Tensor, Tensor]:
+        """Features, and the class token's attention to each patch.
+
+        Args:
+            images (Tensor): [B, 3, H, W], normalized.
+
+        Returns:
+            tuple[Tensor, Tensor]: [B, N, Dt], and [B, N], mean over the heads
+            of the last layer asked for.
+        """
+        layer = self.model.blocks[self.layers[-1]].attn
+        maps = []
+        hook = layer.attn_drop.register_forward_pre_hook(
+            lambda module, args: maps.append(args[0]))
+        # Only so does attention have weights that can be seen.
+        fused, layer.fused_attn = layer.fused_attn, False
+        try:
+            features = self(images)
+        finally:
+            layer.fused_attn = fused
+            hook.remove()
+        patches = maps[0][:, :, 0, self.model.num_prefix_tokens:]
+        return features, patches.mean(1)
+
 
 def _mean(maps: List[Tensor]) -> Tensor:
     """Mean of maps [B, D, h, w], each token of each normalized first."""
