@@ -1,7 +1,14 @@
 """tools/analysis_tools from the command line."""
 import json
+import os.path as osp
+import runpy
 
 import pytest
+from mmengine.config import Config
+
+from mmmaskdistill.registry import MODELS
+
+ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
 
 TOOL = 'analysis_tools/show_pretraining.py'
 
@@ -40,3 +47,23 @@ def test_benchmark_counts_what_skipping_saves(tool, tmp_path):
                 (skipped - again))
         assert (sides['ours']['kept_bytes_per_image'] <
                 0.6 * sides[peer]['kept_bytes_per_image'])
+
+
+def test_flops_are_those_of_the_formula(tool, place, capsys):
+    """Two blocks of width 48 on 1 + 16 tokens, of which 6 are hidden."""
+    tool('analysis_tools/get_flops.py', 'pretrain.py')
+    assert 'student and head' in capsys.readouterr().out
+
+    script = runpy.run_path(osp.join(ROOT, 'tools/analysis_tools/get_flops.py'))
+    model = MODELS.build(Config.fromfile('pretrain.py').model)
+    counts = script['count'](model.eval(), (64, 64), 75 / 196)
+    n, hidden, width, mlp = 17, 6, 48, 96
+
+    def block(queries):
+        return 2 * width * (queries * 2 * width + n * 2 * width +
+                            2 * queries * n + 2 * queries * mlp)
+
+    assert counts['student and head'] == (
+        sum(p.numel() for p in model.parameters()),
+        2 * 16 * 3 * 16**2 * width + block(n) + block(hidden) +
+        2 * hidden * width * 64)
