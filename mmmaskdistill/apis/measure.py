@@ -7,7 +7,7 @@ from typing import Callable, Dict, Iterable, List
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 
 def interleave(sides: Dict[str, Callable], repeats: int,
@@ -44,9 +44,19 @@ def spread(seconds: List[float]) -> Dict[str, float]:
 
 def count_flops(call: Callable) -> int:
     """Floating-point operations of the matrix products in a call."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(
+            display=False, custom_mapping={_CPU_ATTENTION:
+                                           _attention_flops}) as counter:
         call()
     return counter.get_total_flops()
+
+
+# torch before 2.15 does not count it.
+_CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+
+def _attention_flops(q, k, v, *args, out_shape=None, **kwargs) -> int:
+    return sdpa_flop_count(q, k, v)
 
 
 def kept_bytes(forward: Callable, parameters: Iterable[nn.Parameter]) -> int:

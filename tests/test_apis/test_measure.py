@@ -30,6 +30,14 @@ def test_flops_are_those_of_the_products():
         lambda: linear(x).sum().backward()) == 2 * 2 * 4 * 6 * 5
 
 
+@torch.no_grad()
+def test_flops_of_attention_count():
+    q, k = torch.randn(2, 3, 5, 8), torch.randn(2, 3, 7, 8)
+    attend = nn.functional.scaled_dot_product_attention
+    assert measure.count_flops(
+        lambda: attend(q, k, k)) == 2 * 3 * 2 * 2 * 5 * 7 * 8
+
+
 def test_a_storage_counts_once_and_parameters_not():
     linear = nn.Linear(6, 6, bias=False)
     x = torch.randn(4, 6)
