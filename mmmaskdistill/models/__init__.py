@@ -1,22 +1,24 @@
 from .backbones import (AllTokensViT, MaskDistillViT, MaskedSwin, MaskedTimm,
                         PatchAggregationViT, VisibleViT)
-from .heads import (CodebookHead, DecoderHead, LinearHead, MLPHead,
+from .heads import (CodebookHead, DecoderHead, HeadList, LinearHead, MLPHead,
                     PromptDecoderHead)
-from .losses import CrossEntropyLoss, L1Loss, MSELoss, SmoothL1Loss
+from .losses import CrossEntropyLoss, L1Loss, LossList, MSELoss, SmoothL1Loss
 from .normalizers import (BatchNormalizer, InstanceNormalizer, L2Normalizer,
                           LayerNormalizer, NoNormalizer, PatchPixelNormalizer)
 from .segmentors import EncoderDecoder
 from .selfsup import AttentionMask, MaskDistill, TwoViewDataPreprocessor
 from .teachers import (CachedTeacher, DALLETeacher, HOGTeacher,
-                       MomentumTeacher, PixelTeacher, TimmTeacher, VQKDTeacher)
+                       MomentumTeacher, PixelTeacher, TeacherList, TimmTeacher,
+                       VQKDTeacher)
 
 __all__ = [
     'AllTokensViT', 'AttentionMask', 'BatchNormalizer', 'CachedTeacher',
     'CodebookHead', 'CrossEntropyLoss', 'DALLETeacher', 'DecoderHead',
-    'EncoderDecoder', 'HOGTeacher', 'InstanceNormalizer', 'L1Loss', 'L2Normalizer',
-    'LayerNormalizer', 'LinearHead', 'MLPHead', 'MSELoss', 'MaskDistill',
-    'MaskDistillViT', 'MaskedSwin', 'MaskedTimm', 'MomentumTeacher',
-    'NoNormalizer', 'PatchAggregationViT', 'PatchPixelNormalizer',
-    'PixelTeacher', 'PromptDecoderHead', 'SmoothL1Loss', 'TimmTeacher',
-    'TwoViewDataPreprocessor', 'VQKDTeacher', 'VisibleViT'
+    'EncoderDecoder', 'HOGTeacher', 'HeadList', 'InstanceNormalizer', 'L1Loss',
+    'L2Normalizer', 'LayerNormalizer', 'LinearHead', 'LossList', 'MLPHead',
+    'MSELoss', 'MaskDistill', 'MaskDistillViT', 'MaskedSwin', 'MaskedTimm',
+    'MomentumTeacher', 'NoNormalizer', 'PatchAggregationViT',
+    'PatchPixelNormalizer', 'PixelTeacher', 'PromptDecoderHead',
+    'SmoothL1Loss', 'TeacherList', 'TimmTeacher', 'TwoViewDataPreprocessor',
+    'VQKDTeacher', 'VisibleViT'
 ]

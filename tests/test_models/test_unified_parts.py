@@ -7,7 +7,8 @@ from mmpretrain.structures import DataSample
 
 from mmmaskdistill.models import MaskDistill, MaskDistillViT, TimmTeacher
 from mmmaskdistill.models.backbones import (AllTokensViT, MaskedSwin,
-                                            MaskedTimm, VisibleViT)
+                                            MaskedTimm, PatchAggregationViT,
+                                            VisibleViT)
 from mmmaskdistill.models.heads import MLPHead
 from mmmaskdistill.models.normalizers import (BatchNormalizer,
                                               InstanceNormalizer, L2Normalizer,
@@ -31,7 +32,8 @@ def test_variance_normalizers(kind, dims, unbiased):
 
 def test_other_normalizers():
     x = torch.randn(4, 5, 7)
-    torch.testing.assert_close(L2Normalizer()(x), x / x.norm(dim=-1)[..., None])
+    expected = x / x.norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(L2Normalizer()(x), expected)
     assert NoNormalizer()(x) is x
 
 
@@ -63,6 +65,30 @@ def test_all_tokens_hold_the_hidden_ones():
     nothing = torch.zeros_like(mask)
     torch.testing.assert_close(
         student(images, nothing), sparing(images)[0].flatten(2).mT)
+
+
+def test_patch_aggregation(tmp_path):
+    """The second readout reads early patches through the class token."""
+    images, mask = masked()
+    student = PatchAggregationViT(
+        early_layers=1, arch=ARCH, img_size=64).eval()
+    student.init_weights()
+    last, pressed = student(images, mask)
+    plain = MaskDistillViT(arch=ARCH, img_size=64).eval()
+    torch.save(student.state_dict(), tmp_path / 'student.pth')
+    load_backbone(plain, str(tmp_path / 'student.pth'))
+    torch.testing.assert_close(last, plain(images, mask))
+
+    tokens, grid = student._embed(images, mask)
+    bias = student.rel_pos_bias(grid)
+    early = student.blocks[0](tokens, grid, bias)
+    late = student.blocks[1](early, grid, bias)
+    tokens = torch.cat([late[:, :1], early[:, 1:]], 1)
+    for block in student.cls_pt_layers:
+        tokens = block(tokens, grid, bias)
+    torch.testing.assert_close(pressed, student.norm(tokens[:, 1:][mask]))
+    with pytest.raises(ValueError, match='early_layers=2'):
+        PatchAggregationViT(early_layers=2, arch=ARCH)
 
 
 def test_visible_student_sees_nothing_hidden(tmp_path):

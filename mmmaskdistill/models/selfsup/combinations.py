@@ -21,6 +21,7 @@ def check_combination(model: nn.Module):
     teacher.match_grid(student.patch_resolution)
     _check_tokens(model.predict, student, model.head)
     _check_target(teacher, model.normalizer, model.distance)
+    _check_splits(teacher, model.head, model.distance)
     _check_widths(student, teacher, model.head)
     if model.masking is not None and not getattr(
             teacher, 'attends', False):
@@ -57,7 +58,9 @@ def _check_tokens(predict: str, student: nn.Module, head: nn.Module):
 
 def _check_target(teacher: nn.Module, normalizer: nn.Module, loss: nn.Module):
     """Token ids are classified and continuous features are regressed."""
-    classifies = isinstance(loss, (nn.CrossEntropyLoss, CrossEntropyLoss))
+    classifies = any(
+        isinstance(part, (nn.CrossEntropyLoss, CrossEntropyLoss))
+        for part in loss.modules())
     discrete = _vocabulary(teacher) is not None
     if classifies and not discrete:
         raise ConfigError(
@@ -88,6 +91,17 @@ def _check_widths(student: nn.Module, teacher: nn.Module, head: nn.Module):
         raise ConfigError(
             f'the head takes {head.in_features} channels, the tokens of '
             f'{_name(student)} have {width}: set head.in_channels={width}')
+
+
+def _check_splits(*parts: nn.Module):
+    """Of several teachers, each has its head and its loss."""
+    splits = {_name(p): p.splits for p in parts if hasattr(p, 'splits')}
+    if splits and (len(splits) < len(parts) or any(
+            split != parts[0].splits for split in splits.values())):
+        raise ConfigError(
+            f'{", ".join(map(_name, parts))} have channels '
+            f'{splits}: take TeacherList, HeadList and LossList with the '
+            "teachers' channels")
 
 
 def _vocabulary(teacher: nn.Module):

@@ -2,10 +2,11 @@ from .cached_teacher import CachedTeacher
 from .hog_teacher import HOGTeacher
 from .momentum_teacher import MomentumTeacher
 from .pixel_teacher import PixelTeacher
+from .teacher_list import TeacherList
 from .timm_teacher import TimmTeacher
 from .tokenizer_teachers import DALLETeacher, VQKDTeacher
 
 __all__ = [
     'CachedTeacher', 'DALLETeacher', 'HOGTeacher', 'MomentumTeacher',
-    'PixelTeacher', 'TimmTeacher', 'VQKDTeacher'
+    'PixelTeacher', 'TeacherList', 'TimmTeacher', 'VQKDTeacher'
 ]

@@ -1,0 +1,18 @@
+_base_ = '_base_/teacher_sees_students_view.py'
+
+method = dict(name='data2vec', source='arXiv 2202.03555')
+model = dict(
+    backbone=dict(drop_path_rate=0.25, layer_scale_init_value=1e-4),
+    teacher=dict(
+        _delete_=True,
+        type='mmmaskdistill.MomentumTeacher',
+        momentum=0.9998,
+        num_layers=6),
+    loss=dict(beta=2.))
+
+train_pipeline = [
+    *_base_.train_pipeline[:2],
+    dict(_base_.train_pipeline[2], num_masking_patches=120),
+    _base_.train_pipeline[-1]
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

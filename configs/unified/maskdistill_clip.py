@@ -1,0 +1,3 @@
+_base_ = '_base_/maskdistill.py'
+
+method = dict(name='MaskDistill, CLIP', source='arXiv 2210.10615')
