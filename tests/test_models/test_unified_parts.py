@@ -130,6 +130,9 @@ def test_masked_swin_is_mmpretrain_s_afterwards():
     nothing = torch.zeros_like(mask)
     torch.testing.assert_close(
         student(images, nothing), swin(images)[0].flatten(2).mT)
+    student(images)[0].sum().backward()
+    assert not [k for k, p in student.named_parameters()
+                if p.requires_grad and p.grad is None]
     hidden = student(images, mask)
     assert hidden.shape == (2, 4, 96)
     student.mask_token.data += 1
@@ -179,14 +182,17 @@ def test_masked_timm(name, fill):
     assert len({total for _, total in depths}) == 1
     assert {depth for depth, _ in depths} == set(range(depths[0][1]))
 
-    # Afterwards it is mmpretrain's TIMMBackbone.
+    # Afterwards it is a backbone, and mmpretrain's TIMMBackbone.
+    student(images)[-1].sum().backward()
+    assert not [k for k, p in student.named_parameters()
+                if p.requires_grad and p.grad is None]
     size = dict(img_size=64) if 'vit' in name else {}
     backbone = TIMMBackbone(name, **size)
     missing, left = backbone.load_state_dict(
         student.state_dict(), strict=False)
     above = ('timm_model.head', 'timm_model.conv_head', 'timm_model.bn2')
     assert not [k for k in missing if not k.startswith(above)]
-    assert set(left) <= {'mask_pixel'}
+    assert set(left) <= {'mask_token'}
 
 
 def test_teacher_of_several_layers():

@@ -23,6 +23,8 @@ class MaskedSwin(SimMIMSwinTransformer):
 
     def __init__(self, arch='tiny', img_size: int = 192, **kwargs):
         super().__init__(arch=arch, img_size=img_size, **kwargs)
+        # Without gradient until an algorithm that masks switches it on.
+        self.mask_token.requires_grad_(False)
         self.patch_resolution = (img_size // STRIDE, img_size // STRIDE)
         self.out_channels = self.num_features[-1]
 

@@ -59,8 +59,10 @@ class MaskedTimm(BaseModule):
         self.timm_model = timm.create_model(
             model_name, pretrained=pretrained, **options)
         _cut_above_last_map(self.timm_model)
-        self.mask_pixel = nn.Parameter(
-            torch.zeros(1, 3, 1, 1)) if fill == 'learned' else None
+        # Without gradient until an algorithm that masks switches it on.
+        self.mask_token = nn.Parameter(
+            torch.zeros(1, 3, 1, 1),
+            requires_grad=False) if fill == 'learned' else None
         self.out_indices = list(out_indices)
         last = self.timm_model.feature_info[-1]
         self.out_channels = last['num_chs']
@@ -84,7 +86,7 @@ class MaskedTimm(BaseModule):
         for dim in (1, 2):
             hidden = hidden.repeat_interleave(self.stride, dim)
         hidden = hidden[:, None, :x.shape[2], :x.shape[3]]
-        fill = 0. if self.mask_pixel is None else self.mask_pixel.to(x.dtype)
+        fill = 0. if self.mask_token is None else self.mask_token.to(x.dtype)
         x = torch.where(hidden, fill, x)
         return self._maps(x, [-1])[0].flatten(2).mT
 
@@ -107,7 +109,7 @@ class MaskedTimm(BaseModule):
             self.timm_model, self.timm_model.group_matcher(), reverse=True)
         above = max(depths.values()) + 1
         name = param_name.removeprefix(prefix)
-        if name == 'mask_pixel':
+        if name == 'mask_token':
             return 0, above + 1
         return depths.get(name.removeprefix('timm_model.'), above), above + 1
 
