@@ -44,16 +44,16 @@ class MaskDistill(BaseSelfSupervisor):
             ``decodes_visible`` takes visible tokens and the mask and gives
             [B, N, Dt].
         loss (dict): L.
-        predict (str): Patches that count: ``hidden``, ``all``, ``visible``.
-            Defaults to ``'hidden'``.
-        masking (dict, optional): Makes the mask of the teacher's attention
-            and of what the pipeline drew, such as ``AttentionMask``. Defaults
-            to None, the pipeline's mask.
         data_preprocessor (dict, optional): Gives ``inputs`` as two batches,
             the student's view of the images and the teacher's, each under its
             own mean and std, such as mmpretrain's
             ``TwoNormDataPreprocessor``; a single batch serves both.
         init_cfg (dict, optional): Initialization of the whole model.
+        predict (str): Patches that count: ``hidden``, ``all``, ``visible``.
+            Defaults to ``'hidden'``.
+        masking (dict, optional): Makes the mask of the teacher's attention
+            and of what the pipeline drew, such as ``AttentionMask``. Defaults
+            to None, the pipeline's mask.
 
     Raises:
         ConfigError: If the parts do not fit one another.
@@ -65,10 +65,10 @@ class MaskDistill(BaseSelfSupervisor):
                  normalizer: dict,
                  head: dict,
                  loss: dict,
-                 predict: str = 'hidden',
-                 masking: Optional[dict] = None,
                  data_preprocessor: Optional[dict] = None,
-                 init_cfg: Optional[dict] = None):
+                 init_cfg: Optional[dict] = None,
+                 predict: str = 'hidden',
+                 masking: Optional[dict] = None):
         super().__init__(
             backbone=backbone,
             head=head,
