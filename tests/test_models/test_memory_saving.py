@@ -140,6 +140,96 @@ def test_autocast_is_that_of_the_plain_layers():
         assert close(got, wanted, 2e-2)
 
 
+def test_half_precision_overflows_no_earlier_than_the_plain_layers():
+    """GradScaler can lift the loss as far: what layer scale makes small is
+    small before it meets float16."""
+    torch.manual_seed(0)
+    x = torch.randn(64, 5, 8, requires_grad=True)
+    linear = nn.Linear(8, 6)
+    gamma = torch.full((6, ), 1e-5, requires_grad=True)
+    inputs = [x, *linear.parameters(), gamma]
+    with torch.autocast('cpu', torch.float16):
+        expected = gamma * linear(x)
+        out = recomputing_linear(x, linear.weight, linear.bias, scale=gamma)
+    for got, wanted in zip(
+            gradients(1e6 * out, *inputs), gradients(1e6 * expected, *inputs)):
+        assert wanted.isfinite().all() and close(got, wanted, 1e-2)
+
+
+@pytest.mark.parametrize('weight, bias', [(False, False), (True, False)])
+def test_norms_without_weight_or_bias(weight, bias):
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 8, requires_grad=True)
+    linear = nn.Linear(8, 6)
+    norm = nn.LayerNorm(8, elementwise_affine=weight, bias=bias)
+    inputs = [x, *linear.parameters(), *norm.parameters()]
+    out = recomputing_linear(x, linear.weight, linear.bias, norm)
+    expected = linear(norm(x))
+    for got, wanted in zip((out, *gradients(out, *inputs)),
+                           (expected, *gradients(expected, *inputs))):
+        assert close(got, wanted)
+
+
+@pytest.mark.parametrize('of', ['norm', 'linear', 'scale'])
+def test_frozen_parameters(of):
+    """The others' gradients are the same."""
+    torch.manual_seed(0)
+    parts = dict(linear=nn.Linear(8, 6), norm=nn.LayerNorm(8))
+    parts['scale'] = nn.ParameterList([torch.randn(6)])
+
+    def differentiate():
+        x = torch.ones(1, 1, 8).cumsum(2).requires_grad_()
+        linear, norm, scale = parts['linear'], parts['norm'], parts['scale'][0]
+        recomputing_linear(x, linear.weight, linear.bias, norm,
+                           scale=scale).square().sum().backward()
+        inputs = [x, *(p for m in parts.values() for p in m.parameters())]
+        return [p.grad for p in inputs]
+
+    everything = differentiate()
+    for part in parts.values():
+        part.zero_grad()
+    frozen = {id(p) for p in parts[of].requires_grad_(False).parameters()}
+    inputs = [None, *(p for m in parts.values() for p in m.parameters())]
+    for parameter, got, wanted in zip(inputs, differentiate(), everything):
+        assert (got is None if id(parameter) in frozen else torch.equal(
+            got, wanted))
+
+
+@pytest.mark.parametrize('samples, mask', [(2, 0), (0, 0), (0, 1)])
+def test_batches_without_samples_or_hidden_patches(samples, mask):
+    vit = MaskDistillViT(
+        dict(embed_dims=8, num_layers=2, num_heads=2, feedforward_channels=16),
+        img_size=32)
+    hidden = vit(
+        torch.randn(samples, 3, 32, 32),
+        torch.full((samples, 4), bool(mask)))
+    assert hidden.shape == (0, 8)
+    hidden.sum().backward()
+    assert not any(
+        p.grad.any() for p in vit.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_recomputed_blocks_have_the_gradients_of_kept_ones(dtype):
+    """With drop path, under autocast, of a loss that a scaler lifts."""
+    vit = MaskDistillViT(
+        dict(embed_dims=8, num_layers=3, num_heads=2, feedforward_channels=16),
+        img_size=32, drop_path_rate=0.5, use_rel_pos_bias=True)
+    vit.init_weights()
+    images, mask = torch.randn(4, 3, 32, 32), torch.rand(4, 4) < 0.5
+    found = []
+    for vit.with_cp in (False, True):
+        vit.zero_grad()
+        torch.manual_seed(0)
+        with torch.autocast('cpu', dtype):
+            loss = vit(images, mask).square().mean()
+        torch.amp.GradScaler('cpu').scale(loss).backward()
+        found.append([p.grad.clone() for p in vit.parameters()
+                      if p.grad is not None])
+    assert all(g.isfinite().all() for g in found[0])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 @pytest.mark.parametrize('scale', [0., 0.1])
 def test_tokens_stay_in_single_precision_under_autocast(scale):
     vit = MaskDistillViT(

@@ -198,7 +198,7 @@ class MaskDistillViT(BaseModule):
             tokens = self._run(block, tokens, grid, bias)
         # Images may hide different numbers of patches: all are padded to the
         # most hidden ones, and `real` drops the padding again.
-        most = int(mask.sum(1).max())
+        most = max(mask.sum(1).tolist(), default=0)
         order = mask.to(torch.uint8).argsort(
             dim=1, descending=True, stable=True)[:, :most]  # [B, M]
         real = mask.gather(1, order)

@@ -51,13 +51,13 @@ class _BiasedAttention(torch.autograd.Function):
         mask = _rows(bias.detach(), queries).to(q.dtype)
         out = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask if mask.ndim == 4 else mask[None])
-        ctx.save_for_backward(q, k, v, bias, queries, out)
+        ctx.save_for_backward(q, k, v, bias, queries)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        q, k, v, bias, queries, out = ctx.saved_tensors
+        q, k, v, bias, queries = ctx.saved_tensors
         dq, dk, dv = (torch.empty_like(t) for t in (q, k, v))
         d_bias = torch.zeros_like(bias)
         for samples, heads in _parts(q, k):
@@ -81,7 +81,7 @@ def _parts(q: Tensor, k: Tensor) -> Iterator[Tuple]:
     """Samples and heads whose weights are computed at a time."""
     samples, heads, queries, _ = q.shape
     # As many as fit a CPU's cache, or a small part of a GPU's memory.
-    most = (2**19 if q.is_cpu else 2**28) // (queries * k.shape[2])
+    most = (2**19 if q.is_cpu else 2**28) // max(1, queries * k.shape[2])
     if most >= 2 * heads:
         step = most // heads
         for i in range(0, samples, step):
@@ -130,10 +130,11 @@ def recomputing_linear(x: Tensor,
     dtype = (
         torch.get_autocast_dtype(device)
         if torch.is_autocast_enabled(device) else x.dtype)
-    norm_weight, norm_bias, eps = None, None, 0.
+    norm_weight, norm_bias, eps = None, None, None
     if norm is not None:
         norm_weight, norm_bias, eps = norm.weight, norm.bias, norm.eps
-        x = x.to(norm_weight.dtype)
+        if norm_weight is not None:
+            x = x.to(norm_weight.dtype)
     with torch.autocast(device, enabled=False):
         return _RecomputingLinear.apply(x, weight, bias, scale, norm_weight,
                                         norm_bias, eps, gelu, dtype)
@@ -155,31 +156,37 @@ class _RecomputingLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         x, weight, bias, scale, norm_weight, norm_bias = ctx.saved_tensors
-        dtype = ctx.dtype
+        needs, dtype = ctx.needs_input_grad, ctx.dtype
         hidden, mean, rstd = _prologue(x, norm_weight, norm_bias, ctx.eps,
                                        ctx.gelu)
-        rows = grad.flatten(0, -2)
-        d_weight = rows.to(dtype).t() @ hidden.to(dtype).flatten(0, -2)
-        d_weight = d_weight.to(weight.dtype)  # [D, C]
-        d_bias = None
-        if bias is not None:
-            d_bias = rows.sum(0, dtype=bias.dtype)
-        d_scale = None
-        if scale is not None:
-            # sum(grad * (f(x) weight^T + bias)), without that output.
-            d_scale = torch.linalg.vecdot(d_weight, weight)
-            d_weight *= scale[:, None]
+        d_weight = d_bias = d_scale = None
+        if any(needs[1:4]):  # not of a frozen layer
+            rows, unit = grad.flatten(0, -2), 1.
+            if scale is not None and dtype == torch.float16:
+                # Overflows no earlier than gradients after layer scale.
+                unit = scale.abs().amax().clamp(min=1e-12)
+                rows = rows * unit
+            d_weight = rows.to(dtype).t() @ hidden.to(dtype).flatten(0, -2)
+            d_weight = d_weight.to(weight.dtype)  # [D, C]
             if bias is not None:
-                d_scale += d_bias * bias
-                d_bias *= scale
+                d_bias = rows.sum(0, dtype=bias.dtype)
+            if scale is not None:
+                # sum(grad * (f(x) weight^T + bias)), without that output.
+                d_scale = torch.linalg.vecdot(d_weight, weight)
+                d_weight *= (scale / unit)[:, None]
+                if bias is not None:
+                    d_scale += d_bias * bias
+                    d_bias *= scale / unit
+                d_scale /= unit
+        if scale is not None:
             grad = grad * scale
         d_hidden = grad.to(dtype) @ weight.to(dtype)
         d_norm_weight = d_norm_bias = None
-        if norm_weight is not None:
+        if ctx.eps is not None:
             d_x, d_norm_weight, d_norm_bias = \
                 torch.ops.aten.native_layer_norm_backward(
                     d_hidden.to(x.dtype), x, x.shape[-1:], mean, rstd,
-                    norm_weight, norm_bias, [True, True, True])
+                    norm_weight, norm_bias, [True, *needs[4:6]])
         elif ctx.gelu:
             d_x = torch.ops.aten.gelu_backward(d_hidden, x)
         else:
@@ -190,7 +197,7 @@ class _RecomputingLinear(torch.autograd.Function):
 
 def _prologue(x, norm_weight, norm_bias, eps, gelu):
     """f(x), and the mean and reciprocal deviation if f is a norm."""
-    if norm_weight is not None:
+    if eps is not None:
         return torch.native_layer_norm(x, x.shape[-1:], norm_weight, norm_bias,
                                        eps)
     return (F.gelu(x) if gelu else x), None, None
