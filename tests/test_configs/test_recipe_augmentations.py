@@ -6,7 +6,6 @@ import random
 
 import numpy as np
 import pytest
-import skimage.data
 import timm.data.auto_augment
 import torch
 from mmcv.transforms import Compose
@@ -19,6 +18,7 @@ from torch.nn.functional import log_softmax
 from torchvision import transforms
 from torchvision.transforms import functional
 
+skimage_data = pytest.importorskip('skimage.data')
 FINETUNING = 'vit-b16_maskdistill-300e_8xb128-amp-coslr-100e_in1k'
 PRETRAINING = 'maskdistill_vit-b16_clip-b16_8xb256-amp-coslr-300e_in1k'
 BICUBIC = transforms.InterpolationMode.BICUBIC
@@ -31,7 +31,7 @@ def scope():
 
 @pytest.fixture(scope='module')
 def photograph():
-    return Image.fromarray(skimage.data.astronaut()[:400])
+    return Image.fromarray(skimage_data.astronaut()[:400])
 
 
 def bgr(image):

@@ -3,7 +3,6 @@ from collections import Counter
 
 import numpy as np
 import pytest
-import skimage.data
 from mmengine.registry import init_default_scope
 from PIL import Image
 from scipy.stats import kstest
@@ -12,6 +11,7 @@ from torchvision.transforms import functional as TF
 
 from mmmaskdistill.registry import TRANSFORMS
 
+skimage_data = pytest.importorskip('skimage.data')
 ADJUST = dict(
     _brightness=TF.adjust_brightness,
     _contrast=TF.adjust_contrast,
@@ -26,7 +26,7 @@ def build(**options):
 
 @pytest.fixture(scope='module')
 def photograph():
-    return Image.fromarray(skimage.data.astronaut()[:375])
+    return Image.fromarray(skimage_data.astronaut()[:375])
 
 
 def bgr(picture):

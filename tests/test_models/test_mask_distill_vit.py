@@ -161,19 +161,22 @@ def test_features_and_gradients_are_those_of_transformers(
                           lambda: gradients_in_our_names(beit, tmp_path))
 
 
+@pytest.mark.parametrize('size', [64, 96])
 @pytest.mark.parametrize('shared', [True, False])
-def test_student_is_that_of_transformers(tmp_path, shared):
+def test_student_is_that_of_transformers(tmp_path, shared, size):
     """Masked image modeling: the logits of hidden patches."""
-    beit = transformers_beit('BeitForMaskedImageModeling', 64, shared)
+    beit = transformers_beit('BeitForMaskedImageModeling', size, shared)
     vit = load_transformers(
         beit,
         tmp_path,
-        img_size=64,
+        img_size=size,
         use_shared_rel_pos_bias=shared,
         use_rel_pos_bias=not shared)
     vit.mask_token.requires_grad_()
-    images = torch.randn(3, 3, 64, 64)
-    mask = torch.rand(3, 16, generator=torch.Generator().manual_seed(0)) < 0.4
+    images = torch.randn(3, 3, size, size)
+    mask = torch.rand(
+        3, (size // 16)**2,
+        generator=torch.Generator().manual_seed(0)) < 0.4
     ours = torch.nn.functional.linear(
         vit(images, mask), beit.lm_head.weight.detach(),
         beit.lm_head.bias.detach())

@@ -56,6 +56,45 @@ def test_resizing_is_the_geometric_spline(source, target):
     assert torch.equal(resized[-3:], table[-3:])
 
 
+# The reference formula with `interp2d(x, y, z, kind='cubic')` of SciPy 1.13.1,
+# for the table below, at offsets (row, column) from the corner.
+INTERP2D = {
+    (14, 32): {
+        (0, 0): 7.442181439840692e-06,
+        (0, 62): -0.8834580149548094,
+        (3, 33): 0.16006425936443647,
+        (30, 32): 0.10779316673177716,
+        (35, 5): 0.05165972369556837,
+        (61, 56): 0.24780142079850687,
+    },
+    (16, 37): {
+        (0, 0): 9.4882222269987e-18,
+        (0, 72): -0.27941549819892586,
+        (3, 38): -0.23197514319777024,
+        (35, 37): -0.05793180049833391,
+        (40, 5): -0.19194355520276477,
+        (71, 66): -0.2688015715678132,
+    },
+}
+SUMS = {(14, 32): 1712.1869799892188, (16, 37): 2184.695996995061}
+
+
+@pytest.mark.parametrize('source, target', INTERP2D)
+def test_resizing_is_that_of_interp2d(source, target):
+    """ViT-B and L, ViT-H/14, from 224 pixels to 512."""
+    row, column = torch.meshgrid(
+        *2 * [torch.arange(2. * source - 1, dtype=torch.float64)],
+        indexing='ij')
+    table = (0.3 * row + 0.01 * row**2).cos() * (0.2 * column).sin()
+    table = torch.cat([table.flatten(), torch.zeros(3)])[:, None]
+    resized = resize_relative_position_table(table, 2 * (source, ),
+                                             2 * (target, ))
+    resized = resized[:-3].view(2 * target - 1, -1)
+    for place, value in INTERP2D[source, target].items():
+        assert resized[place] == pytest.approx(value, rel=1e-7, abs=1e-9)
+    assert resized.abs().sum() == pytest.approx(SUMS[source, target])
+
+
 def test_resizing_passes_gradients():
     table = torch.randn(table_length((3, 3)), 2, dtype=torch.float64)
     table.requires_grad_()

@@ -3,6 +3,7 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from timm.models import generate_default_cfgs, register_model
 from timm.models.vision_transformer import _create_vision_transformer
 from torch import nn
@@ -12,6 +13,8 @@ from mmmaskdistill.models import TimmTeacher
 open_clip = pytest.importorskip('open_clip')
 # Width of the tower, and of the space it shares with text.
 WIDTH, SHARED = 64, 24
+# 16 x 16 patches of 64 pixels, 14 x 14 of 56, as CLIP ViT-L/14 of 196.
+PATCH = 4
 default_cfgs = generate_default_cfgs({
     'tiny_clip.test':
     dict(
@@ -29,7 +32,7 @@ def tiny_clip(pretrained=False, **kwargs):
     return _create_vision_transformer(
         'tiny_clip', pretrained, **{
             **dict(
-                patch_size=16,
+                patch_size=PATCH,
                 embed_dim=WIDTH,
                 depth=2,
                 num_heads=2,
@@ -46,7 +49,7 @@ def build_clip(image_size=64):
         embed_dim=SHARED,
         vision_cfg=dict(
             image_size=image_size,
-            patch_size=16,
+            patch_size=PATCH,
             width=WIDTH,
             layers=2,
             head_width=32),
@@ -67,6 +70,11 @@ class Archive(nn.Module):
 
     def forward(self, image):
         return self.visual(image)
+
+
+def assert_close(ours, theirs):
+    """To 1e-5, as vectors."""
+    assert (ours - theirs).norm() < 1e-5 * theirs.norm()
 
 
 @torch.no_grad()
@@ -99,7 +107,7 @@ def as_archive(clip, path):
     traced.half().save(path)
 
 
-@pytest.mark.parametrize('size', [64, 96])
+@pytest.mark.parametrize('size', [64, 56, 96])
 @pytest.mark.parametrize('write', [
     as_state_dict, as_training_checkpoint, as_safetensors, as_archive
 ])
@@ -127,9 +135,79 @@ def test_features_are_those_of_open_clip(tmp_path, write, size):
             img_size=size)
         target = expected(larger, images, features)
         assert teacher.channels == target.shape[2]
-        torch.testing.assert_close(
-            teacher(images), target, rtol=1e-5,
-            atol=1e-5 * target.abs().max().item())
+        assert_close(teacher(images), target)
+
+
+def as_openai(clip):
+    """The weights of transformers' tower, as OpenAI's file names them."""
+    names = {
+        'vision_model.': '',
+        'embeddings.class_embedding': 'class_embedding',
+        'embeddings.patch_embedding': 'conv1',
+        'embeddings.position_embedding.weight': 'positional_embedding',
+        'pre_layrnorm': 'ln_pre',
+        'post_layernorm': 'ln_post',
+        'encoder.layers': 'transformer.resblocks',
+        'self_attn.out_proj': 'attn.out_proj',
+        'layer_norm': 'ln_',
+        'mlp.fc1': 'mlp.c_fc',
+        'mlp.fc2': 'mlp.c_proj',
+    }
+    state = {}
+    for key, tensor in clip.state_dict().items():
+        for theirs, openai in names.items():
+            key = key.replace(theirs, openai)
+        state[key] = tensor
+    state['proj'] = state.pop('visual_projection.weight').T
+    for key in [key for key in state if '.q_proj.' in key]:
+        fused = key.replace('self_attn.q_proj.', 'attn.in_proj_')
+        state[fused] = torch.cat([
+            state.pop(key.replace('q_proj', f'{part}_proj'))
+            for part in 'qkv'])
+    return {f'visual.{key}': tensor for key, tensor in state.items()}
+
+
+@pytest.mark.parametrize('size', [64, 56, 96])
+@torch.no_grad()
+def test_features_are_those_of_transformers(tmp_path, size):
+    transformers = pytest.importorskip('transformers')
+
+    def build(image_size):
+        return transformers.CLIPVisionModelWithProjection(
+            transformers.CLIPVisionConfig(
+                hidden_size=WIDTH,
+                intermediate_size=4 * WIDTH,
+                projection_dim=SHARED,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                image_size=image_size,
+                patch_size=PATCH,
+                hidden_act='quick_gelu')).eval()
+
+    clip = build(64)
+    for parameter in clip.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    path = str(tmp_path / 'clip.pt')
+    torch.save(as_openai(clip), path)
+
+    # transformers resizes without antialiasing; CLIP's other homes with it.
+    larger = build(size)
+    state = clip.state_dict()
+    key = 'vision_model.embeddings.position_embedding.weight'
+    grid = state[key][1:].T.unflatten(1, (16, 16))
+    grid = F.interpolate(
+        grid[None], 2 * (size // PATCH, ), mode='bicubic', antialias=True)
+    state[key] = torch.cat([state[key][:1], grid[0].flatten(1).T])
+    larger.load_state_dict(state)
+
+    images = torch.randn(2, 3, size, size)
+    block = larger(images, output_hidden_states=True).hidden_states[-1][:, 1:]
+    norm = larger.vision_model.post_layernorm(block)
+    proj = larger.visual_projection(norm)
+    for features, target in dict(block=block, norm=norm, proj=proj).items():
+        teacher = TimmTeacher(
+            'tiny_clip', checkpoint=path, features=features, img_size=size)
+        assert_close(teacher(images), target)
 
 
 @pytest.mark.parametrize('wrapped', [False, True])
@@ -158,6 +236,4 @@ def test_open_clip_with_a_trunk_of_timm(tmp_path, wrapped, proj):
     for features, target in targets.items():
         teacher = TimmTeacher(
             'tiny_clip', checkpoint=path, features=features, img_size=64)
-        torch.testing.assert_close(
-            teacher(images), target, rtol=1e-5,
-            atol=1e-5 * target.abs().max().item())
+        assert_close(teacher(images), target)
