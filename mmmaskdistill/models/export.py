@@ -42,7 +42,8 @@ class ExportedViT(NamedTuple):
 
 def read_vit(checkpoint: str,
              prefix: Optional[str] = None,
-             num_heads: Optional[int] = None) -> ExportedViT:
+             num_heads: Optional[int] = None,
+             trust_checkpoint: bool = False) -> ExportedViT:
     """Read the ViT of any checkpoint that our backbone could start from.
 
     Args:
@@ -51,12 +52,13 @@ def read_vit(checkpoint: str,
             Defaults to None, found.
         num_heads (int, optional): Attention heads, needed if there is no
             relative position table to tell.
+        trust_checkpoint (bool): See :func:`.weights.read_checkpoint`.
 
     Raises:
         CheckpointError: If the file cannot be read, has no ViT, or one that
             the other projects' BEiT cannot be.
     """
-    file = read_state_dict(checkpoint)
+    file = read_state_dict(checkpoint, trust_checkpoint=trust_checkpoint)
     prefix = find_prefix(file, checkpoint, prefix)
     every = to_our_names(tensors_under(prefix, file), [])
     # In pre-training `head.` is what distills.

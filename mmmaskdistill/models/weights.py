@@ -82,7 +82,8 @@ def read_checkpoint(checkpoint: str, trust_checkpoint: bool = False) -> Any:
                 f'checkpoint {checkpoint!r} is refused: it holds '
                 f'{refused[1]}, and reading more than tensors could run code. '
                 'Ask for a .safetensors file; if you trust whoever made this '
-                "one, a backbone's init_cfg takes trust_checkpoint=True"
+                "one, a backbone's init_cfg takes trust_checkpoint=True, a "
+                'converter --trust-checkpoint'
             ) from error
         raise CheckpointError(
             f'checkpoint {checkpoint!r} cannot be read '

@@ -86,6 +86,18 @@ def test_tables_are_resized_to_the_window(student, pretrained):
     assert any('expanded' in line for line in report)
 
 
+def test_patches_of_14_pixels_at_512(tmp_path):
+    """37 x 37 of them, the last row and column padded."""
+    student = MaskDistillViT(ARCH, patch_size=14)
+    torch.save(student.state_dict(), tmp_path / 'a.pth')
+    vit = downstream(img_size=512, patch_size=14)
+    report = load_backbone(vit, str(tmp_path / 'a.pth'))
+    assert ('resized 3 relative position tables from the window (16, 16) to '
+            '(37, 37)') in report
+    with torch.no_grad():
+        assert vit(torch.zeros(1, 3, 512, 512))[0].shape == (1, 48, 37, 37)
+
+
 def test_load_state_dict_adapts_too(student, pretrained):
     """So ``load_from`` serves as well, through mmengine's loader."""
     from mmengine.runner import load_checkpoint

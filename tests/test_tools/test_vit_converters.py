@@ -209,6 +209,25 @@ def test_publish(tmp_path, run, suffix, backbone):
     }
 
 
+class Callback:
+    """What another project keeps beside its weights."""
+
+
+@pytest.mark.parametrize('tool, options', [
+    ('convert_vit.py', ['--to', 'timm']), ('publish_model.py', [])])
+def test_trust_is_asked_for(tmp_path, run, tool, options):
+    state = build('student').state_dict()
+    torch.save(dict(model=state, callback=Callback()), tmp_path / 'a.ckpt')
+    arguments = tmp_path / 'a.ckpt', tmp_path / 'b.pth', *options
+    with pytest.raises(SystemExit, match='Callback.*--trust-checkpoint'):
+        run(tool, *arguments)
+    run(tool, *arguments, '--trust-checkpoint')
+    written, = tmp_path.glob('b*.pth')
+    written = torch.load(written)['state_dict']
+    key = 'blocks.2.mlp.fc2.weight'
+    assert torch.equal(written[key], state[key])
+
+
 def test_publish_says_what_is_missing(tmp_path, run):
     torch.save(dict(conv=torch.zeros(1)), tmp_path / 'a.pth')
     with pytest.raises(SystemExit, match='no weights of a backbone'):

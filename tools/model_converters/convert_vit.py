@@ -28,6 +28,11 @@ def main():
         '--num-heads',
         type=int,
         help='attention heads; needed if there is no relative position table')
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='read a pickle that holds more than tensors: whoever made the '
+        'file can then run any code here')
     args = parser.parse_args()
 
     # Imported late: --help answers at once.
@@ -35,7 +40,8 @@ def main():
     from mmmaskdistill.models import export
     from mmmaskdistill.models.weights import write_weights
     try:
-        vit = export.read_vit(args.checkpoint, args.prefix, args.num_heads)
+        vit = export.read_vit(args.checkpoint, args.prefix, args.num_heads,
+                              args.trust_checkpoint)
     except CheckpointError as error:
         sys.exit(f'error: {error}')
     if args.to == 'timm':

@@ -25,6 +25,11 @@ def main():
         '--backbone',
         action='store_true',
         help='of the whole model keep the backbone')
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='read a pickle that holds more than tensors: whoever made the '
+        'file can then run any code here')
     args = parser.parse_args()
 
     # Imported late: --help answers at once.
@@ -32,7 +37,7 @@ def main():
     from mmmaskdistill.models.weights import (named_tensors, read_checkpoint,
                                               write_weights)
     try:
-        content = read_checkpoint(args.checkpoint)
+        content = read_checkpoint(args.checkpoint, args.trust_checkpoint)
     except CheckpointError as error:
         sys.exit(f'error: {error}')
     state = named_tensors(content)
