@@ -1,4 +1,6 @@
 """Every recipe's config runs, at reduced size, on data in the usual layout."""
+from itertools import product
+
 import numpy as np
 import torch
 import yaml
@@ -99,14 +101,22 @@ def test_two_iterations(name, recipe, data, tmp_path, monkeypatch):
 def test_downstream_starts_where_pre_training_ends(names, recipe):
     epochs = {name: recipe(name).train_cfg.max_epochs
               for name in names if name.startswith('maskdistill')}
+    kinds, continued = ('linear', 'upernet', 'coslr'), []
     for name in set(names) - set(epochs):
         start = recipe(name).model.backbone.init_cfg.checkpoint
         folder, pretraining, checkpoint = start.split('/')
         assert folder == 'work_dirs'
         assert checkpoint == f'epoch_{epochs[pretraining]}.pth'
         student, source = name.split('_')[:2]
+        *teacher, duration = source.removeprefix('maskdistill-').rsplit('-', 1)
         assert f'_{student}_' in pretraining
-        assert f'-{source.removeprefix("maskdistill-")}_' in pretraining
+        assert f'-{duration}_' in pretraining
+        if teacher:
+            assert f'_{teacher[0]}_' in pretraining
+        kind = next(k for k in kinds if k in name)
+        continued.append((pretraining, kind))
+    # Each is probed, segmented with and fine-tuned.
+    assert sorted(continued) == sorted(product(epochs, kinds))
 
 
 def test_model_index_lists_the_recipes(names, request):

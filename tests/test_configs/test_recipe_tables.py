@@ -2,6 +2,7 @@
 from math import ceil
 
 import pytest
+from mmpretrain.registry import MODELS
 
 IMAGES = 1281167  # ImageNet-1k train
 GPUS = 8
@@ -44,6 +45,10 @@ FINETUNING = {
     ('large', 16, 50, 5, 5e-4, 0.8, 0.2),
     'vit-l16_maskdistill-800e_8xb128-amp-coslr-50e_in1k':
     ('large', 16, 50, 5, 2e-4, 0.8, 0.2),
+    'vit-l16_maskdistill-clip-b16-300e_8xb128-amp-coslr-50e_in1k':
+    ('large', 16, 50, 5, 5e-4, 0.8, 0.2),
+    'vit-l16_maskdistill-clip-b16-800e_8xb128-amp-coslr-50e_in1k':
+    ('large', 16, 50, 5, 2e-4, 0.8, 0.2),
     'vit-h14_maskdistill-300e_8xb64-accum2-amp-coslr-30e_in1k':
     ('huge', 14, 30, 5, 2e-4, 0.85, 0.3),
     'vit-s16_maskdistill-300e_8xb128-amp-coslr-100e_in1k':
@@ -56,7 +61,15 @@ FINETUNING = {
 LINEAR_PROBES = {
     'vit-b16_maskdistill-300e_8xb2048-linear-amp-coslr-90e_in1k':
     ('base', 16, 12),
+    'vit-b16_maskdistill-800e_8xb2048-linear-amp-coslr-90e_in1k':
+    ('base', 16, 12),
     'vit-l16_maskdistill-300e_8xb2048-linear-amp-coslr-90e_in1k':
+    ('large', 16, 24),
+    'vit-l16_maskdistill-800e_8xb2048-linear-amp-coslr-90e_in1k':
+    ('large', 16, 24),
+    'vit-l16_maskdistill-clip-b16-300e_8xb2048-linear-amp-coslr-90e_in1k':
+    ('large', 16, 24),
+    'vit-l16_maskdistill-clip-b16-800e_8xb2048-linear-amp-coslr-90e_in1k':
     ('large', 16, 24),
     'vit-h14_maskdistill-300e_8xb2048-linear-amp-coslr-90e_in1k':
     ('huge', 14, 32),
@@ -75,6 +88,10 @@ SEGMENTATION = {
     'vit-l16_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512':
     ('large', 16, 4e-5, 0.9, 0.2, (7, 11, 15, 23)),
     'vit-l16_maskdistill-800e_upernet_8xb2-amp-160k_ade20k-512x512':
+    ('large', 16, 4e-5, 0.9, 0.2, (7, 11, 15, 23)),
+    'vit-l16_maskdistill-clip-b16-300e_upernet_8xb2-amp-160k_ade20k-512x512':
+    ('large', 16, 4e-5, 0.9, 0.2, (7, 11, 15, 23)),
+    'vit-l16_maskdistill-clip-b16-800e_upernet_8xb2-amp-160k_ade20k-512x512':
     ('large', 16, 4e-5, 0.9, 0.2, (7, 11, 15, 23)),
     'vit-h14_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512':
     ('huge', 14, 4e-5, 0.9, 0.3, (9, 15, 21, 31)),
@@ -186,7 +203,6 @@ def test_finetuning(name, recipe):
     assert backbone.out_type == 'avg_featmap' and not backbone.final_norm
     assert backbone.use_rel_pos_bias and not backbone.use_shared_rel_pos_bias
     assert cfg.model.head.in_channels == WIDTH[arch]
-    assert cfg.model.head.init_cfg.std == 2e-5
     assert cfg.model.head.loss == dict(
         type='LabelSmoothLoss', label_smooth_val=0.1, mode='original')
     assert cfg.model.train_cfg.augments == [
@@ -226,6 +242,18 @@ def test_finetuning(name, recipe):
     assert erasing.fill_color == [103.53, 116.28, 123.675]
     assert erasing.fill_std == [57.375, 57.12, 58.395]
     check_test_pipeline(cfg)
+
+
+def test_classifier_starts_as_beit_s(recipe):
+    """Truncated normal of deviation 0.02 cut at 0.02, times 0.001."""
+    cfg = recipe('vit-b16_maskdistill-300e_8xb128-amp-coslr-100e_in1k')
+    head = MODELS.build(cfg.model.head)
+    head.init_weights()
+    weight = head.fc.weight
+    assert weight.abs().max().item() == pytest.approx(2e-5, rel=1e-3)
+    # A normal of deviation s cut at +-s has deviation 0.5396 s.
+    assert weight.std().item() == pytest.approx(2e-5 * 0.5396, rel=1e-2)
+    assert not head.fc.bias.any()
 
 
 def check_test_pipeline(cfg):
