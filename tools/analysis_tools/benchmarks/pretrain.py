@@ -1,0 +1,147 @@
+"""A step of masked-distillation pre-training."""
+from typing import Dict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import sides as common
+from .sides import LR, Side
+
+
+def add_arguments(parser):
+    common.add_arguments(parser, PEERS, img_size=224, batch=8)
+    parser.add_argument(
+        '--teacher',
+        default='vit_base_patch16_clip_quickgelu_224.openai',
+        help="timm's name of the teacher (%(default)s)")
+
+
+def run(args) -> dict:
+    return common.run(args, build)
+
+
+def build(args, device) -> Dict[str, Side]:
+    """Masked distillation from a random CLIP teacher, drop path 0."""
+    import timm
+    from mmpretrain.structures import DataSample
+
+    from mmmaskdistill.datasets import BlockMaskGenerator
+    from mmmaskdistill.models import MaskDistill
+    from mmmaskdistill.models.backbones.mask_distill_vit import ARCHS
+    arch = ARCHS[args.arch]
+    side = args.img_size // 16
+    with torch.device('meta'):
+        channels = timm.create_model(args.teacher).num_features
+    model = MaskDistill(
+        backbone=dict(
+            type='mmmaskdistill.MaskDistillViT',
+            arch=arch,
+            img_size=args.img_size),
+        teacher=dict(
+            type='mmmaskdistill.TimmTeacher',
+            model_name=args.teacher,
+            pretrained='random',
+            img_size=args.img_size),
+        normalizer=dict(type='mmmaskdistill.LayerNormalizer'),
+        head=dict(
+            type='mmmaskdistill.LinearHead',
+            in_channels=arch['embed_dims'],
+            out_channels=channels),
+        loss=dict(type='mmmaskdistill.SmoothL1Loss'))
+    model.init_weights()
+    nn.init.normal_(model.backbone.rel_pos_bias.relative_position_bias_table)
+    model.to(device).train()
+
+    images = torch.randn(
+        args.batch, 3, args.img_size, args.img_size, device=device)
+    generate = BlockMaskGenerator(
+        side, round(0.383 * side**2), min_num_patches=min(16, side))
+    masks = torch.stack([
+        torch.from_numpy(generate({})['mask']) for _ in range(args.batch)
+    ]).to(device)
+    samples = [DataSample(mask=mask) for mask in masks]
+    hidden = masks.flatten(1).bool()
+
+    def peer_loss(tokens: Tensor, head: nn.Linear) -> Tensor:
+        with torch.no_grad():
+            target, = model.teacher.model.forward_intermediates(
+                images, indices=1, norm=False, output_fmt='NLC',
+                intermediates_only=True)
+            target = F.layer_norm(target, target.shape[-1:], eps=1e-6)
+        return F.smooth_l1_loss(head(tokens[hidden]), target[hidden])
+
+    sides = dict(
+        ours=Side(
+            lambda: model.loss([images, images], samples)['loss'], model,
+            torch.optim.AdamW(
+                model.parameters(), LR, weight_decay=0.05, fused=True)))
+    for name in [name for name in PEERS if name in args.against]:
+        student = PEERS[name](model.backbone, arch, args.img_size).to(device)
+        head = nn.Linear(model.head.in_features, model.head.out_features)
+        head.load_state_dict(model.head.state_dict())
+        peer = nn.ModuleList([student, head]).to(device).train()
+
+        def loss(student=student, head=head):
+            return peer_loss(student(images, hidden), head)
+
+        sides[name] = Side(
+            loss, peer,
+            torch.optim.AdamW(peer.parameters(), LR, weight_decay=0.05))
+    return sides
+
+
+class TimmStudent(nn.Module):
+    """timm's BEiT v2, with patches hidden as its authors do it."""
+
+    def __init__(self, ours: nn.Module, arch: dict, img_size: int):
+        super().__init__()
+        from timm.models.beit import Beit
+        self.vit = Beit(
+            img_size=img_size,
+            patch_size=16,
+            num_classes=0,
+            global_pool='',
+            embed_dim=arch['embed_dims'],
+            depth=arch['num_layers'],
+            num_heads=arch['num_heads'],
+            use_abs_pos_emb=False,
+            use_shared_rel_pos_bias=True,
+            init_values=0.1)
+        state = ours.state_dict()
+        self.mask_token = nn.Parameter(state.pop('mask_token').clone())
+        self.vit.load_state_dict(state)
+
+    def forward(self, images: Tensor, hidden: Tensor) -> Tensor:
+        vit = self.vit
+        x = vit.patch_embed(images)
+        w = hidden[..., None].type_as(x)
+        x = x * (1 - w) + self.mask_token * w
+        x = torch.cat([vit.cls_token.expand(len(x), -1, -1), x], 1)
+        bias = vit.rel_pos_bias()
+        for block in vit.blocks:
+            x = block(x, shared_rel_pos_bias=bias)
+        return vit.norm(x)[:, 1:]
+
+
+class MMPretrainStudent(nn.Module):
+    """mmpretrain's BEiT pre-training ViT."""
+
+    def __init__(self, ours: nn.Module, arch: dict, img_size: int):
+        super().__init__()
+        from mmpretrain.models.selfsup.beit import BEiTPretrainViT
+        self.vit = BEiTPretrainViT(
+            arch=arch,
+            img_size=img_size,
+            patch_size=16,
+            layer_scale_init_value=0.1,
+            final_norm=True)
+        self.vit.init_weights()
+        # Weights go the other way: ours reads mmpretrain's names.
+        ours.load_state_dict(self.vit.state_dict())
+
+    def forward(self, images: Tensor, hidden: Tensor) -> Tensor:
+        return self.vit(images, hidden)[0][:, 1:]
+
+
+PEERS = dict(mmpretrain=MMPretrainStudent, timm=TimmStudent)
