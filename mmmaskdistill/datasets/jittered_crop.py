@@ -92,12 +92,10 @@ class RandomJitteredCrop(RandomResizedCrop):
         top, left, height, width = self.rand_crop_params(image)
         crop = image[top:top + height, left:left + width]
         pictures = [resize(crop, scale) for scale in self.scales]
-        sample = image[::4, ::4]
-        for jitter, factor in self.draw_jitter():
-            mean = _mean_grey(sample) if jitter is _contrast else None
-            sample, *pictures = (
-                jitter(picture, factor, mean)
-                for picture in (sample, *pictures))
+        jitters = self.draw_jitter()
+        mean = _grey_before_contrast(image, jitters)
+        for jitter, factor in jitters:
+            pictures = [jitter(picture, factor, mean) for picture in pictures]
         flip = self.draw_flip()
         if flip:
             pictures = [cv2.flip(picture, 1) for picture in pictures]
@@ -126,7 +124,9 @@ def resize(image: np.ndarray, scale: Tuple[int, int]) -> np.ndarray:
     Returns:
         ndarray: [*scale, 3] uint8.
     """
-    tensor = torch.from_numpy(image).permute(2, 0, 1)[None]
+    # `unsqueeze` first: torch takes the layout for channels-last, and does not
+    # copy, only if the batch's stride is that of a whole image.
+    tensor = torch.from_numpy(image).unsqueeze(0).permute(0, 3, 1, 2)
     tensor = F.interpolate(tensor, scale, mode='bicubic', antialias=True)
     return tensor[0].permute(1, 2, 0).contiguous().numpy()
 
@@ -153,5 +153,15 @@ def _table(levels: np.ndarray) -> np.ndarray:
     return levels.clip(0, 255).astype(np.uint8)
 
 
-def _mean_grey(image: np.ndarray) -> int:
-    return int(cv2.mean(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))[0] + 0.5)
+def _grey_before_contrast(image: np.ndarray,
+                          jitters: List[Tuple[Callable, float]]) -> int:
+    """Mean grey of the whole image when contrast's turn comes."""
+    height, width = image.shape[:2]
+    sample = cv2.resize(
+        image, (-(-width // 4), -(-height // 4)),
+        interpolation=cv2.INTER_NEAREST)
+    for jitter, factor in jitters:
+        if jitter is _contrast:
+            break
+        sample = jitter(sample, factor, None)
+    return int(cv2.mean(cv2.cvtColor(sample, cv2.COLOR_BGR2GRAY))[0] + 0.5)
