@@ -1,6 +1,7 @@
 """N: what is done to the teacher's features before the student predicts them.
 
-A normalizer maps [B, N, D] to [B, N, D] and learns nothing.
+A normalizer maps [B, N, D] to [B, N, D] and learns nothing. One with
+``per_token`` treats tokens alone, so some of them, [M, D], will do.
 """
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from mmmaskdistill.registry import MODELS
 @MODELS.register_module()
 class NoNormalizer(nn.Identity):
     """The features as they are; what a discrete teacher's tokens take."""
+
+    per_token = True
 
 
 class _Normalizer(nn.Module):
@@ -32,6 +35,8 @@ class LayerNormalizer(_Normalizer):
         eps (float): Added to the variance. Defaults to 1e-6.
     """
 
+    per_token = True
+
     def forward(self, features: Tensor) -> Tensor:
         return F.layer_norm(features, features.shape[-1:], eps=self.eps)
 
@@ -46,6 +51,8 @@ class PatchPixelNormalizer(_Normalizer):
     Args:
         eps (float): Added to the variance. Defaults to 1e-6.
     """
+
+    per_token = True
 
     def forward(self, features: Tensor) -> Tensor:
         mean = features.mean(-1, keepdim=True)
@@ -84,6 +91,8 @@ class BatchNormalizer(_Normalizer):
 @MODELS.register_module()
 class L2Normalizer(nn.Module):
     """Each token to unit length."""
+
+    per_token = True
 
     def forward(self, features: Tensor) -> Tensor:
         return F.normalize(features, dim=-1)

@@ -89,13 +89,11 @@ def test_parts_fit_a_cache(shape, number):
     assert (seen == 1).all()
 
 
-@pytest.mark.parametrize('norm', [False, True])
-@pytest.mark.parametrize('gelu', [False, True])
+@pytest.mark.parametrize('norm,gelu', [(False, False), (True, False),
+                                       (False, True)])
 @pytest.mark.parametrize('scale', [False, True])
 @pytest.mark.parametrize('bias', [False, True])
 def test_recomputing_linear_is_linear(norm, gelu, scale, bias):
-    if norm and gelu:
-        pytest.skip('no layer has both')
     torch.manual_seed(0)
     x = torch.randn(2, 5, 8, requires_grad=True)
     linear = nn.Linear(8, 6, bias=bias)

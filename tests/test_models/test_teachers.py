@@ -4,9 +4,13 @@ import pytest
 import timm
 import torch
 from mmpretrain.structures import DataSample
+from timm.models.vision_transformer import Block
 
+from mmmaskdistill.apis import measure
 from mmmaskdistill.errors import CheckpointError
 from mmmaskdistill.models import CachedTeacher, TimmTeacher
+from mmmaskdistill.models.layers import FrozenLinear, take
+from mmmaskdistill.models.teachers.last_block import can_skip, run_at
 
 IMAGES = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
 
@@ -37,6 +41,75 @@ def test_features_are_those_of_timm(tower):
             teacher(IMAGES), target, rtol=1e-5, atol=1e-5)
         assert teacher.grid == (6, 6)
         assert teacher.channels == target.shape[2]
+
+
+@pytest.mark.parametrize('model,options', [
+    ('test_vit', {}),
+    ('test_vit', dict(features='norm')),
+    ('test_vit', dict(features='proj')),
+    ('test_vit', dict(layer=1)),
+    ('test_vit2', {}),  # layer scale
+    ('vit_base_patch16_siglip_224', {}),  # no class token
+])
+def test_features_of_some_patches(model, options):
+    torch.manual_seed(0)
+    teacher = TimmTeacher(model, pretrained='random', img_size=96, **options)
+    for parameter in teacher.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    where = torch.rand(2, 36) < 0.4
+    assert len(set(where.sum(1).tolist())) == 2
+    assert teacher.skips
+    some = teacher.at(IMAGES, where)
+    torch.testing.assert_close(
+        some, teacher(IMAGES)[where], rtol=1e-5, atol=1e-5)
+    assert teacher.at(IMAGES, torch.zeros_like(where)).shape == (
+        0, teacher.channels)
+
+
+def test_some_tokens_of_a_block_with_normalized_keys():
+    torch.manual_seed(0)
+    block = Block(64, 2, init_values=0.5, qk_norm=True)
+    x, index = torch.randn(2, 36, 64), torch.randint(36, (2, 5))
+    assert can_skip(block)
+    torch.testing.assert_close(
+        run_at(block, x, index), take(block(x), index), rtol=1e-5, atol=1e-5)
+
+
+def test_some_patches_cost_half_a_last_block():
+    teacher = TimmTeacher('test_vit', pretrained='random', img_size=96)
+    where = torch.zeros(2, 36, dtype=torch.bool)
+    where[:, :14] = True
+    mlp, width = teacher.model.blocks[-1].mlp.fc1.weight.shape
+    saved = (measure.count_flops(lambda: teacher(IMAGES)) -
+             measure.count_flops(lambda: teacher.at(IMAGES, where)))
+    # Queries, attention weights, their use, projection and MLP of 23 tokens.
+    assert saved == 2 * 23 * (4 * width**2 + 4 * 37 * width + 4 * width * mlp)
+
+
+@pytest.mark.parametrize('model,options', [
+    ('test_vit', dict(layer=0)),
+    ('test_vit', dict(layer=(-1, -2))),
+    ('test_vit', dict(resize='bilinear')),
+    ('test_resnet', dict(layer=3)),
+    ('test_vit_relpos', {}),
+])
+def test_teachers_that_compute_all_patches(model, options):
+    assert not TimmTeacher(
+        model, pretrained='random', img_size=96, **options).skips
+
+
+def test_linear_layers_of_a_frozen_model(tower):
+    """Whichever library multiplies; and they still have gradients."""
+    model, path = tower
+    teacher = TimmTeacher('test_vit', checkpoint=path, img_size=96)
+    layer, plain = teacher.model.blocks[0].mlp.fc1, model.blocks[0].mlp.fc1
+    assert isinstance(layer, FrozenLinear)
+    x = torch.randn(3, plain.in_features, requires_grad=True)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), plain(x), rtol=1e-5, atol=1e-5)
+    got, wanted = (torch.autograd.grad(f(x).sum(), x)[0]
+                   for f in (layer, plain))
+    torch.testing.assert_close(got, wanted)
 
 
 def test_convolutional_features():

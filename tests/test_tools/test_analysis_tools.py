@@ -4,6 +4,7 @@ import os.path as osp
 import runpy
 
 import pytest
+import timm
 from mmengine.config import Config
 
 from mmmaskdistill.registry import MODELS
@@ -30,8 +31,8 @@ def test_what_cannot_work_ends_with_one_line(tool, segmentor, place):
 
 
 def test_benchmark_counts_what_skipping_saves(tool, tmp_path):
-    """The last block's visible tokens serve as keys and values alone; all
-    blocks compute their attention weights once more in backward."""
+    """The visible tokens of both last blocks serve as keys and values alone;
+    the student's blocks compute their attention weights again in backward."""
     out = tmp_path / 'benchmark.json'
     tool('analysis_tools/benchmark.py', 'pretrain', '--arch', 'tiny',
          '--teacher', 'test_vit', '--img-size', '64', '--batch', '2',
@@ -42,6 +43,9 @@ def test_benchmark_counts_what_skipping_saves(tool, tmp_path):
     weights = 2 * tokens * width  # flops of one query's attention weights
     skipped = 3 * visible * (10 * 2 * width**2 + 2 * weights)
     again = ((blocks - 1) * tokens + hidden) * weights
+    teacher = timm.create_model('test_vit').blocks[-1].mlp.fc1
+    mlp, width = teacher.weight.shape
+    skipped += visible * 4 * width * (width + mlp + tokens)
     for peer in ('timm', 'mmpretrain'):
         assert (sides[peer]['flops'] - sides['ours']['flops'] == images *
                 (skipped - again))

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import MODELS
-from ..layers import (Block, PatchEmbed, RelativePositionBias,
+from ..layers import (Block, PatchEmbed, RelativePositionBias, find,
                       resize_position_embedding)
 from ..weights import adapt_to_vit, load_backbone
 
@@ -196,13 +196,8 @@ class MaskDistillViT(BaseModule):
         bias = self._shared_bias(grid)
         for block in self.blocks[:-1]:
             tokens = self._run(block, tokens, grid, bias)
-        # Images may hide different numbers of patches: all are padded to the
-        # most hidden ones, and `real` drops the padding again.
-        most = max(mask.sum(1).tolist(), default=0)
-        order = mask.to(torch.uint8).argsort(
-            dim=1, descending=True, stable=True)[:, :most]  # [B, M]
-        real = mask.gather(1, order)
-        tokens = self._run(self.blocks[-1], tokens, grid, bias, order + 1)
+        hidden, real = find(mask)
+        tokens = self._run(self.blocks[-1], tokens, grid, bias, hidden + 1)
         return self.norm(tokens[real])
 
     def _embed(self,

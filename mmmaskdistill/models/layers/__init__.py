@@ -1,5 +1,6 @@
-from .attention import Attention
+from .attention import Attention, find, take
 from .block import Block
+from .linear import FrozenLinear, linear
 from .memory_saving import biased_attention, recomputing_linear
 from .patch_embed import PatchEmbed
 from .position_embedding import resize_position_embedding
@@ -7,8 +8,9 @@ from .relative_position import (RelativePositionBias, relative_position_bias,
                                 resize_relative_position_table, table_length)
 
 __all__ = [
-    'Attention', 'Block', 'PatchEmbed', 'RelativePositionBias',
-    'biased_attention', 'recomputing_linear', 'relative_position_bias',
+    'Attention', 'Block', 'FrozenLinear', 'PatchEmbed',
+    'RelativePositionBias', 'biased_attention', 'find', 'linear',
+    'recomputing_linear', 'relative_position_bias',
     'resize_position_embedding', 'resize_relative_position_table',
-    'table_length'
+    'table_length', 'take'
 ]

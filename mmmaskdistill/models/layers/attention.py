@@ -97,6 +97,23 @@ class Attention(nn.Module):
             x, self.proj.weight, self.proj.bias, scale=scale)
 
 
+def find(mask: Tensor) -> Tuple[Tensor, Tensor]:
+    """Where the tokens of a mask are, image by image.
+
+    Args:
+        mask (Tensor): [B, N] bool.
+
+    Returns:
+        tuple[Tensor, Tensor]: Their indices [B, M] in rising order, M the most
+        in an image, those of other images padded with any; and which indices
+        are no padding, [B, M] bool.
+    """
+    most = max(mask.sum(1).tolist(), default=0)
+    index = mask.to(torch.uint8).argsort(
+        dim=1, descending=True, stable=True)[:, :most]
+    return index, mask.gather(1, index)
+
+
 def take(x: Tensor, index: Tensor) -> Tensor:
     """Tokens [B, M, D] of ``x`` [B, N, D] at ``index`` [B, M]."""
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))

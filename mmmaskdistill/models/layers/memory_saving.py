@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .linear import linear
+
 
 def biased_attention(q: Tensor,
                      k: Tensor,
@@ -96,8 +98,11 @@ def _parts(q: Tensor, k: Tensor) -> Iterator[Tuple]:
 def _differentiate(q, k, v, bias, grad):
     """Gradients of q, k, v and of the logits, [..., heads, M, N]."""
     scale = q.shape[-1]**-0.5
-    weights = (q * scale) @ k.mT
-    weights = (weights + bias).softmax(-1).to(q.dtype)
+    if q.dtype == bias.dtype and q.ndim == bias.ndim == 3:
+        logits = torch.baddbmm(bias, q, k.mT, alpha=scale)
+    else:
+        logits = (q * scale) @ k.mT + bias
+    weights = logits.softmax(-1).to(q.dtype)
     d_logits = torch._softmax_backward_data(grad @ v.mT, weights, -1,
                                             weights.dtype)
     return (d_logits @ k * scale, d_logits.mT @ q * scale, weights.mT @ grad,
@@ -148,8 +153,8 @@ class _RecomputingLinear(torch.autograd.Function):
         ctx.save_for_backward(x, weight, bias, scale, norm_weight, norm_bias)
         ctx.eps, ctx.gelu, ctx.dtype = eps, gelu, dtype
         hidden = _prologue(x, norm_weight, norm_bias, eps, gelu)[0].to(dtype)
-        out = F.linear(hidden, weight.to(dtype),
-                       None if bias is None else bias.to(dtype))
+        out = linear(hidden, weight.to(dtype),
+                     None if bias is None else bias.to(dtype))
         return out if scale is None else out * scale
 
     @staticmethod
@@ -180,7 +185,7 @@ class _RecomputingLinear(torch.autograd.Function):
                 d_scale /= unit
         if scale is not None:
             grad = grad * scale
-        d_hidden = grad.to(dtype) @ weight.to(dtype)
+        d_hidden = linear(grad.to(dtype), weight.to(dtype).t())
         d_norm_weight = d_norm_bias = None
         if ctx.eps is not None:
             d_x, d_norm_weight, d_norm_bias = \

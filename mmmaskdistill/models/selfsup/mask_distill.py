@@ -92,6 +92,10 @@ class MaskDistill(BaseSelfSupervisor):
             self.__dict__['teacher'] = teacher
         self._owns_teacher = not self._learns
         check_combination(self)
+        self._teacher_skips = (
+            predict == 'hidden' and masking is None
+            and getattr(teacher, 'skips', False)
+            and getattr(self.normalizer, 'per_token', False))
 
     def init_weights(self):
         super().init_weights()
@@ -116,10 +120,14 @@ class MaskDistill(BaseSelfSupervisor):
             # Of the step before: it holds after resuming, too.
             self.teacher.update(self.backbone)
         drawn = torch.stack([sample.mask for sample in data_samples])
-        target, mask = self._teach(teacher_view, drawn.flatten(1),
-                                   data_samples)
-        where = self._where(mask)
-        target = target[where]
+        drawn = drawn.flatten(1)
+        if self._teacher_skips and not drawn.is_floating_point():
+            mask = where = drawn.bool()
+            target = self.normalizer(self.teacher.at(teacher_view, where))
+        else:
+            target, mask = self._teach(teacher_view, drawn, data_samples)
+            where = self._where(mask)
+            target = target[where]
         if not len(target):
             raise ConfigError(
                 f'predict={self.predict!r}, but no patch of the batch is: '

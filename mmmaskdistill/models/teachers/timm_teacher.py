@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from mmmaskdistill.errors import CheckpointError, ConfigError
 from mmmaskdistill.registry import MODELS
+from ..layers import FrozenLinear, find
 from ..weights import first_few, first_line, read_state_dict
+from .last_block import can_skip, run_at
 
 FEATURES = ('block', 'norm', 'proj')
 
@@ -75,6 +77,9 @@ class TimmTeacher(nn.Module):
         self.model = _create_model(model_name, checkpoint, pretrained, img_size,
                                    with_head=features == 'proj')
         self.requires_grad_(False).eval()
+        for module in self.model.modules():
+            if type(module) is nn.Linear:
+                module.__class__ = FrozenLinear
 
         stages = list(self.model.feature_info)
         layers = [layer] if isinstance(layer, int) else layer
@@ -130,6 +135,7 @@ class TimmTeacher(nn.Module):
                 images: Tensor,
                 data_samples: Optional[List[DataSample]] = None) -> Tensor:
         """Features [B, N, Dt] of normalized images [B, 3, H, W]."""
+        self._check_size(images)
         maps = self.model.forward_intermediates(
             images,
             indices=self.layers,
@@ -140,14 +146,55 @@ class TimmTeacher(nn.Module):
         maps = maps[0] if len(maps) == 1 else _mean(maps)  # [B, D, h, w]
         if self.resize is not None:
             maps = F.interpolate(maps, size=self.grid, mode='bilinear')
-        elif tuple(maps.shape[2:]) != self.grid:
+        tokens = maps.flatten(2).transpose(1, 2)
+        return self.model.head(tokens) if self.features == 'proj' else tokens
+
+    def _check_size(self, images: Tensor):
+        h, w = (math.ceil(side / self.stride) for side in images.shape[2:])
+        if self.resize is None and (h, w) != self.grid:
             raise ConfigError(
                 f'the teacher {self.name} was given images of '
                 f'{images.shape[2]} x {images.shape[3]} pixels, which make a '
-                f'grid of {maps.shape[2]} x {maps.shape[3]}: expected images '
-                f'for {self.grid[0]} x {self.grid[1]}')
-        tokens = maps.flatten(2).transpose(1, 2)
-        return self.model.head(tokens) if self.features == 'proj' else tokens
+                f'grid of {h} x {w}: expected images for {self.grid[0]} x '
+                f'{self.grid[1]}')
+
+    @property
+    def skips(self) -> bool:
+        """Whether :meth:`at` computes less than :meth:`forward`."""
+        return (self.resize is None and len(self.layers) == 1
+                and self.layers[0] > 0 and hasattr(self.model, 'blocks')
+                and can_skip(self.model.blocks[self.layers[0]]))
+
+    @torch.no_grad()
+    def at(self, images: Tensor, where: Tensor) -> Tensor:
+        """Features of some patches, for a teacher that :attr:`skips`.
+
+        The last block computes no others: nothing reads them.
+
+        Args:
+            images (Tensor): [B, 3, H, W], normalized.
+            where (Tensor): [B, N] bool.
+
+        Returns:
+            Tensor: [where.sum(), Dt], batch-major.
+        """
+        model, last = self.model, self.layers[0]
+        self._check_size(images)
+        tokens, = model.forward_intermediates(
+            images,
+            indices=[last - 1],
+            return_prefix_tokens=True,
+            stop_early=True,
+            output_fmt='NLC',
+            intermediates_only=True)
+        if model.num_prefix_tokens:
+            tokens = torch.cat(tokens[::-1], 1)
+        index, real = find(where)
+        tokens = run_at(model.blocks[last], tokens,
+                        index + model.num_prefix_tokens)[real]
+        if self.features != 'block':
+            tokens = model.norm(tokens)
+        return model.head(tokens) if self.features == 'proj' else tokens
 
     @property
     def attends(self) -> bool:

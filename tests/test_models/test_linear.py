@@ -1,0 +1,54 @@
+"""Which library multiplies, and that it counts and computes the same."""
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmmaskdistill.models.layers.linear import linear, takes_onednn
+
+here = pytest.mark.skipif(
+    not takes_onednn(torch.ones(1, 1), torch.ones(1, 1)),
+    reason='torch without oneDNN')
+
+
+@pytest.mark.parametrize('transposed', [False, True])
+@pytest.mark.parametrize('bias', [False, True])
+def test_linear_is_the_product(transposed, bias):
+    torch.manual_seed(0)
+    x, weight = torch.randn(3, 5, 64), torch.randn(48, 64)
+    if transposed:
+        weight = weight.t().contiguous().t()
+    bias = torch.randn(48) if bias else None
+    exact = x.double() @ weight.double().t()
+    exact = exact if bias is None else exact + bias
+    with FlopCounterMode(display=False) as counter:
+        out = linear(x, weight, bias)
+    assert (out - exact).norm() <= 1e-6 * exact.norm()
+    assert counter.get_total_flops() == 2 * 15 * 64 * 48
+
+
+@here
+def test_onednn_takes_float32_on_cpu():
+    x, weight = torch.ones(2, 4), torch.ones(3, 4)
+    for dtype in (torch.float64, torch.bfloat16, torch.float16):
+        assert not takes_onednn(x.to(dtype), weight.to(dtype))
+    assert not takes_onednn(x.to('meta'), weight.to('meta'))
+    with torch.autocast('cpu', torch.bfloat16):
+        assert not takes_onednn(x, weight)
+        assert linear(x, weight).dtype == torch.bfloat16
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert not takes_onednn(x, weight)
+
+
+@here
+def test_compiled_graphs_have_torchs_own_product():
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph.code)
+        return graph
+
+    layer = nn.Linear(4, 3)
+    torch.compile(linear, backend=backend, fullgraph=True)(
+        torch.ones(2, 4), layer.weight)
+    assert 'linear_pointwise' not in graphs[0] and 'linear' in graphs[0]
