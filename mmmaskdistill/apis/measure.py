@@ -1,9 +1,10 @@
 """Time, operations and memory of several ways to compute the same."""
 import platform
 import time
+from itertools import accumulate
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Callable, Dict, Iterable, List
+from typing import Callable, Dict, Iterable, List, Optional
 
 import torch
 from torch import Tensor, nn
@@ -81,12 +82,38 @@ def kept_bytes(forward: Callable, parameters: Iterable[nn.Parameter]) -> int:
 
 
 def peak_bytes(call: Callable, device: torch.device) -> int:
-    """Most accelerator memory during a call; 0 on CPU, where none is counted."""
-    if device.type != 'cuda':
-        return 0
-    torch.cuda.reset_peak_memory_stats(device)
-    call()
-    return torch.cuda.max_memory_allocated(device)
+    """Most bytes that torch's allocator gave out during a call.
+
+    Counted are tensors and operators' workspaces, on the CPU too, where the
+    allocator reports every block to the profiler. What lay there before the
+    call, weights for instance, does not count.
+    """
+    if device.type == 'cuda':
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        return torch.cuda.max_memory_allocated(device) - before
+    cpu = torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(
+            activities=[cpu], profile_memory=True) as profiler:
+        call()
+    blocks = [(event.start_ns(), event.nbytes())
+              for event in profiler.profiler.kineto_results.events()
+              if event.name() == '[memory]']
+    blocks.sort(key=lambda block: block[0])
+    return max(accumulate((size for _, size in blocks), initial=0))
+
+
+def state_bytes(model: nn.Module,
+                optimizer: Optional[torch.optim.Optimizer] = None) -> int:
+    """Bytes of a model's parameters and buffers and its optimizer's state."""
+    tensors = [*model.parameters(), *model.buffers()]
+    if optimizer is not None:
+        tensors += [
+            value for state in optimizer.state.values()
+            for value in state.values() if isinstance(value, Tensor)
+        ]
+    return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def product_rate(device: torch.device,

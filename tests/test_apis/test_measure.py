@@ -1,4 +1,3 @@
-import pytest
 import torch
 from torch import nn
 
@@ -56,5 +55,26 @@ def test_rate_is_a_rate():
     assert 'torch' in measure.machine(CPU)
 
 
-def test_peak_is_counted_on_gpus_alone():
-    assert measure.peak_bytes(lambda: pytest.fail('called'), CPU) == 0
+@torch.no_grad()
+def test_peak_is_of_what_lives_at_the_same_time():
+    x = torch.ones(1000)
+    held = []
+
+    def one_after_the_other():
+        for _ in range(3):
+            held[:] = [x.exp()]  # the new one comes before the old one goes
+
+    assert measure.peak_bytes(one_after_the_other, CPU) == 2 * 4000
+    held.clear()
+    assert measure.peak_bytes(lambda: held.extend([x.exp(), x.exp(), x.exp()]),
+                              CPU) == 3 * 4000
+    assert measure.peak_bytes(held.clear, CPU) == 0
+
+
+def test_state_is_weights_buffers_and_moments():
+    model = nn.BatchNorm1d(10)  # two parameters, two buffers and a count
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    assert measure.state_bytes(model, optimizer) == 4 * 40 + 8
+    model(torch.randn(3, 10)).sum().backward()
+    optimizer.step()
+    assert measure.state_bytes(model, optimizer) == 4 * 60 + 8
