@@ -10,11 +10,11 @@ import argparse
 import json
 import os
 
-from benchmarks import pretrain
+from benchmarks import finetune, pretrain
 
 # A job is a module with a docstring for --help, `add_arguments(parser)`, and
 # `run(args)`, which measures, prints, and returns what goes into the JSON file.
-JOBS = dict(pretrain=pretrain)
+JOBS = dict(pretrain=pretrain, finetune=finetune)
 
 
 def parse_args():

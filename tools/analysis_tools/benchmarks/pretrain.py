@@ -28,8 +28,7 @@ def build(args, device) -> Dict[str, Side]:
 
     from mmmaskdistill.datasets import BlockMaskGenerator
     from mmmaskdistill.models import MaskDistill
-    from mmmaskdistill.models.backbones.mask_distill_vit import ARCHS
-    arch = ARCHS[args.arch]
+    arch = common.vit_arch(args)
     side = args.img_size // 16
     with torch.device('meta'):
         channels = timm.create_model(args.teacher).num_features
@@ -85,9 +84,9 @@ def build(args, device) -> Dict[str, Side]:
         def loss(student=student, head=head):
             return peer_loss(student(images, hidden), head)
 
-        sides[name] = Side(
-            loss, peer,
-            torch.optim.AdamW(peer.parameters(), LR, weight_decay=0.05))
+        optimizer = torch.optim.AdamW(peer.parameters(), LR, weight_decay=0.05)
+        sides[name] = Side(loss, nn.ModuleList([peer, model.teacher]),
+                           optimizer)
     return sides
 
 

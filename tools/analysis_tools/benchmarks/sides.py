@@ -1,28 +1,42 @@
 """What jobs that compute share: options, sides, figures and their table."""
-from typing import Callable, Dict, NamedTuple, Sequence
+import argparse
+from pathlib import Path
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
 
 LR = 1e-9  # the weights stay what they are
+DROPOUT_SEED = 1
+SWEEPS = dict(size='img_size', batch='batch', depth='depth')
 
 
 class Side(NamedTuple):
-    """One way to train.
+    """One way to compute.
 
     Attributes:
-        loss: Gives the loss of the benchmark's batch.
-        model: What is trained.
-        optimizer: As users of this library would set it.
+        output: Gives what must be equal on all sides: the loss of the
+            benchmark's batch, or logits.
+        model: What computes.
+        optimizer: As users of this library would set it; None where nothing is
+            trained.
     """
-    loss: Callable[[], Tensor]
+    output: Callable[[], Tensor]
     model: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: Optional[torch.optim.Optimizer] = None
 
-    def step(self):
-        self.optimizer.zero_grad()
-        self.loss().backward()
+    def call(self):
+        """What is timed: a training step, or inference."""
+        if self.optimizer is None:
+            with torch.no_grad():
+                self.output()
+            return
+        self.output().backward()
         self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+Build = Callable[[argparse.Namespace, torch.device], Dict[str, Side]]
 
 
 def add_arguments(parser, peers: Sequence[str], img_size: int, batch: int):
@@ -36,82 +50,214 @@ def add_arguments(parser, peers: Sequence[str], img_size: int, batch: int):
     parser.add_argument(
         '--arch', default='base', help='arch of the ViT (%(default)s)')
     parser.add_argument(
+        '--depth', type=int, help="blocks (default: the arch's)")
+    parser.add_argument(
         '--img-size', type=int, default=img_size,
         help='in pixels (%(default)s)')
     parser.add_argument(
-        '--batch', type=int, default=batch, help='images a step (%(default)s)')
+        '--batch', type=int, default=batch, help='images a call (%(default)s)')
     parser.add_argument(
         '--repeats', type=int, default=5, help='timed calls (%(default)s)')
     parser.add_argument(
-        '--device', default='cpu', help='cpu or cuda (%(default)s)')
+        '--device',
+        default='cpu',
+        help='cpu or cuda (%(default)s); cuda was not run by the authors')
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='autocast to bfloat16; that the sides are equal is checked '
+        'without')
+    parser.add_argument(
+        '--compile',
+        action='store_true',
+        help='torch.compile all sides; also checked without')
+    parser.add_argument(
+        '--sweep',
+        nargs='+',
+        choices=SWEEPS,
+        default=[],
+        help='repeat for several image sizes, batches or depths, the others '
+        'as above')
+    parser.add_argument(
+        '--sizes', type=int, nargs='+', default=[224, 384, 512, 768, 1024])
+    parser.add_argument(
+        '--batches', type=int, nargs='+', default=[1, 2, 4, 8, 16])
+    parser.add_argument('--depths', type=int, nargs='+', default=[6, 12, 24])
+    parser.add_argument('--plot', help='PNG file for the sweeps')
 
 
-def run(args, build: Callable[..., Dict[str, Side]]) -> dict:
-    """Build the sides, measure them and print the table."""
+def vit_arch(args) -> dict:
+    """Width, depth, heads and MLP width of the ViT that is asked for."""
+    from mmmaskdistill.models.backbones.mask_distill_vit import ARCHS
+    if args.arch not in ARCHS:
+        raise SystemExit(f'error: --arch {args.arch!r}: expected one of '
+                         f'{", ".join(ARCHS)}')
+    arch = dict(ARCHS[args.arch])
+    if args.depth:
+        arch['num_layers'] = args.depth
+    return arch
+
+
+def run(args, build: Build) -> dict:
+    """Measure once, or along the sweeps, and print the tables."""
     import mmmaskdistill  # noqa: F401
     from mmengine.logging import MMLogger
+
+    from mmmaskdistill.apis import measure
     MMLogger.get_current_instance().setLevel('ERROR')  # only the table counts
-    torch.manual_seed(0)
+    if args.plot and not args.sweep:
+        raise SystemExit('error: --plot draws what --sweep measures: add it')
     device = torch.device(args.device)
-    result = measure_all(build(args, device), args, device)
-    print_table(result)
+    dtype = torch.bfloat16 if args.amp else torch.float32
+    result = dict(
+        machine=measure.machine(device),
+        product_rate=measure.product_rate(device, dtype))
+    if not args.sweep:
+        result.update(_measure(args, build, device, result['product_rate']))
+        print_table(result['sides'])
+    else:
+        result['sweeps'] = {
+            name: _sweep(args, name, build, device, result['product_rate'])
+            for name in args.sweep
+        }
+    print(f'{result["machine"]}; square matrix product, '
+          f'{str(dtype).removeprefix("torch.")}: '
+          f'{result["product_rate"] / 1e9:.0f} GFLOP/s')
+    if args.plot:
+        from mmmaskdistill.visualization.scaling import draw_scaling
+        draw_scaling(result['sweeps'], args.plot)
     return result
 
 
-def check_equal(sides: Dict[str, Side]):
-    """Refuse to time what does not compute the same."""
-    ours = sides['ours'].loss().item()
+def _sweep(args, name: str, build: Build, device, rate: float) -> List[dict]:
+    points = []
+    for value in getattr(args, f'{name}s'):
+        here = argparse.Namespace(**{**vars(args), SWEEPS[name]: value})
+        print(f'{name} {value}', flush=True)
+        points.append({
+            name: value,
+            'tokens': here.batch * (1 + (here.img_size // 16)**2),
+            **_measure(here, build, device, rate)
+        })
+        print_table(points[-1]['sides'])
+    return points
+
+
+def _measure(args, build: Build, device, rate: float) -> dict:
+    """Differences and figures of the sides."""
+    # Drop path skips branches at random: without it, sides are comparable.
+    plain = argparse.Namespace(**{**vars(args), 'drop_path': 0.})
+    torch.manual_seed(0)
+    sides = build(plain, device)
+    differences = check_equal(sides)
+    if getattr(args, 'drop_path', 0.):
+        torch.manual_seed(0)
+        sides = build(args, device)
+    if args.compile:
+        sides = {
+            name: side._replace(output=torch.compile(side.output))
+            for name, side in sides.items()
+        }
+    if args.amp:
+        autocast = torch.autocast(device.type, torch.bfloat16)
+        sides = {
+            name: side._replace(output=autocast(side.output))
+            for name, side in sides.items()
+        }
+    sides = {n: side for n, side in sides.items() if _fits(n, side)}
+    return dict(
+        differences=differences,
+        sides=_figures(sides, args.batch, args.repeats, device, rate))
+
+
+def check_equal(sides: Dict[str, Side]) -> Dict[str, float]:
+    """Refuse to time what does not compute the same.
+
+    Returns:
+        dict[str, float]: Each peer's largest difference from ours, a part of
+        our largest value.
+    """
+    outputs = {}
     for name, side in sides.items():
-        theirs = side.loss().item()
-        if not abs(theirs - ours) <= 1e-4 * abs(ours):
-            raise SystemExit(f'error: the loss of {name} is {theirs:.6f}, '
-                             f'ours {ours:.6f}: these are not the same')
+        torch.manual_seed(DROPOUT_SEED)
+        with torch.no_grad():
+            outputs[name] = side.output().float()
+    ours = outputs.pop('ours')
+    largest = ours.abs().max()
+    differences = {
+        name: ((theirs - ours).abs().max() / largest).item()
+        for name, theirs in outputs.items()
+    }
+    for name, difference in differences.items():
+        if not difference <= 1e-4:
+            raise SystemExit(
+                f'error: {name} computes something else: it differs from ours '
+                f'by {difference:.1e} of the largest value, {largest:.4g}')
+    return differences
 
 
-def measure_all(sides: Dict[str, Side], args, device) -> dict:
-    """All figures of all sides."""
+def _fits(name: str, side: Side) -> bool:
+    """Whether the accelerator's memory suffices; others end with an error."""
+    try:
+        side.call()
+    except torch.OutOfMemoryError:
+        print(f'{name}: out of memory')
+        side.model.to('cpu')
+        return False
+    return True
+
+
+def _figures(sides: Dict[str, Side], batch: int, repeats: int, device,
+             rate: float) -> dict:
     from mmmaskdistill.apis import measure
-    check_equal(sides)
-    rate = measure.product_rate(device, torch.float32)
     seconds = measure.interleave(
-        {name: side.step for name, side in sides.items()}, args.repeats,
-        device)
+        {name: side.call for name, side in sides.items()}, repeats, device)
     figures = {}
     for name, side in sides.items():
         times = measure.spread(seconds[name])
-        flops = measure.count_flops(side.step)
-        kept = measure.kept_bytes(side.loss, side.model.parameters())
+        flops = measure.count_flops(side.call)
         figures[name] = dict(
             seconds=seconds[name],
             **times,
-            images_per_second=args.batch / times['median'],
+            images_per_second=batch / times['median'],
             flops=flops,
-            share_of_product_rate=flops / times['median'] / rate,
-            kept_bytes_per_image=kept / args.batch,
-            peak_bytes=measure.peak_bytes(side.step, device))
-    return dict(
-        machine=measure.machine(device), product_rate=rate, sides=figures)
+            share_of_product_rate=flops / times['median'] / rate)
+        if side.optimizer is not None:
+            figures[name]['kept_bytes_per_image'] = measure.kept_bytes(
+                side.output, side.model.parameters()) / batch
+        figures[name].update(
+            peak_bytes=measure.peak_bytes(side.call, device),
+            state_bytes=measure.state_bytes(side.model, side.optimizer))
+    return figures
 
 
-def print_table(result: dict):
+def print_table(sides: Dict[str, dict]):
+    """Figures by side; a ratio above 1 is in our favour."""
     from prettytable import PrettyTable
-    ours = result['sides']['ours']
+    ours = sides.get('ours', {})
+
+    def with_ratio(side: dict, key: str) -> List[str]:
+        if key not in side:
+            return ['-', '-']
+        ratio = f'{side[key] / ours[key]:.2f}' if ours.get(key) else '-'
+        return [f'{side[key] / 1e6:.1f}', ratio]
+
     table = PrettyTable([
         'side', 'seconds (quartiles)', 'times ours', 'images/s', 'TFLOP',
-        'share of product rate', 'kept MB an image', 'times ours ', 'peak GB'
+        'share of product rate', 'kept MB an image', 'times ours ', 'peak MB',
+        'times ours  ', 'weights MB'
     ], align='r')
-    for name, side in result['sides'].items():
+    for name, side in sides.items():
+        ratio = f'{side["median"] / ours["median"]:.2f}' if ours else '-'
         table.add_row([
             name,
             f'{side["median"]:.3f} ({side["low"]:.3f} to {side["high"]:.3f})',
-            f'{side["median"] / ours["median"]:.2f}',
+            ratio,
             f'{side["images_per_second"]:.2f}',
             f'{side["flops"] / 1e12:.3f}',
             f'{side["share_of_product_rate"]:.0%}',
-            f'{side["kept_bytes_per_image"] / 1e6:.1f}',
-            f'{side["kept_bytes_per_image"] / ours["kept_bytes_per_image"]:.2f}',
-            f'{side["peak_bytes"] / 1e9:.2f}' if side['peak_bytes'] else '-'
+            *with_ratio(side, 'kept_bytes_per_image'),
+            *with_ratio(side, 'peak_bytes'),
+            f'{side["state_bytes"] / 1e6:.0f}'
         ])
-    print(table)
-    print(f'{result["machine"]}; square matrix product '
-          f'{result["product_rate"] / 1e9:.0f} GFLOP/s')
+    print(table, flush=True)

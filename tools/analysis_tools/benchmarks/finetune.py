@@ -1,0 +1,131 @@
+"""A step of ImageNet classification, fine-tuning a ViT.
+
+With --drop-path the sides are first shown to be equal without; ours computes
+only the branches that are kept.
+"""
+from typing import Dict
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from . import sides as common
+from .sides import LR, Side
+
+CLASSES = 1000
+SMOOTHING = 0.1
+
+
+def add_arguments(parser):
+    common.add_arguments(parser, PEERS, img_size=224, batch=8)
+    parser.add_argument(
+        '--drop-path',
+        type=float,
+        default=0.,
+        help='drop path of the last block (%(default)s; the recipe of ViT-B '
+        'has 0.1)')
+
+
+def run(args) -> dict:
+    return common.run(args, build)
+
+
+def build(args, device) -> Dict[str, Side]:
+    """Classifiers with the same weights, images and labels."""
+    from mmengine.registry import MODELS
+    from mmpretrain.structures import DataSample
+    arch = common.vit_arch(args)
+
+    def classifier(backbone: str, **options) -> nn.Module:
+        return MODELS.build(
+            dict(
+                type='mmpretrain.ImageClassifier',
+                backbone=dict(
+                    type=backbone,
+                    arch=arch,
+                    img_size=args.img_size,
+                    patch_size=16,
+                    out_type='avg_featmap',
+                    drop_path_rate=args.drop_path,
+                    final_norm=False,
+                    use_rel_pos_bias=True,
+                    use_shared_rel_pos_bias=False,
+                    layer_scale_init_value=0.1,
+                    **options),
+                head=dict(
+                    type='mmpretrain.LinearClsHead',
+                    in_channels=arch['embed_dims'],
+                    num_classes=CLASSES,
+                    loss=dict(
+                        type='mmpretrain.LabelSmoothLoss',
+                        label_smooth_val=SMOOTHING,
+                        mode='original'))))
+
+    ours = classifier('mmmaskdistill.MaskDistillViT')
+    ours.init_weights()
+    for block in ours.backbone.blocks:
+        nn.init.normal_(block.attn.relative_position_bias_table)
+    images = torch.randn(
+        args.batch, 3, args.img_size, args.img_size, device=device)
+    labels = torch.randint(CLASSES, (args.batch, ), device=device)
+    samples = [DataSample().set_gt_label(label) for label in labels]
+
+    def mmpretrain_loss(model):
+        return lambda: model.loss(images, samples)['loss']
+
+    sides = {}
+    if 'mmpretrain' in args.against:
+        peer = classifier('mmpretrain.BEiTViT')
+        peer.init_weights()
+        for layer in peer.backbone.layers:
+            nn.init.normal_(layer.attn.relative_position_bias_table)
+        # Ours reads mmpretrain's names.
+        ours.load_state_dict(peer.state_dict(), strict=False)
+        sides['mmpretrain'] = mmpretrain_loss(peer), peer
+    if 'timm' in args.against:
+        peer = timm_classifier(ours, arch, args)
+
+        def timm_loss(peer=peer):
+            return F.cross_entropy(
+                peer(images), labels, label_smoothing=SMOOTHING)
+
+        sides['timm'] = timm_loss, peer
+    sides = {'ours': (mmpretrain_loss(ours), ours), **sides}
+    return {
+        name: Side(
+            loss,
+            model.to(device).train(),
+            torch.optim.AdamW(
+                (p for p in model.parameters() if p.requires_grad),
+                LR,
+                weight_decay=0.05,
+                fused=name == 'ours' or None))
+        for name, (loss, model) in sides.items()
+    }
+
+
+def timm_classifier(ours: nn.Module, arch: dict, args) -> nn.Module:
+    """timm's BEiT with our weights."""
+    from timm.models.beit import Beit
+    peer = Beit(
+        img_size=args.img_size,
+        patch_size=16,
+        num_classes=CLASSES,
+        global_pool='avg',
+        embed_dim=arch['embed_dims'],
+        depth=arch['num_layers'],
+        num_heads=arch['num_heads'],
+        use_abs_pos_emb=False,
+        use_rel_pos_bias=True,
+        init_values=0.1,
+        drop_path_rate=args.drop_path)
+    state = {
+        key.removeprefix('backbone.').replace('head.fc.', 'head.'): tensor
+        for key, tensor in ours.state_dict().items()
+    }
+    del state['mask_token']
+    peer.load_state_dict(state)
+    return peer
+
+
+PEERS = ('mmpretrain', 'timm')
