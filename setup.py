@@ -60,6 +60,8 @@ setup(
         'scipy',
         'opencv-python',
         'pillow',
+        # decodes JPEGs faster than OpenCV
+        'simplejpeg',
         'matplotlib',
         'packaging',
         # mmseg's tokenizer imports these two without requiring them.
@@ -69,8 +71,10 @@ setup(
     ],
     extras_require={
         'lite': MMCV_LITE[toolkits],
+        'lmdb': ['lmdb'],
         'demo': DEMO,
-        # Their models are what ours are compared with.
-        'tests': ['pytest', 'transformers', 'open_clip_torch', *DEMO],
+        # What ours is compared with.
+        'tests': ['pytest', 'transformers', 'open_clip_torch', 'lmdb',
+                  'webdataset', *DEMO],
     },
     zip_safe=False)

@@ -6,6 +6,7 @@ from typing import Any, Iterator, Optional, Sequence, Tuple, Union
 from mmengine.registry import DATASETS
 from mmpretrain.datasets import ImageNet, ImageNet21k
 
+from mmmaskdistill.datasets.storage import FOLDERS
 from mmmaskdistill.errors import ConfigError
 
 
@@ -71,12 +72,14 @@ def _data_paths(dataset: Any, option: str,
     prefixes = dataset.get('data_prefix') or {}
     if not prefixes and issubclass(kind, (ImageNet, ImageNet21k)):
         prefixes = dataset.get('split') or {}
+    packed = FOLDERS.get(dataset.get('storage'), '')
     if isinstance(prefixes, str):
-        yield f'{option}.data_prefix', osp.join(root, prefixes)
+        yield f'{option}.data_prefix', osp.join(root, prefixes) + packed
     else:
         for name, prefix in prefixes.items():
             if isinstance(prefix, str):
-                yield f'{option}.data_prefix.{name}', osp.join(root, prefix)
+                yield (f'{option}.data_prefix.{name}',
+                       osp.join(root, prefix) + packed)
     for nested in ('dataset', 'datasets'):
         yield from _data_paths(
             dataset.get(nested), f'{option}.{nested}', scope)

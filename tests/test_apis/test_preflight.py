@@ -46,6 +46,13 @@ def test_imagenet_lies_in_the_folder_of_its_split(tmp_path):
         f"data not found: '{tmp_path}/val' (a.dataset.data_prefix, ")
     check_data({'a': {'dataset': {**imagenet, 'data_prefix': 'train'}},
                 'default_scope': 'mmpretrain'}, ['a'])
+    # Packed, it lies beside it.
+    packed = dict(imagenet, type='mmmaskdistill.ImageNet', storage='shards')
+    cfg['a']['dataset'] = packed
+    assert missing(check_data, cfg, ['a']).startswith(
+        f"data not found: '{tmp_path}/val_shards' (a.dataset.data_prefix, ")
+    (tmp_path / 'val_shards').mkdir()
+    check_data(cfg, ['a'])
     # Elsewhere a split is not a folder.
     check_data({'a': {'dataset': {**imagenet, 'type': 'mmpretrain.CUB'}}},
                ['a'])

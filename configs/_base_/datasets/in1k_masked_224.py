@@ -11,7 +11,7 @@ data_preprocessor = dict(
     to_rgb=True)
 
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='mmmaskdistill.FastLoadImageFromFile'),
     dict(
         type='mmmaskdistill.RandomJitteredCrop',
         scale=224,
@@ -37,7 +37,9 @@ train_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
     dataset=dict(
-        type='ImageNet',
+        type='mmmaskdistill.ImageNet',
         data_root='data/imagenet',
         split='train',
+        storage='folder',  # or packed: shards, lmdb
+        max_unreadable=0.001,
         pipeline=train_pipeline))
