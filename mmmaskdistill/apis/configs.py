@@ -38,9 +38,7 @@ def load_config(path: str,
             f'config {path!r} inherits from a file that is missing: '
             f'{error}') from error
     if options:
-        parser = ArgumentParser()
-        parser.add_argument('--options', nargs='+', action=DictAction)
-        cfg.merge_from_dict(parser.parse_args(['--options', *options]).options)
+        change_config(cfg, options)
     cfg.launcher = launcher
     default = osp.join('work_dirs', osp.splitext(osp.basename(path))[0])
     cfg.work_dir = work_dir or cfg.get('work_dir') or default
@@ -48,6 +46,13 @@ def load_config(path: str,
         if cfg.get(name):
             complete_dataloader(cfg[name], scope=cfg.get('default_scope'))
     return cfg
+
+
+def change_config(cfg: Config, options: Sequence[str]) -> None:
+    """Apply ``key=value`` overrides."""
+    parser = ArgumentParser()
+    parser.add_argument('--options', nargs='+', action=DictAction)
+    cfg.merge_from_dict(parser.parse_args(['--options', *options]).options)
 
 
 def complete_dataloader(loader: ConfigDict, scope: Optional[str]) -> None:

@@ -1,5 +1,5 @@
 """A pre-trained student and its teacher, looked at from a notebook."""
-from typing import Sequence, Union
+from typing import Optional, Sequence, Union
 
 import numpy as np
 import torch
@@ -18,18 +18,55 @@ from mmmaskdistill.visualization import draw_pretraining
 from .configs import load_config
 
 
+def training_pipeline(config: Config) -> list:
+    """The steps that a config's training images go through.
+
+    Raises:
+        ConfigError: If there are none.
+    """
+    dataset = (config.get('train_dataloader') or {}).get('dataset') or {}
+    while 'pipeline' not in dataset:  # of one data set inside another
+        inner = dataset.get('dataset') or next(
+            iter(dataset.get('datasets') or []), None)
+        if inner is None:
+            raise ConfigError(
+                'the config has no train_dataloader.dataset.pipeline: expected '
+                'a pre-training config')
+        dataset = inner
+    return dataset['pipeline']
+
+
+def build_pretraining(config: Config) -> MaskDistill:
+    """Build a pre-training config's model as its runner does.
+
+    Raises:
+        ConfigError: If the config is not one of pre-training.
+    """
+    model = dict(config.model)
+    if config.get('data_preprocessor') is not None:
+        model.setdefault('data_preprocessor', config.data_preprocessor)
+    model = MODELS.build(model)
+    if not isinstance(model, MaskDistill):
+        raise ConfigError(
+            f'the config\'s model is a {type(model).__name__}: expected the '
+            'MaskDistill of a pre-training config')
+    return model
+
+
 def init_pretraining(config: Union[str, Config],
-                     checkpoint: str,
+                     checkpoint: Optional[str] = None,
                      device: str = 'cpu') -> MaskDistill:
     """Build a pre-training model with the weights of a checkpoint.
 
     Args:
         config (str | Config): A pre-training config.
-        checkpoint (str): A checkpoint of that config.
+        checkpoint (str, optional): A checkpoint of that config. Defaults to
+            None: the student is untrained.
         device (str): Where to put the model. Defaults to ``'cpu'``.
 
     Returns:
-        MaskDistill: The model in eval mode; its ``cfg`` is the config.
+        MaskDistill: The model in eval mode; its ``cfg`` is the config, its
+        ``trained`` says whether there was a checkpoint.
 
     Raises:
         ConfigError: If the config is not one of pre-training.
@@ -38,14 +75,14 @@ def init_pretraining(config: Union[str, Config],
     if not isinstance(config, Config):
         config = load_config(config)
     init_default_scope(config.get('default_scope', 'mmpretrain'))
-    model = MODELS.build(config.model)
-    if not isinstance(model, MaskDistill):
-        raise ConfigError(
-            f'the config\'s model is a {type(model).__name__}: expected the '
-            'MaskDistill of a pre-training config')
-    weights = read_state_dict(checkpoint)
-    check_coverage(model, weights, checkpoint)
-    model.load_state_dict(weights, strict=False)
+    model = build_pretraining(config)
+    model.trained = checkpoint is not None
+    if checkpoint is None:
+        model.init_weights()
+    else:
+        weights = read_state_dict(checkpoint)
+        check_coverage(model, weights, checkpoint)
+        model.load_state_dict(weights, strict=False)
     model.cfg = config
     return model.to(device).eval()
 
@@ -54,7 +91,7 @@ def show_pretraining(model: MaskDistill,
                      images: Sequence[str],
                      out: str,
                      seed: int = 0):
-    """Draw images, masks, the teacher's and the student's features.
+    """Draw images, masks, the teacher's and the student's features, errors.
 
     Images go through the config's own training pipeline, so they are cropped
     and masked as in training.
@@ -66,7 +103,7 @@ def show_pretraining(model: MaskDistill,
         seed (int): Of the masks and crops. Defaults to 0.
     """
     seed_generators(seed)
-    pipeline = Compose(model.cfg.train_dataloader.dataset.pipeline)
+    pipeline = Compose(training_pipeline(model.cfg))
     batch = default_collate([pipeline(dict(img_path=path)) for path in images])
     pictures = batch['inputs']
     pictures = pictures[0] if isinstance(pictures, list) else pictures
@@ -74,8 +111,40 @@ def show_pretraining(model: MaskDistill,
     pictures = np.ascontiguousarray(pictures[..., ::-1])  # BGR to RGB
 
     data = model.data_preprocessor(batch)
-    masks = torch.stack([sample.mask for sample in data['data_samples']]).bool()
-    features = model.predict_features(data['inputs'], masks.flatten(1))
-    student, teacher = (
-        tokens.unflatten(1, masks.shape[1:]).cpu() for tokens in features)
-    draw_pretraining(pictures, masks.cpu(), teacher, student, out)
+    sides = model.compare(**data)
+    grid = model.backbone.patch_resolution
+    mask, target, prediction, error = (
+        tokens.unflatten(1, grid).cpu()
+        for tokens in (sides.mask, sides.target, sides.prediction,
+                       sides.error))
+    if getattr(model.teacher, 'vocab_size', None):
+        prediction = prediction.argmax(-1).where(~error.isnan(), -1)
+    splits = getattr(model.teacher, 'splits', None)
+    pairs = {model.teacher.name: (target, prediction)}
+    if splits:
+        names = [teacher.name for teacher in model.teacher.teachers]
+        pairs = dict(
+            zip(
+                _distinct(names),
+                zip(target.split(splits, -1), prediction.split(splits, -1))))
+    draw_pretraining(
+        pictures,
+        mask,
+        pairs,
+        error,
+        out,
+        student='student' if model.trained else 'student, untrained',
+        distance=type(model.distance).__name__,
+        patch_size=_patch_size(model.backbone))
+
+
+def _distinct(names: Sequence[str]) -> list:
+    """Names, numbered where two are the same."""
+    if len(set(names)) == len(names):
+        return list(names)
+    return [f'{i}: {name}' for i, name in enumerate(names, 1)]
+
+
+def _patch_size(student) -> Optional[int]:
+    """Pixels of a patch's side, None if unknown."""
+    return getattr(student, 'stride', getattr(student, 'patch_size', None))

@@ -1,8 +1,10 @@
-from .curves import draw_curves, read_scalars, smooth
+from .ablation import draw_ablation
+from .curves import draw_curves, read_run, read_scalars, smooth
 from .features import PCABasis, fit_pca_basis, pca_colors
 from .pretraining import draw_pretraining
 from .segmentation import colorize, draw_segmentation
 
 __all__ = [
-    'PCABasis', 'colorize', 'draw_curves', 'draw_pretraining', 'draw_segmentation', 'fit_pca_basis', 'pca_colors', 'read_scalars', 'smooth'
+    'PCABasis', 'colorize', 'draw_ablation', 'draw_curves', 'draw_pretraining', 'draw_segmentation', 'fit_pca_basis', 'pca_colors',
+    'read_run', 'read_scalars', 'smooth'
 ]

@@ -38,6 +38,15 @@ def read_scalars(path: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {name: tuple(np.array(column) for column in zip(*sorted(values.items()))) for name, values in series.items()}
 
 
+def read_run(work_dir: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """All scalars of a run's work_dir, as by `read_scalars`, over its resumptions: where they overlap, the later counts."""
+    curves = defaultdict(dict)
+    for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
+        for name, (steps, values) in read_scalars(path).items():
+            curves[name].update(zip(steps, values))
+    return {name: tuple(np.array(column) for column in zip(*sorted(points.items()))) for name, points in curves.items()}
+
+
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
     """Centred moving mean over `window` values [n], fewer at the ends; what is not finite is left out of the means."""
     values = np.asarray(values, np.float64)

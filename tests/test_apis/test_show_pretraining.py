@@ -1,3 +1,5 @@
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -79,23 +81,188 @@ def test_what_is_not_a_pretraining_is_refused(checkpoint, tmp_path):
         init_pretraining(other, checkpoint)
 
 
-def test_picture_shows_what_the_model_was_given(checkpoint, tmp_path,
-                                                monkeypatch):
+@pytest.fixture
+def images(tmp_path):
     paths = []
     for i, colour in enumerate(((200, 30, 10), (20, 40, 220))):
         paths.append(str(tmp_path / f'{i}.png'))
         Image.new('RGB', (90, 80), colour).save(paths[-1])
+    return paths
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """What is handed over to be drawn."""
     drawn = {}
+    names = ('images', 'masks', 'pairs', 'errors', 'out')
     monkeypatch.setattr(
         'mmmaskdistill.apis.pretraining.draw_pretraining',
-        lambda *args: drawn.update(zip(
-            ('images', 'masks', 'teacher', 'student', 'out'), args)))
+        lambda *args, **kwargs: drawn.update(zip(names, args), **kwargs))
+    return drawn
+
+
+def test_picture_shows_what_the_model_was_given(checkpoint, images, drawn):
     model = init_pretraining(CONFIG, checkpoint)
-    show_pretraining(model, paths, 'out.png')
+    show_pretraining(model, images, 'out.png')
     # Colours are drawn as RGB, whatever the pipeline loads them as.
     np.testing.assert_array_equal(drawn['images'][0, 5, 5], (200, 30, 10))
     np.testing.assert_array_equal(drawn['images'][1, 5, 5], (20, 40, 220))
     assert drawn['masks'].shape == (2, 4, 4) and drawn['masks'].sum() == 12
-    assert drawn['teacher'].shape == drawn['student'].shape == (2, 4, 4, 64)
-    hidden = ~drawn['student'].isnan().any(-1)
+    (teacher, student), = drawn['pairs'].values()
+    assert teacher.shape == student.shape == (2, 4, 4, 64)
+    hidden = ~student.isnan().any(-1)
     assert torch.equal(hidden, drawn['masks'])
+    assert torch.equal(hidden, ~drawn['errors'].isnan())
+    assert drawn['student'] == 'student'
+
+
+def variant(model, mask=None):
+    """CONFIG with other parts."""
+    config = deepcopy(CONFIG)
+    config.model = {**config.model, **deepcopy(model)}
+    if mask:
+        config.train_dataloader.dataset.pipeline[2] = mask
+    return config
+
+
+STUDENT = dict(CONFIG.model.backbone)
+VISIBLE = dict(STUDENT, type='mmmaskdistill.VisibleViT')
+DECODER = dict(
+    type='mmmaskdistill.DecoderHead',
+    in_channels=48,
+    out_channels=64,
+    grid=4,
+    embed_dims=16,
+    num_layers=1,
+    num_heads=2)
+CODES = dict(
+    teacher=dict(
+        type='mmmaskdistill.DALLETeacher',
+        img_size=32,
+        pretrained='random',
+        vocab_size=50,
+        width=8),
+    normalizer=dict(type='mmmaskdistill.NoNormalizer'),
+    head=dict(
+        type='mmmaskdistill.CodebookHead', in_channels=48, vocab_size=50),
+    loss=dict(type='mmmaskdistill.CrossEntropyLoss'))
+TEACHER = dict(CONFIG.model.teacher)
+HEAD = dict(CONFIG.model.head)
+NORMALIZER = dict(CONFIG.model.normalizer)
+NO_MASK = dict(type='mmmaskdistill.NoMaskGenerator', input_size=4)
+NOISE = dict(type='mmmaskdistill.GumbelNoise', input_size=4)
+UNIFORM = dict(
+    type='mmmaskdistill.UniformMaskGenerator',
+    input_size=4,
+    num_masking_patches=6)
+COARSE = dict(UNIFORM, input_size=2, num_masking_patches=1)
+METHODS = dict(
+    codes=variant(
+        dict(
+            CODES,
+            backbone=dict(
+                STUDENT,
+                type='mmmaskdistill.PatchAggregationViT',
+                arch=dict(CONFIG.model.backbone.arch, num_layers=2),
+                early_layers=1))),
+    pixels_decoded=variant(
+        dict(
+            backbone=VISIBLE,
+            teacher=dict(type='mmmaskdistill.PixelTeacher', img_size=64),
+            normalizer=dict(type='mmmaskdistill.PatchPixelNormalizer'),
+            head=dict(DECODER, out_channels=768),
+            loss=dict(type='mmmaskdistill.MSELoss')), UNIFORM),
+    teachers_mask_prompts=variant(
+        dict(
+            backbone=VISIBLE,
+            head=dict(DECODER, type='mmmaskdistill.PromptDecoderHead'),
+            loss=dict(type='mmpretrain.CosineSimilarityLoss'),
+            predict='all',
+            masking=dict(
+                type='mmmaskdistill.AttentionMask', num_masking_patches=9)),
+        NOISE),
+    no_mask=variant(
+        dict(
+            backbone=dict(STUDENT, type='mmmaskdistill.AllTokensViT'),
+            predict='all'), NO_MASK),
+    two_teachers=variant(
+        dict(
+            teacher=dict(
+                type='mmmaskdistill.TeacherList',
+                teachers=[
+                    TEACHER,
+                    dict(type='mmmaskdistill.HOGTeacher', img_size=64)
+                ],
+                normalizers=[NORMALIZER] * 2),
+            normalizer=dict(type='mmmaskdistill.NoNormalizer'),
+            head=dict(
+                type='mmmaskdistill.HeadList',
+                heads=[HEAD, dict(HEAD, out_channels=108)]),
+            loss=dict(
+                type='mmmaskdistill.LossList',
+                losses=[dict(type='mmmaskdistill.SmoothL1Loss')] * 2,
+                channels=[64, 108],
+                weights=[1., 0.5]))),
+    swin=variant(
+        dict(
+            backbone=dict(
+                type='mmmaskdistill.MaskedSwin',
+                arch=dict(
+                    embed_dims=16, depths=[1] * 4, num_heads=[1, 1, 2, 2]),
+                img_size=64,
+                window_size=2),
+            teacher=dict(
+                type='mmmaskdistill.PixelTeacher', patch_size=32, img_size=64),
+            head=dict(HEAD, in_channels=128, out_channels=3072)), COARSE),
+    cnn=variant(
+        dict(
+            backbone=dict(
+                type='mmmaskdistill.MaskedTimm',
+                model_name='test_resnet',
+                img_size=64),
+            teacher=dict(
+                type='mmmaskdistill.PixelTeacher', patch_size=32, img_size=64),
+            head=dict(HEAD, in_channels=96, out_channels=3072)), COARSE))
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_error_of_any_method_is_its_loss(name, images, drawn):
+    """Without a checkpoint; the errors' mean is the loss of those images."""
+    if name == 'codes':  # DALL-E's stride is half the student's
+        METHODS[name].train_dataloader.dataset.pipeline[1] = dict(
+            type='mmmaskdistill.RandomJitteredCrop', scale=64, second_scale=32)
+    model = init_pretraining(METHODS[name])
+    assert not model.trained
+    given = {}
+    compare = model.compare
+
+    def record(**data):
+        given.update(data)
+        return compare(**data)
+
+    model.compare = record
+    show_pretraining(model, images, 'out.png')
+    loss = model(**given, mode='loss')['loss'].detach()
+    torch.testing.assert_close(drawn['errors'].nanmean(), loss)
+    assert drawn['student'] == 'student, untrained'
+    predicted = ~drawn['errors'].isnan()
+    where = torch.ones_like(predicted) if model.predict == 'all' \
+        else drawn['masks']
+    assert torch.equal(predicted, where)
+    assert (drawn['masks'].sum((1, 2)) == dict(
+        teachers_mask_prompts=9, no_mask=0, swin=1, cnn=1).get(name, 6)).all()
+    for target, prediction in drawn['pairs'].values():
+        assert target.shape == prediction.shape
+        blank = prediction == -1 if name == 'codes' else \
+            prediction.isnan().any(-1)
+        assert torch.equal(blank, ~predicted)
+    assert len(drawn['pairs']) == (2 if name == 'two_teachers' else 1)
+
+
+def test_views_are_normalized_as_in_training(images, drawn):
+    """Of a config whose preprocessor is beside the model, as the recipes'."""
+    config = deepcopy(CONFIG)
+    config.data_preprocessor = config.model.pop('data_preprocessor')
+    model = init_pretraining(config)
+    assert torch.equal(model.data_preprocessor.mean.flatten(),
+                       torch.tensor([124., 116., 104.]))

@@ -250,8 +250,14 @@ def test_features_for_pictures():
     data, mask = batch()
     data = model.data_preprocessor(data)
     hidden = mask.flatten(1)
-    student, teacher = model.predict_features(data['inputs'], hidden)
-    assert student[~hidden].isnan().all()
-    loss = model(**data, mode='loss')['loss']
+    sides = model.compare(**data)
+    assert torch.equal(sides.mask, hidden.bool())
+    assert sides.prediction[~sides.mask].isnan().all()
+    assert sides.error[~sides.mask].isnan().all()
+    loss = model(**data, mode='loss')['loss'].detach()
+    student, teacher, error = (
+        tokens[sides.mask]
+        for tokens in (sides.prediction, sides.target, sides.error))
+    torch.testing.assert_close(F.smooth_l1_loss(student, teacher), loss)
     torch.testing.assert_close(
-        F.smooth_l1_loss(student[hidden], teacher[hidden]), loss.detach())
+        F.smooth_l1_loss(student, teacher, reduction='none').mean(-1), error)

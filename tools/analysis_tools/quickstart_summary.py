@@ -3,31 +3,16 @@ import argparse
 import json
 import os
 import os.path as osp
-from glob import glob
 from statistics import mean, stdev
 
 STARTS = ('scratch', 'maskdistill')
 TITLES = dict(scratch='from scratch', maskdistill='MaskDistill')
 
 
-def read_run(work_dir):
-    """All scalars of a run, {name: (steps, values)}, over its resumptions."""
-    from mmmaskdistill.visualization import read_scalars
-    curves = {}
-    for path in sorted(glob(osp.join(work_dir, '*', 'vis_data', '*.json'))):
-        if osp.basename(path) == 'scalars.json':
-            for name, (steps, values) in read_scalars(path).items():
-                points = curves.setdefault(name, {})
-                points.update(zip(steps.tolist(), values.tolist()))
-    return {
-        name: tuple(zip(*sorted(points.items())))
-        for name, points in curves.items()
-    }
-
-
 def last(work_dir, name):
     """The last value of a scalar of a run."""
-    return read_run(work_dir)[name][1][-1]
+    from mmmaskdistill.visualization import read_run
+    return read_run(work_dir)[name][1][-1].item()
 
 
 def versions():
@@ -49,6 +34,8 @@ def versions():
 
 def summarize(root, seeds):
     """The numbers of a quickstart, as they go into summary.json."""
+    from mmmaskdistill.visualization import read_run
+
     def runs(task, start):
         return [osp.join(root, f'{task}_{start}_{k}') for k in range(seeds)]
 
@@ -56,7 +43,7 @@ def summarize(root, seeds):
         osp.basename(run) for task in ('segment', 'classify')
         for start in STARTS for run in runs(task, start)
     ]
-    loss = read_run(osp.join(root, 'pretrain'))['loss'][1]
+    loss = read_run(osp.join(root, 'pretrain'))['loss'][1].tolist()
     seconds = {}
     for stage in stages:
         with open(osp.join(root, f'{stage}.seconds')) as file:
@@ -131,7 +118,7 @@ def draw_segmentations(root, summary, number=4):
 
 
 def draw_loss(root):
-    from mmmaskdistill.visualization import draw_curves
+    from mmmaskdistill.visualization import draw_curves, read_run
     loss = read_run(osp.join(root, 'pretrain'))['loss']
     draw_curves(
         {'pre-training': loss},

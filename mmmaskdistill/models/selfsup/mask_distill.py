@@ -1,5 +1,5 @@
 from copy import deepcopy
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 from mmpretrain.models.selfsup import BaseSelfSupervisor
@@ -9,6 +9,24 @@ from torch import Tensor
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import MODELS
 from .combinations import check_combination
+
+
+class Comparison(NamedTuple):
+    """What :meth:`MaskDistill.compare` gives; NaN at patches that do not count.
+
+    Attributes:
+        mask (Tensor): [B, N] bool, True = hidden.
+        target (Tensor): The teacher's normalized features [B, N, Dt], or token
+            ids [B, N], of all patches.
+        prediction (Tensor): The student's first readout, [B, N, Dt]; scores of
+            the vocabulary for token ids.
+        error (Tensor): Loss of each patch, summed over readouts, [B, N]; its
+            mean is the loss.
+    """
+    mask: Tensor
+    target: Tensor
+    prediction: Tensor
+    error: Tensor
 
 
 @MODELS.register_module()
@@ -170,26 +188,28 @@ class MaskDistill(BaseSelfSupervisor):
         return [self.head(tokens) for tokens in readouts]
 
     @torch.no_grad()
-    def predict_features(self, inputs: List[Tensor],
-                         mask: Tensor) -> Tuple[Tensor, Tensor]:
-        """Both sides of the loss, for pictures of them.
+    def compare(self, inputs: List[Tensor],
+                data_samples: List[DataSample]) -> Comparison:
+        """Both sides of the loss and each patch's share of it, for pictures.
 
-        Args:
-            inputs (list[Tensor]): Student's and teacher's view of the same
-                crops, [B, 3, H, W] each.
-            mask (Tensor): [B, N] bool, True = hidden.
-
-        Returns:
-            tuple[Tensor, Tensor]: The student's predictions at the patches
-            that count, NaN at the others, and the teacher's normalized
-            features, [B, N, Dt] each.
+        Arguments as for :meth:`loss`.
         """
         student_view, teacher_view = self._views(inputs)
-        target, mask = self._teach(teacher_view, mask, None)
+        drawn = torch.stack([sample.mask for sample in data_samples])
+        target, mask = self._teach(teacher_view, drawn.flatten(1), None)
         where = self._where(mask)
-        prediction = torch.full_like(target, torch.nan)
-        prediction[where] = self._predict(student_view, mask, where)[0]
-        return prediction, target
+        predictions = self._predict(student_view, mask, where)
+        prediction = predictions[0].new_full(
+            (*mask.shape, predictions[0].shape[-1]), torch.nan)
+        prediction[where] = predictions[0]
+        error = prediction.new_full(mask.shape, torch.nan)
+        # One token at a time, whatever the loss takes the mean of.
+        error[where] = sum(
+            torch.stack([
+                self.distance(ours[None], theirs[None])
+                for ours, theirs in zip(p, target[where])
+            ]) for p in predictions)
+        return Comparison(mask, target, prediction, error)
 
     @staticmethod
     def _views(inputs) -> List[Tensor]:
