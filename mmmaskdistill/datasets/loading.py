@@ -26,9 +26,9 @@ class FastLoadImageFromFile(LoadImageFromFile):
     Plain colour JPEGs go to libjpeg-turbo through ``simplejpeg``, by the
     exact (``ISLOW``) transform and interpolated colour, as OpenCV decodes
     them: the pixels are the same. Everything else goes the toolkit's way:
-    other formats, grey, CMYK, 12 bits, files with an Exif header, which may
-    turn the image, damaged ones, and all where ``simplejpeg`` is missing or
-    arguments ask for something else than 8-bit colour through OpenCV.
+    other formats, grey, CMYK, 12 bits, files whose header may hold Exif,
+    which turns images, damaged ones, and all where ``simplejpeg`` is missing
+    or arguments ask for something else than colour through OpenCV.
 
     Args:
         **kwargs: As for mmcv's ``LoadImageFromFile``, without its deprecated
@@ -67,7 +67,7 @@ class FastLoadImageFromFile(LoadImageFromFile):
     def _decode(self, content: bytes) -> np.ndarray:
         if (simplejpeg and self.color_type == 'color'
                 and self.imdecode_backend == 'cv2'
-                and content[:2] == b'\xff\xd8' and b'Exif\0' not in content):
+                and content[:2] == b'\xff\xd8' and not _may_turn(content)):
             image = _decode_jpeg(content)
             if image is not None:
                 return image
@@ -76,6 +76,19 @@ class FastLoadImageFromFile(LoadImageFromFile):
         if image is None:
             raise ValueError('no image format that OpenCV reads')
         return image
+
+
+def _may_turn(content: bytes) -> bool:
+    """Whether a JPEG's header may hold Exif, or is not as usual."""
+    place = 2
+    while content[place:place + 1] == b'\xff':
+        kind = content[place + 1:place + 2]
+        if kind == b'\xda':  # start of scan: what follows is pixels
+            return False
+        if kind in (b'\xe1', b'\xff'):  # APP1, padding
+            return True
+        place += 2 + int.from_bytes(content[place + 2:place + 4], 'big')
+    return True
 
 
 def _decode_jpeg(content: bytes) -> Optional[np.ndarray]:
