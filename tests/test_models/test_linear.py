@@ -4,7 +4,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmmaskdistill.models.layers.linear import linear, takes_onednn
+from mmmaskdistill.models.layers.linear import (linear, takes_onednn,
+                                                weight_gradient)
 
 here = pytest.mark.skipif(
     not takes_onednn(torch.ones(1, 1), torch.ones(1, 1)),
@@ -27,6 +28,15 @@ def test_linear_is_the_product(transposed, bias):
     assert counter.get_total_flops() == 2 * 15 * 64 * 48
 
 
+@pytest.mark.parametrize('width', [32, 96])
+def test_weight_gradient_is_the_product(width):
+    torch.manual_seed(0)
+    grad, x = torch.randn(20, 64), torch.randn(20, width)
+    exact = grad.double().t() @ x.double()
+    out = weight_gradient(grad, x)
+    assert (out - exact).norm() <= 1e-6 * exact.norm()
+
+
 @here
 def test_onednn_takes_float32_on_cpu():
     x, weight = torch.ones(2, 4), torch.ones(3, 4)
@@ -36,6 +46,7 @@ def test_onednn_takes_float32_on_cpu():
     with torch.autocast('cpu', torch.bfloat16):
         assert not takes_onednn(x, weight)
         assert linear(x, weight).dtype == torch.bfloat16
+    assert not takes_onednn(x[:0], weight)
     with torch.backends.mkldnn.flags(enabled=False):
         assert not takes_onednn(x, weight)
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .linear import linear
+from .linear import linear, weight_gradient
 
 
 def biased_attention(q: Tensor,
@@ -171,8 +171,9 @@ class _RecomputingLinear(torch.autograd.Function):
                 # Overflows no earlier than gradients after layer scale.
                 unit = scale.abs().amax().clamp(min=1e-12)
                 rows = rows * unit
-            d_weight = rows.to(dtype).t() @ hidden.to(dtype).flatten(0, -2)
-            d_weight = d_weight.to(weight.dtype)  # [D, C]
+            d_weight = weight_gradient(
+                rows.to(dtype),
+                hidden.to(dtype).flatten(0, -2)).to(weight.dtype)  # [D, C]
             if bias is not None:
                 d_bias = rows.sum(0, dtype=bias.dtype)
             if scale is not None:
