@@ -5,7 +5,7 @@ from .heads import (CodebookHead, DecoderHead, HeadList, LinearHead, MLPHead,
 from .losses import CrossEntropyLoss, L1Loss, LossList, MSELoss, SmoothL1Loss
 from .normalizers import (BatchNormalizer, InstanceNormalizer, L2Normalizer,
                           LayerNormalizer, NoNormalizer, PatchPixelNormalizer)
-from .segmentors import EncoderDecoder
+from .segmentors import EncoderDecoder, UPerHead
 from .selfsup import AttentionMask, MaskDistill, TwoViewDataPreprocessor
 from .teachers import (CachedTeacher, DALLETeacher, HOGTeacher,
                        MomentumTeacher, PixelTeacher, TeacherList, TimmTeacher,
@@ -20,5 +20,5 @@ __all__ = [
     'MomentumTeacher', 'NoNormalizer', 'PatchAggregationViT',
     'PatchPixelNormalizer', 'PixelTeacher', 'PromptDecoderHead',
     'SmoothL1Loss', 'TeacherList', 'TimmTeacher', 'TwoViewDataPreprocessor',
-    'VQKDTeacher', 'VisibleViT'
+    'UPerHead', 'VQKDTeacher', 'VisibleViT'
 ]

@@ -305,7 +305,8 @@ def test_segmentation(name, recipe):
     assert not backbone.final_norm
     neck, head = cfg.model.neck, cfg.model.decode_head
     assert (neck.embed_dim, neck.rescales) == (width, [4, 2, 1, 0.5])
-    assert (head.type, head.channels) == ('UPerHead', width)
+    assert (head.type, head.channels) == ('mmmaskdistill.UPerHead',
+                                          width)
     assert head.in_channels == [width] * 4
     auxiliary = cfg.model.auxiliary_head
     assert (auxiliary.type, auxiliary.in_index, auxiliary.in_channels,

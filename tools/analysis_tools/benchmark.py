@@ -10,11 +10,13 @@ import argparse
 import json
 import os
 
-from benchmarks import finetune, pretrain
+from benchmarks import data, evaluate, finetune, pretrain, segment
 
 # A job is a module with a docstring for --help, `add_arguments(parser)`, and
 # `run(args)`, which measures, prints, and returns what goes into the JSON file.
-JOBS = dict(pretrain=pretrain, finetune=finetune)
+JOBS = dict(
+    pretrain=pretrain, finetune=finetune, segment=segment, eval=evaluate,
+    data=data)
 
 
 def parse_args():

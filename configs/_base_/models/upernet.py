@@ -18,4 +18,5 @@ model = dict(
         use_shared_rel_pos_bias=False,
         layer_scale_init_value=0.1,
         init_cfg=dict(type='Pretrained')),
+    decode_head=dict(type='mmmaskdistill.UPerHead'),
     test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)))

@@ -1,3 +1,4 @@
 from .encoder_decoder import EncoderDecoder
+from .uper_head import UPerHead
 
-__all__ = ['EncoderDecoder']
+__all__ = ['EncoderDecoder', 'UPerHead']

@@ -290,7 +290,7 @@ def look_at_config(args) -> dict:
     for name, times in (('one worker', loader), ('training step', step)):
         print(f'{name}: {size} images in {times["median"]:.3f} s '
               f'({times["low"]:.3f} to {times["high"]:.3f}), '
-              f'{size / times["median"]:.0f} images/s')
+              f'{size / times["median"]:.3g} images/s')
     print(result['advice'])
     print(result['machine'])
     return result
