@@ -1,0 +1,92 @@
+"""tools/analysis_tools/ablate.py: cells that die, fail and are refused."""
+import csv
+import fcntl
+import json
+
+import pytest
+
+TOOL = 'analysis_tools/ablate.py'
+LOSSES = ['--loss', 'smooth_l1', 'cross_entropy']
+OPTIMIZERS = ['--axis', 'optim_wrapper.optimizer.type', 'AdamW', 'NoSuch']
+COMMON = ['--one-at-a-time', '--evaluate', 'segment.py', '--work-dir',
+          'ablation']
+
+
+def read_rows(place):
+    with open(place / 'ablation/ablation.csv') as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope='module')
+def calls(place, run):
+    """Two calls, the first of which is killed while it pre-trains."""
+    args = [TOOL, 'pretrain.py', *LOSSES, *OPTIMIZERS, *COMMON]
+    first = run(*args, fails=True, DIE_AT='6')
+    rows = read_rows(place)
+    return first, rows, run(*args, fails=True), read_rows(place)
+
+
+def test_a_grid_survives_its_cells(calls):
+    first, rows, _, _ = calls
+    assert [row['status'] for row in rows] == ['failed', 'refused', 'failed']
+    assert 'signal 9' in rows[0]['reason']
+    assert 'take SmoothL1Loss' in rows[1]['reason']
+    assert 'NoSuch' in rows[2]['reason']
+    assert 'error: 2 of 3 runs failed' in first.err
+
+
+def test_a_second_call_goes_on_where_the_first_stopped(calls, place):
+    _, _, second, rows = calls
+    assert [row['status'] for row in rows] == ['finished', 'refused', 'failed']
+    folder = place / 'ablation/as_configured/seed_0'
+    assert 'resuming' in (folder / 'pretrain.log').read_text()
+    assert (folder / 'pretrain/epoch_4.pth').is_file()
+    # The evaluation starts from the student that was just trained.
+    assert 'epoch_4.pth' in (folder / 'evaluate.log').read_text()
+    scalars = next((folder / 'evaluate').glob('*/vis_data/scalars.json'))
+    last = [json.loads(line) for line in scalars.read_text().splitlines()
+            if 'mIoU' in line][-1]
+    assert float(rows[0]['mIoU']) == last['mIoU']
+    assert f'mIoU {last["mIoU"]:.2f}' in second.out
+
+
+def test_a_finished_cell_is_not_run_again(calls, tool, place, capsys):
+    """Nor where an axis of a baseline that the config has is left out."""
+    result = place / 'ablation/as_configured/seed_0/result.json'
+    before = result.stat().st_mtime_ns
+    tool(TOOL, 'pretrain.py', *LOSSES, *COMMON)
+    assert '0 runs to do' in capsys.readouterr().out
+    assert result.stat().st_mtime_ns == before
+    table = (place / 'ablation/ablation.md').read_text().splitlines()
+    value = json.loads(result.read_text())['metrics']['mIoU']
+    assert table[2] == f'| loss | smooth_l1 | {value:.2f} | 1 |  |'
+    assert table[3].startswith('| loss | cross_entropy | - | 0 | refused: ')
+    assert (place / 'ablation/ablation.png').is_file()
+
+
+def test_what_cannot_work_ends_with_one_line(calls, tool, place):
+    for message, args in [
+        ('nothing to vary', ['pretrain.py', *COMMON]),
+        ("config not found: 'no.py'", ['no.py', *LOSSES, *COMMON]),
+        ("not found: 'no.py'. Give one as --evaluate",
+         ['pretrain.py', *LOSSES, '--evaluate', 'no.py']),
+        ('--seeds 0', ['pretrain.py', *LOSSES, *COMMON, '--seeds', '0']),
+        ("loss 'huber': expected", ['pretrain.py', *COMMON, '--loss', 'huber']),
+        ('of another ablation', [
+            'pretrain.py', *LOSSES, *COMMON, '--cfg-options',
+            'train_cfg.max_epochs=5'
+        ]),
+    ]:
+        with pytest.raises(SystemExit) as error:
+            tool(TOOL, *args)
+        text = str(error.value)
+        assert message in text and text.startswith('error: ')
+        assert '\n' not in text
+
+
+def test_one_ablation_a_folder(tool, place):
+    (place / 'busy').mkdir(exist_ok=True)
+    with open(place / 'busy/.lock', 'w') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(SystemExit, match='is in use'):
+            tool(TOOL, 'pretrain.py', *LOSSES, *COMMON, '--work-dir', 'busy')
