@@ -2,7 +2,10 @@
 import pytest
 import torch
 from mmengine.config import ConfigDict
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
 
+from mmmaskdistill.apis import measure
 from mmmaskdistill.models import EncoderDecoder
 from mmmaskdistill.registry import MODELS
 
@@ -21,10 +24,15 @@ HEAD = dict(
 TEST = ConfigDict(mode='slide', crop_size=(32, 48), stride=(21, 20))
 
 
-def build(kind):
+def build(kind, **options):
     torch.manual_seed(0)
     model = MODELS.build(
-        dict(type=kind, backbone=BACKBONE, decode_head=HEAD, test_cfg=TEST))
+        dict(
+            type=kind,
+            backbone=BACKBONE,
+            decode_head=HEAD,
+            test_cfg=TEST,
+            **options))
     model.init_weights()
     return model.eval()
 
@@ -45,3 +53,35 @@ def test_logits_are_mmseg_s(size, monkeypatch):
     monkeypatch.setattr(torch.Tensor, 'is_cuda', True)
     torch.testing.assert_close(
         ours.inference(images, [dict(ori_shape=size)] * 2), expected)
+
+
+@pytest.mark.parametrize('auxiliary', [
+    dict(HEAD, channels=4),
+    [dict(HEAD, channels=4), HEAD],
+])
+def test_losses_and_gradients_are_mmseg_s(auxiliary):
+    ours, theirs = (
+        build(f'{scope}.EncoderDecoder', auxiliary_head=auxiliary).train()
+        for scope in ('mmmaskdistill', 'mmseg'))
+    images = torch.randn(2, 3, 32, 48)
+    samples = [
+        SegDataSample(
+            gt_sem_seg=PixelData(data=torch.randint(5, (1, 32, 48))))
+        for _ in images
+    ]
+    kept = []
+    for model in (ours, theirs):
+        torch.manual_seed(1)  # dropout
+        losses = model.loss(images, samples)
+        sum(v for k, v in losses.items() if 'loss' in k).backward()
+        model.losses = losses
+        kept.append(
+            measure.kept_bytes(lambda: model.loss(images, samples),
+                               model.parameters()))
+    assert ours.losses == theirs.losses and len(ours.losses) >= 4
+    for (name, p), q in zip(ours.named_parameters(), theirs.parameters()):
+        if q.grad is not None:
+            torch.testing.assert_close(p.grad, q.grad, msg=name)
+    # A head's softmax over five classes is not kept.
+    heads = 1 + (len(auxiliary) if isinstance(auxiliary, list) else 1)
+    assert kept[1] - kept[0] >= heads * 4 * 2 * 5 * 32 * 48

@@ -1,20 +1,40 @@
-from typing import List
+from typing import List, Sequence
 
 import torch
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.segmentors import EncoderDecoder as MMSegEncoderDecoder
-from torch import Tensor
+from mmseg.utils import add_prefix
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mmmaskdistill.registry import MODELS
 
 
 @MODELS.register_module()
 class EncoderDecoder(MMSegEncoderDecoder):
-    """mmseg's ``EncoderDecoder`` with leaner sliding windows.
+    """mmseg's ``EncoderDecoder`` with leaner losses and sliding windows.
 
-    Each window's logits are added where they belong, not padded to the
-    image's size first, and a GPU computes all windows of a batch at once. The
-    logits are mmseg's.
+    Backward computes the logits at the labels' resolution again, instead of
+    keeping them. Each window's logits are added where they belong, not padded
+    to the image's size first, and a GPU computes all windows of a batch at
+    once. Losses and logits are mmseg's.
     """
+
+    def _decode_head_forward_train(self, inputs: Sequence[Tensor],
+                                   data_samples: list) -> dict:
+        losses = _loss(self.decode_head, inputs, data_samples, self.train_cfg)
+        return add_prefix(losses, 'decode')
+
+    def _auxiliary_head_forward_train(self, inputs: Sequence[Tensor],
+                                      data_samples: list) -> dict:
+        heads = dict(aux=self.auxiliary_head)
+        if isinstance(self.auxiliary_head, nn.ModuleList):
+            heads = {f'aux_{i}': h for i, h in enumerate(self.auxiliary_head)}
+        losses = {}
+        for name, head in heads.items():
+            loss = _loss(head, inputs, data_samples, self.train_cfg)
+            losses.update(add_prefix(loss, name))
+        return losses
 
     def slide_inference(self, inputs: Tensor,
                         batch_img_metas: List[dict]) -> Tensor:
@@ -44,6 +64,15 @@ class EncoderDecoder(MMSegEncoderDecoder):
                 logits[window] += out
         return logits.div_(
             _cover(rows, logits)[:, None] * _cover(columns, logits))
+
+
+def _loss(head: nn.Module, inputs: Sequence[Tensor], data_samples: list,
+          train_cfg: dict) -> dict:
+    """A head's losses, resized logits and their softmax not kept."""
+    if type(head).loss is not BaseDecodeHead.loss:
+        return head.loss(inputs, data_samples, train_cfg)
+    return checkpoint(
+        head.loss_by_feat, head(inputs), data_samples, use_reentrant=False)
 
 
 def _windows(size: int, crop: int, stride: int) -> List[slice]:
