@@ -15,6 +15,7 @@ from mmmaskdistill.datasets.draws import (DrawBatchSampler, SeededDataset,
 from mmmaskdistill.registry import HOOKS, RUNNERS
 from .checkpoints import (adopt_backbone, check_coverage, latest_checkpoint,
                           read_resume_point)
+from .compiling import transformer_blocks
 
 
 @HOOKS.register_module()
@@ -182,6 +183,23 @@ class ResumableRunner(Runner):
         if self._randomness_cfg.get('diff_rank_seed', False):
             return self.seed - get_rank()
         return self.seed
+
+    def _maybe_compile(self, target: str):
+        """Compile Transformer blocks one by one instead of the whole step.
+
+        Blocks alike share one graph, which is made in a fraction of the time,
+        and what a compiler cannot trace lies outside of them.
+        """
+        options = self.cfg.get('compile', False)
+        blocks = transformer_blocks(self.model)
+        if not blocks or not isinstance(options, (bool, dict)):
+            super()._maybe_compile(target)
+        elif options is not False:
+            for block in blocks:
+                block.compile(**({} if options is True else options))
+            self.logger.info(
+                f'{len(blocks)} Transformer blocks are compiled when first '
+                'run: the first iterations take longer')
 
     def build_train_loop(self, loop: Union[BaseLoop, Dict]) -> BaseLoop:
         """Build the loop over draws instead of indices."""

@@ -39,6 +39,11 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = Mlp(dim, mlp_dim)
         self.drop_path = drop_path
+        self.drops = drop_path > 0
+        # A number would be part of a compiled graph, a tensor is its input:
+        # blocks that differ in nothing else share one graph.
+        self.register_buffer(
+            'keep', torch.tensor(1 - drop_path), persistent=False)
         if layer_scale_init_value:
             start = torch.full((dim, ), float(layer_scale_init_value))
             self.gamma_1 = nn.Parameter(start.clone())
@@ -84,11 +89,12 @@ class Block(nn.Module):
 
         ``branch`` takes their indices.
         """
-        if not (self.training and self.drop_path):
+        if not (self.training and self.drops):
             return x + branch(slice(None))
-        keep = 1 - self.drop_path
-        kept = torch.rand(len(x), device=x.device) < keep
+        draws = torch.rand(len(x), device=x.device)
         if torch.compiler.is_compiling():  # a compiled graph's shapes are fixed
-            return x + branch(slice(None)) * (kept / keep).view(-1, 1, 1)
-        kept = kept.nonzero()[:, 0]
+            kept = (draws < self.keep) / self.keep
+            return x + branch(slice(None)) * kept.to(x.dtype).view(-1, 1, 1)
+        keep = 1 - self.drop_path
+        kept = (draws < keep).nonzero()[:, 0]
         return x.index_add(0, kept, branch(kept).to(x.dtype), alpha=1 / keep)
