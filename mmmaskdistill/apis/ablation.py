@@ -71,6 +71,9 @@ def make_cells(config: Config,
         ConfigError: If an axis has a value that is none of its own.
     """
     _check_values(axes)
+    for axis in axes:
+        if axis not in SETTERS:
+            _check_key(config, axis)
     cells, names, refusals = [], {}, {}
     for settings in _combine(axes, one_at_a_time):
         try:
@@ -152,21 +155,15 @@ def _change(config: Config, settings: Dict[str, str]):
     keeps its name when axes are added.
     """
     config = deepcopy(config)
-    setters = dict(
-        teacher=_set_teacher,
-        normalizer=_set_normalizer,
-        loss=_set_loss,
-        mask=_set_mask,
-        ratio=_set_ratio)
     words = []
-    for axis in [*setters, *(axis for axis in settings if axis not in setters)]:
+    # Parts first, a mask before its ratio: keys may lie in new parts.
+    for axis in [*SETTERS, *(axis for axis in settings if axis not in SETTERS)]:
         if axis not in settings:
             continue
         before = deepcopy(config._cfg_dict)
-        if axis in setters:
-            setters[axis](config, settings[axis])
+        if axis in SETTERS:
+            SETTERS[axis](config, settings[axis])
         else:
-            _check_key(config, axis)
             change_config(config, [f'{axis}={settings[axis]}'])
         if config._cfg_dict != before:
             words.append(f'{axis}={settings[axis]}')
@@ -314,3 +311,11 @@ def _set_ratio(config: Config, value: str):
         square = part.get('unit', 1)**2
         part.num_masking_patches = square * round(
             float(value) * _patches(config) / square)
+
+
+SETTERS = dict(
+    teacher=_set_teacher,
+    normalizer=_set_normalizer,
+    loss=_set_loss,
+    mask=_set_mask,
+    ratio=_set_ratio)

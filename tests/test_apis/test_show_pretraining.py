@@ -210,7 +210,7 @@ METHODS = dict(
                 arch=dict(
                     embed_dims=16, depths=[1] * 4, num_heads=[1, 1, 2, 2]),
                 img_size=64,
-                window_size=2),
+                pad_small_map=True),
             teacher=dict(
                 type='mmmaskdistill.PixelTeacher', patch_size=32, img_size=64),
             head=dict(HEAD, in_channels=128, out_channels=3072)), COARSE),
