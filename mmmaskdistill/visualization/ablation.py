@@ -1,5 +1,6 @@
 """What each axis of an ablation does to a metric."""
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,14 @@ PANEL = 0.5  # inches a value
 HEIGHT = 2.6
 
 
-def draw_ablation(panels: dict, path: str | Path, ylabel: str) -> None:
+def draw_ablation(panels: dict, path: str | Path, ylabel: str, reference: Sequence[float] = ()) -> None:
     """A panel an axis: a point each run, and the mean and deviation of each value.
 
     Args:
         panels: {axis: {value: numbers of its runs}}; a value without runs keeps its place
         path: the PNG to write
         ylabel: the metric
+        reference: numbers of the runs without pre-training, whose mean becomes a line
     """
     counts = [len(values) for values in panels.values()]
     figure = Figure(
@@ -31,6 +33,8 @@ def draw_ablation(panels: dict, path: str | Path, ylabel: str) -> None:
             spread = numbers.std(ddof=1) if len(numbers) > 1 else math.nan
             axes.plot(np.full(len(numbers), place - 0.15), numbers, 'o', color='C0', alpha=0.45, markersize=4, markeredgewidth=0)
             axes.errorbar(place + 0.1, numbers.mean(), spread, fmt='_', color='C3', markersize=11, markeredgewidth=1.8, capsize=3)
+        if len(reference):
+            axes.axhline(np.mean(reference), color='0.4', linewidth=1, linestyle='--', label='from scratch')
         axes.set_title(axis, fontsize=9)
         axes.set_xticks(range(len(values)), values, rotation=30, ha='right', fontsize=7)
         axes.set_xlim(-0.6, len(values) - 0.4)
@@ -39,4 +43,6 @@ def draw_ablation(panels: dict, path: str | Path, ylabel: str) -> None:
         axes.set_axisbelow(True)
         axes.spines[['top', 'right']].set_visible(False)
     panes[0].set_ylabel(ylabel, fontsize=9)
+    if len(reference):
+        panes[0].legend(fontsize=7, frameon=False)
     save(figure, path)

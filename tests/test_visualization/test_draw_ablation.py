@@ -8,7 +8,7 @@ def test_points_mean_and_deviation(tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr(ablation, 'save', lambda figure, path: figures.append(figure))
     panels = {'loss': {'l1': [1., 2., 6.], 'mse': [4.]}, 'mask': {'block': [1., 2., 6.], 'none': []}}
-    ablation.draw_ablation(panels, tmp_path / 'a.png', ylabel='mIoU')
+    ablation.draw_ablation(panels, tmp_path / 'a.png', ylabel='mIoU', reference=[0.5, 1.5])
 
     loss, mask = figures[0].axes
     assert [axes.get_title() for axes in (loss, mask)] == ['loss', 'mask'] and loss.get_ylabel() == 'mIoU'
@@ -20,6 +20,9 @@ def test_points_mean_and_deviation(tmp_path, monkeypatch):
     (_, low), (_, high) = bar.get_segments()[0]
     assert (low, high) == pytest.approx((3 - 7**0.5, 3 + 7**0.5))  # of 1, 2, 6: variance 14 / 2
     assert len(mask.containers) == 1
+    for axes in (loss, mask):
+        line, = (line for line in axes.lines if line.get_linestyle() == '--')
+        assert list(line.get_ydata()) == [1, 1]
 
 
 def test_picture_is_written(tmp_path):

@@ -27,6 +27,7 @@ from statistics import mean, stdev
 TOOLS = osp.dirname(osp.dirname(osp.abspath(__file__)))
 AXES = ('teacher', 'normalizer', 'loss', 'mask', 'ratio')
 METRICS = ('mIoU', 'accuracy/top1')
+SCRATCH = 'from_scratch'  # name of the cell without pre-training
 
 
 def arguments():
@@ -69,6 +70,10 @@ def arguments():
     parser.add_argument(
         '--metric',
         help=f'scalar of its validation ({" or ".join(METRICS)})')
+    parser.add_argument(
+        '--from-scratch',
+        action='store_true',
+        help='evaluate without pre-training, too')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -159,7 +164,9 @@ class Ablation:
                 os.makedirs(folder, exist_ok=True)
                 for name, config in (('pretrain', cell.config),
                                      ('evaluate', self.evaluation)):
-                    write_config(config, seed, osp.join(folder, f'{name}.py'))
+                    if config is not None:
+                        write_config(config, seed,
+                                     osp.join(folder, f'{name}.py'))
                 result = osp.join(folder, 'result.json')
                 if osp.isfile(result):
                     with open(result) as file:
@@ -217,34 +224,26 @@ class Ablation:
             return dict(status='failed', reason=reason)
 
     def _run(self, cell, seed):
-        from mmmaskdistill.engine.checkpoints import latest_checkpoint
         from mmmaskdistill.visualization import read_run
         folder = self.folder(cell, seed)
-        seconds = self._stage(folder, 'pretrain')
-        student = latest_checkpoint(osp.join(folder, 'pretrain'))
-        if student is None:
-            raise RuntimeError('pre-training left no checkpoint: the config '
-                               'needs default_hooks.checkpoint')
-        seconds += self._stage(folder, 'evaluate', '--cfg-options',
-                               'model.backbone.init_cfg.type=Pretrained',
-                               f'model.backbone.init_cfg.checkpoint={student}')
-        pretraining = read_run(osp.join(folder, 'pretrain'))
-        curves = read_run(osp.join(folder, 'evaluate'))
-        last = max(steps[-1] for steps, _ in curves.values())
         outcome = dict(
-            status='finished',
-            seed=seed,
-            settings=cell.settings,
-            metrics={
-                name: values[-1].item()
-                for name, (_, values) in curves.items()
-                if name not in TRAINING and not name.startswith('loss')
-            },
-            iterations=int(last),
-            pretrain_loss=pretraining['loss'][1][-1].item(),
-            seconds=seconds)
+            status='finished', seed=seed, settings=cell.settings, seconds=0)
+        options = []
+        if cell.config is not None:
+            outcome['seconds'] = self._stage(folder, 'pretrain')
+            loss = read_run(osp.join(folder, 'pretrain'))['loss'][1][-1]
+            outcome['pretrain_loss'] = loss.item()
+            options = start_from(osp.join(folder, 'pretrain'))
+        outcome['seconds'] += self._stage(folder, 'evaluate', *options)
+        curves = read_run(osp.join(folder, 'evaluate'))
+        outcome['metrics'] = {
+            name: values[-1].item()
+            for name, (_, values) in curves.items()
+            if name not in TRAINING and not name.startswith('loss')
+        }
         self._metric(outcome)
-        write_json(outcome, osp.join(folder, 'result.json'))
+        write_text(
+            json.dumps(outcome, indent=2), osp.join(folder, 'result.json'))
         return outcome
 
     def _stage(self, folder, name, *options):
@@ -334,7 +333,9 @@ class Ablation:
             {axis: {value: self._values(i) for value, i in cells.items()}
              for axis, cells in self._by_axis().items()},
             osp.join(work_dir, 'ablation.png'),
-            ylabel=metric)
+            ylabel=metric,
+            reference=[value for i, cell in enumerate(self.cells)
+                       if cell.name == SCRATCH for value in self._values(i)])
 
     def _values(self, i):
         """The metric of a cell's finished runs."""
@@ -364,6 +365,9 @@ class Ablation:
             rows = [[axis, value, *self._summary(i)]
                     for axis, cells in self._by_axis().items()
                     for value, i in cells.items()]
+            rows += [['', cell.name, *self._summary(i)]
+                     for i, cell in enumerate(self.cells)
+                     if cell.name == SCRATCH]
         else:
             head = [*self.args.axes, *tail]
             rows = [[*cell.settings.values(), *self._summary(i)]
@@ -416,8 +420,17 @@ def write_text(text, path):
     os.replace(file.name, path)
 
 
-def write_json(content, path):
-    write_text(json.dumps(content, indent=2), path)
+def start_from(work_dir):
+    """Options that start a downstream config from a run's student."""
+    from mmmaskdistill.engine.checkpoints import latest_checkpoint
+    student = latest_checkpoint(work_dir)
+    if student is None:
+        raise RuntimeError('pre-training left no checkpoint: the config needs '
+                           'default_hooks.checkpoint')
+    return [
+        '--cfg-options', 'model.backbone.init_cfg.type=Pretrained',
+        f'model.backbone.init_cfg.checkpoint={student}'
+    ]
 
 
 def last_words(path, begin, code):
@@ -448,7 +461,7 @@ def main():
 
     # Imported late: the above answers at once.
     import mmmaskdistill  # noqa: F401
-    from mmmaskdistill.apis.ablation import make_cells
+    from mmmaskdistill.apis.ablation import Cell, make_cells
     from mmmaskdistill.apis.configs import load_config
     from mmmaskdistill.apis.preflight import check_data
     from mmmaskdistill.errors import CheckpointError, ConfigError
@@ -463,6 +476,8 @@ def main():
         cells = make_cells(config, args.axes, args.one_at_a_time)
     except (ConfigError, CheckpointError) as error:
         fail(error)
+    if args.from_scratch:
+        cells.append(Cell(dict.fromkeys(args.axes, '-'), SCRATCH, None))
     for cell in cells:
         words = ', '.join(f'{a}={v}' for a, v in cell.settings.items())
         print(f'{words}: refused: {" ".join(cell.refusal.split())}'
