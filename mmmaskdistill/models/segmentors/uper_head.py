@@ -1,4 +1,4 @@
-from typing import Sequence, Tuple
+from typing import Iterator, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -29,20 +29,22 @@ class UPerHead(MMSegUPerHead):
         if type(fusion.conv) is not nn.Conv2d:  # conv_cfg's
             return super()._forward_feature(inputs)
         inputs = self._transform_inputs(inputs)
-        weights = fusion.conv.weight.split(self.channels, dim=1)
-        finest = inputs[0].shape[2:]
-        level = lateral = self.psp_forward(inputs)
-        out = 0
-        for i in range(len(inputs) - 1, 0, -1):
-            out += conv_of_resized(level, weights[i], finest,
-                                   self.align_corners)
-            lateral = self.lateral_convs[i - 1](inputs[i - 1]) + F.interpolate(
+        lateral = self.psp_forward(inputs)
+        levels = [lateral]  # the coarsest first
+        for i in range(len(inputs) - 2, -1, -1):
+            lateral = self.lateral_convs[i](inputs[i]) + F.interpolate(
                 lateral,
-                inputs[i - 1].shape[2:],
+                inputs[i].shape[2:],
                 mode='bilinear',
                 align_corners=self.align_corners)
-            level = self.fpn_convs[i - 1](lateral)
-        out += F.conv2d(level, weights[0], fusion.conv.bias, padding=1)
+            levels.append(self.fpn_convs[i](lateral))
+        del lateral  # a map of the finest level takes much memory
+        weights = list(fusion.conv.weight.split(self.channels, dim=1))
+        out = F.conv2d(
+            levels.pop(), weights.pop(0), fusion.conv.bias, padding=1)
+        for level, weight in zip(levels, reversed(weights)):
+            out += conv_of_resized(level, weight, out.shape[2:],
+                                   self.align_corners)
         out = fusion.norm(out) if fusion.with_norm else out
         return fusion.activate(out) if fusion.with_activation else out
 
@@ -67,14 +69,26 @@ def conv_of_resized(x: Tensor, weight: Tensor, size: Tuple[int, int],
     rows, columns = (
         _resize_and_shift(source, target, align_corners, x)
         for source, target in zip(x.shape[2:], size))  # [3, h, H], [3, w, W]
-    shifted = 0
-    for column, resize in enumerate(columns):
-        kernel = weight[..., column].transpose(1, 2).flatten(0, 1)  # [3D, C]
-        # [B, 3D, h, W]
-        shifted += F.conv2d(x, kernel[..., None, None]) @ resize
-    shifted = shifted.flatten(0, 1).unflatten(0, (-1, 3)).flatten(1, 2)
-    rows = rows.flatten(0, 1).t().expand(len(shifted), -1, -1)  # [B*D, H, 3h]
-    return torch.bmm(rows, shifted).unflatten(0, (len(x), -1))
+    maps = len(x) * len(weight)
+
+    def at_full_width(i: int) -> Tensor:
+        return _sum(
+            F.conv2d(x, weight[:, :, i:i + 1, j:j + 1]) @ column
+            for j, column in enumerate(columns))  # [B, D, h, W]
+
+    return _sum(
+        torch.bmm(row.t().expand(maps, -1, -1),
+                  at_full_width(i).flatten(0, 1))
+        for i, row in enumerate(rows)).unflatten(0, (len(x), -1))
+
+
+def _sum(terms: Iterator[Tensor]) -> Tensor:
+    """Sum with two of the terms in memory at a time."""
+    total = next(terms)
+    for term in terms:
+        total += term
+        del term
+    return total
 
 
 def _resize_and_shift(source: int, target: int, align_corners: bool,
