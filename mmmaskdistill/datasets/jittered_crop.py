@@ -12,6 +12,7 @@ from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import TRANSFORMS
 
 LEVELS = np.arange(256, dtype=np.float32)
+GREY = np.tile([0.114, 0.587, 0.299], (3, 1))  # of blue, green and red
 
 
 @TRANSFORMS.register_module()
@@ -94,8 +95,7 @@ class RandomJitteredCrop(RandomResizedCrop):
         pictures = [resize(crop, scale) for scale in self.scales]
         jitters = self.draw_jitter()
         mean = _grey_before_contrast(image, jitters)
-        for jitter, factor in jitters:
-            pictures = [jitter(picture, factor, mean) for picture in pictures]
+        pictures = [_jitter(picture, jitters, mean) for picture in pictures]
         flip = self.draw_flip()
         if flip:
             pictures = [cv2.flip(picture, 1) for picture in pictures]
@@ -131,21 +131,39 @@ def resize(image: np.ndarray, scale: Tuple[int, int]) -> np.ndarray:
     return tensor[0].permute(1, 2, 0).contiguous().numpy()
 
 
-def _brightness(image: np.ndarray, factor: float,
-                mean: Optional[float]) -> np.ndarray:
-    return cv2.LUT(image, _table(LEVELS * factor))
+def _jitter(image: np.ndarray,
+            jitters: List[Tuple[Callable, float]],
+            mean: Optional[int] = None) -> np.ndarray:
+    """Apply jitters in turn.
+
+    Args:
+        image (ndarray): [h, w, 3] uint8, BGR.
+        jitters (list[tuple[Callable, float]]): Each with its factor.
+        mean (int, optional): Of grey, for contrast.
+    """
+    table = LEVELS
+    for jitter, factor in jitters:
+        if jitter is _saturation:
+            if table is not LEVELS:
+                image, table = cv2.LUT(image, table), LEVELS
+            image = _saturation(image, factor)
+        else:
+            # Of tables in a row, one remains.
+            table = jitter(table, factor, mean)
+    return image if table is LEVELS else cv2.LUT(image, table)
 
 
-def _contrast(image: np.ndarray, factor: float,
-              mean: Optional[float]) -> np.ndarray:
-    return cv2.LUT(image, _table(LEVELS * factor + mean * (1 - factor)))
+def _brightness(levels: np.ndarray, factor: float,
+                mean: Optional[int]) -> np.ndarray:
+    return _table(levels * np.float32(factor))
 
 
-def _saturation(image: np.ndarray, factor: float,
-                mean: Optional[float]) -> np.ndarray:
-    grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-    grey = cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)
-    return cv2.addWeighted(image, factor, grey, 1 - factor, 0)
+def _contrast(levels: np.ndarray, factor: float, mean: int) -> np.ndarray:
+    return _table(levels * np.float32(factor) + mean * (1 - factor))
+
+
+def _saturation(image: np.ndarray, factor: float) -> np.ndarray:
+    return cv2.transform(image, factor * np.eye(3) + (1 - factor) * GREY)
 
 
 def _table(levels: np.ndarray) -> np.ndarray:
@@ -160,8 +178,8 @@ def _grey_before_contrast(image: np.ndarray,
     sample = cv2.resize(
         image, (-(-width // 4), -(-height // 4)),
         interpolation=cv2.INTER_NEAREST)
-    for jitter, factor in jitters:
-        if jitter is _contrast:
-            break
-        sample = jitter(sample, factor, None)
-    return int(cv2.mean(cv2.cvtColor(sample, cv2.COLOR_BGR2GRAY))[0] + 0.5)
+    kinds = [jitter for jitter, _ in jitters]
+    if _contrast in kinds:
+        jitters = jitters[:kinds.index(_contrast)]
+    grey = cv2.cvtColor(_jitter(sample, jitters), cv2.COLOR_BGR2GRAY)
+    return int(cv2.mean(grey)[0] + 0.5)
