@@ -10,13 +10,14 @@ import argparse
 import json
 import os
 
-from benchmarks import data, evaluate, finetune, pretrain, segment
+from benchmarks import (data, evaluate, finetune, pretrain, resume, segment,
+                        start)
 
 # A job is a module with a docstring for --help, `add_arguments(parser)`, and
 # `run(args)`, which measures, prints, and returns what goes into the JSON file.
 JOBS = dict(
     pretrain=pretrain, finetune=finetune, segment=segment, eval=evaluate,
-    data=data)
+    data=data, resume=resume, start=start)
 
 
 def parse_args():

@@ -1,0 +1,114 @@
+"""tools/analysis_tools/benchmark.py, each job once, at tiny sizes."""
+import json
+
+import pytest
+
+TOOL = 'analysis_tools/benchmark.py'
+TINY = ('--arch', 'tiny', '--batch', '2', '--repeats', '1')
+FIGURES = {
+    'seconds', 'median', 'low', 'high', 'images_per_second', 'flops',
+    'share_of_product_rate', 'peak_bytes', 'state_bytes'
+}
+
+
+@pytest.fixture
+def figures(tool, tmp_path):
+    """Run a job and read its JSON file."""
+
+    def figures(job, *args):
+        out = tmp_path / 'benchmark.json'
+        tool(TOOL, job, *args, '--out', out)
+        result = json.loads(out.read_text())
+        assert result['job'] == job
+        return result
+
+    return figures
+
+
+def test_finetune_with_skipped_branches(figures):
+    result = figures('finetune', *TINY, '--depth', '2', '--img-size', '64',
+                     '--drop-path', '0.9999999')
+    sides = result['sides']
+    assert set(sides) == {'ours', 'mmpretrain', 'timm'}
+    # The last of two blocks is as good as always dropped: ours does not compute it.
+    tokens, width = 17, 192
+    block = 2 * tokens * (12 * width**2 + 2 * tokens * width)
+    for peer in ('mmpretrain', 'timm'):
+        assert result['differences'][peer] < 1e-4
+        assert set(sides[peer]) == FIGURES | {'kept_bytes_per_image'}
+        # Ours computes the first block's attention weights again.
+        assert (sides[peer]['flops'] - sides['ours']['flops'] == 2 *
+                (3 * block - 2 * tokens**2 * width))
+        assert (sides['ours']['kept_bytes_per_image'] <
+                0.6 * sides[peer]['kept_bytes_per_image'])
+
+
+def test_segment(figures):
+    result = figures('segment', *TINY, '--depth', '6', '--img-size', '64')
+    ours, mmseg = (result['sides'][name] for name in ('ours', 'mmseg'))
+    assert result['differences']['mmseg'] < 1e-4
+    assert ours['kept_bytes_per_image'] < 0.7 * mmseg['kept_bytes_per_image']
+    assert ours['flops'] < 0.8 * mmseg['flops']
+
+
+def test_eval(figures):
+    result = figures('eval', '--arch', 'tiny', '--depth', '6', '--img-size',
+                     '64', '--repeats', '1')
+    ours, mmseg = (result['sides'][name] for name in ('ours', 'mmseg'))
+    assert set(ours) == FIGURES  # nothing is kept for backward
+    assert result['differences']['mmseg'] < 1e-4
+    assert ours['peak_bytes'] < mmseg['peak_bytes']
+    assert ours['flops'] < 0.8 * mmseg['flops']
+
+
+def test_sweeps_are_drawn(figures, tmp_path):
+    result = figures('finetune', *TINY, '--against', 'timm', '--sweep', 'size',
+                     'depth', '--sizes', '32', '64', '--depths', '1', '2',
+                     '--depth', '1', '--plot', tmp_path / 'sweep.png')
+    sizes, depths = result['sweeps']['size'], result['sweeps']['depth']
+    assert [(p['size'], p['tokens']) for p in sizes] == [(32, 10), (64, 34)]
+    assert [p['depth'] for p in depths] == [1, 2]
+    for small, great in (sizes, depths):
+        for side in ('ours', 'timm'):
+            for key in ('flops', 'kept_bytes_per_image'):
+                assert small['sides'][side][key] < great['sides'][side][key]
+    assert (tmp_path / 'sweep.png').stat().st_size > 10000
+
+
+def test_amp_is_of_both_sides(figures):
+    result = figures('finetune', *TINY, '--against', 'timm', '--depth', '1',
+                     '--img-size', '32', '--amp')
+    plain = figures('finetune', *TINY, '--against', 'timm', '--depth', '1',
+                    '--img-size', '32')
+    for side in ('ours', 'timm'):
+        assert (result['sides'][side]['kept_bytes_per_image'] !=
+                plain['sides'][side]['kept_bytes_per_image'])
+
+
+def test_resume_comes_to_the_same_images(figures):
+    result = figures('resume', '--img-size', '64', '--images', '8',
+                     '--workers', '0', '--repeats', '1', '--few', '2', '5',
+                     '--at', '100000')
+    assert set(result['seconds']['ours']) == {'2', '5', '100000'}
+    assert set(result['seconds']['mmengine']) == {'2', '5'}
+    assert set(result['extrapolated']) == {
+        'at', 'mmengine', 'seconds_per_iteration'
+    }
+
+
+def test_start_reaches_the_first_iteration(figures):
+    result = figures('start', '--img-size', '64', '--images', '8',
+                     '--workers', '0', '--repeats', '1')
+    assert {n: len(s['seconds']) for n, s in result['sides'].items()} == dict(
+        ours=1, mmseg=1)
+
+
+@pytest.mark.parametrize('args, message', [
+    (['segment', '--depth', '3'], '--depth 3'),
+    (['finetune', '--arch', 'gigantic'], 'gigantic'),
+    (['finetune', '--plot', 'sweep.png'], '--plot'),
+    (['resume', '--few', '3'], '--few'),
+])
+def test_what_cannot_be_measured_is_named(tool, args, message):
+    with pytest.raises(SystemExit, match=message):
+        tool(TOOL, *args)
