@@ -3,11 +3,12 @@
     python tools/analysis_tools/get_flops.py CONFIG [--shape 512 683]
 
 One image goes forward on the CPU: to the logits, or, in pre-training, through
-the student with its head and through the teacher. Counted are matrix products
-and convolutions, a multiplication and an addition being two; a backward takes
-twice as many.
+the student with its head and through the teacher, as far as the loss needs
+them. Counted are matrix products and convolutions, a multiplication and an
+addition being two; a backward takes twice as many. No weights are read.
 """
 import argparse
+import math
 import os.path as osp
 import sys
 
@@ -26,21 +27,24 @@ def count(model, shape, masked):
     import torch
 
     from mmmaskdistill.apis.measure import count_flops
-    from mmmaskdistill.models import MaskDistill
+    from mmmaskdistill.models import CachedTeacher, MaskDistill
 
     image = torch.randn(1, 3, *shape)
     parts = {type(model).__name__: ([model], lambda: model(image))}
     if isinstance(model, MaskDistill):
-        grid = model.backbone.patch_resolution
-        hidden = torch.arange(grid[0] * grid[1]) < round(
-            masked * grid[0] * grid[1])
+        teacher = model.teacher
+        if isinstance(teacher, CachedTeacher):
+            teacher = teacher.teacher
+        hidden = torch.arange(math.prod(teacher.grid))[None] < round(
+            masked * math.prod(teacher.grid))
+        where = model._where(hidden)
+        first = getattr(teacher, 'teachers', [teacher])[0]  # of a TeacherList
+        view = torch.randn(1, 3, *(side * first.stride for side in first.grid))
         parts = {
-            'student and head':
-            ([model.backbone, model.head],
-             lambda: model.head(model.backbone(image, hidden[None]))),
-            'teacher': ([model.teacher], lambda: model.teacher(
-                torch.randn(1, 3, *(side * model.teacher.stride
-                                    for side in model.teacher.grid)))),
+            'student and head': ([model.backbone, model.head],
+                                 lambda: model._predict(image, hidden, where)),
+            'teacher': ([teacher], lambda: teacher.at(view, where)
+                        if model._teacher_skips else teacher(view)),
         }
     with torch.no_grad():
         return {
@@ -48,6 +52,25 @@ def count(model, shape, masked):
                    count_flops(forward))
             for name, (modules, forward) in parts.items()
         }
+
+
+def forget_weights(cfg):
+    """Give random weights to a teacher and those within: none are read.
+
+    Args:
+        cfg (dict | list | None): Config of a teacher, or of a part of it.
+    """
+    if isinstance(cfg, list):
+        for part in cfg:
+            forget_weights(part)
+    elif isinstance(cfg, dict):
+        kind = str(cfg.get('type')).split('.')[-1]
+        if kind == 'TimmTeacher':
+            cfg.update(pretrained='random', checkpoint=None)
+        elif kind in ('DALLETeacher', 'VQKDTeacher'):
+            cfg.update(pretrained='random')
+        for part in cfg.values():
+            forget_weights(part)
 
 
 def main():
@@ -83,9 +106,7 @@ def main():
     MMLogger.get_current_instance().setLevel('ERROR')
     cfg = load_config(args.config, args.cfg_options)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    if cfg.model.get('teacher', {}).get('model_name'):
-        # Operations do not depend on the weights.
-        cfg.model.teacher.update(pretrained='random', checkpoint=None)
+    forget_weights(cfg.model.get('teacher'))
     shape = args.shape or cfg.model.backbone.get('img_size', 224)
     if isinstance(shape, int):
         shape = (shape, shape)

@@ -1,0 +1,42 @@
+"""get_flops.py where students, heads and teachers are not MaskDistill's own."""
+import os.path as osp
+import re
+
+import pytest
+
+CONFIGS = osp.join(osp.dirname(__file__), '../../configs')
+
+
+@pytest.mark.parametrize('config, teacher', [
+    ('unified/mae.py', 0.),  # pixels
+    ('unified/maskfeat.py', 1e-3),  # a few convolutions
+    ('unified/milan.py', 1.),
+    ('unified/beitv2.py', 1.),  # a tokenizer, whose weights are not read
+    ('quickstart/pretrain.py', 1e-3),  # a cached network
+])
+def test_parts_of_other_methods_are_counted(tool, capsys, config, teacher):
+    tool('analysis_tools/get_flops.py', osp.join(CONFIGS, config))
+    table = capsys.readouterr().out
+    rows = dict(
+        re.findall(r'\| +(student and head|teacher) \|.*\| +([\d.]+) \|',
+                   table))
+    assert float(rows['student and head']) > 0.1
+    assert (float(rows['teacher']) > teacher) == (teacher > 0)
+
+
+def test_mae_s_encoder_sees_visible_patches_alone(tool, capsys):
+    """Three quarters hidden: 12 blocks of 768 on 50 tokens, 8 of 512 on 197.
+    """
+    tool('analysis_tools/get_flops.py', osp.join(CONFIGS, 'unified/mae.py'),
+         '--masked', '0.75')
+    gflop = float(
+        re.search(r'student and head \|.*\| +([\d.]+) \|',
+                  capsys.readouterr().out)[1])
+
+    def blocks(count, tokens, width):
+        return count * tokens * (24 * width**2 + 4 * tokens * width)
+
+    expected = blocks(12, 50, 768) + blocks(8, 197, 512)
+    expected += 2 * 196 * 768 * 768  # patch embedding
+    expected += 2 * 50 * 768 * 512 + 2 * 197 * 512 * 768  # into and out
+    assert gflop == pytest.approx(expected / 1e9, rel=0.01)
