@@ -1,3 +1,4 @@
+import sys
 from typing import Optional, Sequence, Tuple, Union
 
 import timm
@@ -6,7 +7,7 @@ from mmengine.model import BaseModule
 from timm.models import group_parameters
 from torch import Tensor, nn
 
-from mmmaskdistill.errors import ConfigError
+from mmmaskdistill.errors import CheckpointError, ConfigError
 from mmmaskdistill.registry import MODELS
 
 
@@ -18,7 +19,8 @@ class MaskedTimm(BaseModule):
     [B, N, D]; without one the maps of ``out_indices``, [B, D, h, w] each, as
     mmpretrain and mmseg backbones do. The keys are those of mmpretrain's
     ``TIMMBackbone``, ``timm_model.`` and timm's; layers above the last map,
-    which no loss would reach, are not there.
+    which no loss would reach, are not there. Weights of another image size
+    are resized as timm does it.
 
     Args:
         model_name (str): A name of ``timm.list_models()``.
@@ -33,6 +35,7 @@ class MaskedTimm(BaseModule):
 
     Raises:
         ConfigError: If ``model_name`` or ``fill`` is none of the above.
+        CheckpointError: If weights that are loaded are not a student's.
     """
 
     gives = 'all'
@@ -69,6 +72,7 @@ class MaskedTimm(BaseModule):
         self.stride = last['reduction']
         self.patch_resolution = tuple(
             -(-side // self.stride) for side in img_size)
+        self.register_load_state_dict_pre_hook(_adapt_before_loading)
 
     def forward(self, x: Tensor, mask: Optional[Tensor] = None):
         """Backbone without a mask, student with one.
@@ -119,3 +123,24 @@ def _cut_above_last_map(model: nn.Module):
     classifier = model.pretrained_cfg.get('classifier')
     if isinstance(classifier, str):
         setattr(model, classifier.split('.')[0], nn.Identity())
+
+
+def _adapt_before_loading(student: MaskedTimm, state: dict, prefix: str,
+                          *args):
+    """Let timm resize what depends on the image's size."""
+    start = f'{prefix}timm_model.'
+    own = {k[len(start):]: v for k, v in state.items() if k.startswith(start)}
+    if not own and not prefix:
+        raise CheckpointError(
+            f'MaskedTimm loads keys that begin with {start!r}, the first here '
+            f"are {', '.join(list(state)[:3])}: of a pre-training checkpoint "
+            "take prefix='backbone.'")
+    model = student.timm_model
+    wanted = model.state_dict()
+    convert = getattr(
+        sys.modules[type(model).__module__], 'checkpoint_filter_fn', None)
+    if convert is not None and any(
+            k in wanted and v.shape != wanted[k].shape
+            for k, v in own.items()):
+        for key, value in convert(own, model).items():
+            state[start + key] = value
