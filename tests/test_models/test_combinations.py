@@ -11,6 +11,11 @@ VIT = dict(type='mmmaskdistill.MaskDistillViT', arch=ARCH, img_size=64)
 VISIBLE = dict(VIT, type='mmmaskdistill.VisibleViT')
 ALL = dict(VIT, type='mmmaskdistill.AllTokensViT')
 PIXELS = dict(type='mmmaskdistill.PixelTeacher', img_size=64)
+VIT_TEACHER = dict(
+    type='mmmaskdistill.TimmTeacher',
+    model_name='test_vit',
+    pretrained='random',
+    img_size=64)
 LINEAR = dict(
     type='mmmaskdistill.LinearHead', in_channels=24, out_channels=768)
 DECODER = dict(
@@ -66,6 +71,26 @@ REFUSED = [
      ('CrossEntropyLoss', 'PixelTeacher')),
     (dict(backbone=VISIBLE), ('VisibleViT', 'LinearHead', 'DecoderHead')),
     (dict(head=DECODER), ('DecoderHead', 'MaskDistillViT', 'VisibleViT')),
+    (dict(backbone=VISIBLE, head=dict(DECODER, grid=14)),
+     ('14 x 14', '4 x 4', 'head.grid=(4, 4)')),
+    (dict(
+        backbone=VISIBLE,
+        head=dict(
+            type='mmmaskdistill.HeadList', heads=[dict(DECODER, grid=14)])),
+     ('14 x 14', '4 x 4')),
+    (dict(backbone=dict(type='mmpretrain.ResNet', depth=18)),
+     ('ResNet', 'MaskedTimm')),
+    (dict(backbone=dict(ALL, class_token=True), predict='all'),
+     ('PixelTeacher', 'class_token=False', 'class_token=True')),
+    (dict(teacher=dict(VIT_TEACHER, class_token=True)),
+     ('test_vit', 'class_token=True', 'MaskDistillViT')),
+    (dict(
+        teacher=dict(VIT_TEACHER, layer=(0, 1), class_token=True)),
+     ('class_token=True', 'layer=(0, 1)')),
+    (dict(
+        teacher=dict(
+            VIT_TEACHER, model_name='test_resnet', class_token=True)),
+     ('class_token=True', 'test_resnet')),
     (dict(predict='all'), ("'all'", 'MaskDistillViT', 'AllTokensViT')),
     (dict(predict='some'), ("'some'", 'hidden, all, visible')),
     (dict(backbone=dict(VIT, img_size=96)), ('4 x 4', '6 x 6', '96 x 96')),
@@ -100,6 +125,19 @@ def test_nothing_to_predict_is_refused():
     with pytest.raises(ConfigError, match="predict='hidden'"):
         loss(build(), nothing)
     assert loss(build(backbone=ALL, predict='all'), nothing).isfinite()
+
+
+@pytest.mark.parametrize('student', [
+    VIT, ALL, VISIBLE,
+    dict(
+        type='mmmaskdistill.MaskedTimm', model_name='test_vit', img_size=64)
+])
+def test_masks_of_another_grid_are_refused(student):
+    head = dict(LINEAR, in_channels=64) if 'Timm' in student['type'] else LINEAR
+    model = build(
+        backbone=student, head=DECODER if student is VISIBLE else head)
+    with pytest.raises(ConfigError, match=r'9 patches.* 4 x 4: set input_siz'):
+        loss(model, [[1] * 3 + [0] * 6] * 2)
 
 
 def test_uneven_masks_are_refused_by_sparse_students():

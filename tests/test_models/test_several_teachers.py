@@ -17,7 +17,7 @@ PIXELS = dict(type='mmmaskdistill.PixelTeacher', img_size=64)
 LINEAR = dict(type='mmmaskdistill.LinearHead', in_channels=24)
 
 
-def build(teacher={}, head={}, loss={}):
+def build(teacher={}, head={}, loss={}, normalizer='NoNormalizer'):
     model = MaskDistill(
         backbone=dict(
             type='mmmaskdistill.MaskDistillViT',
@@ -37,7 +37,7 @@ def build(teacher={}, head={}, loss={}):
             'views': [CLIP, HALF],
             **teacher
         },
-        normalizer=dict(type='mmmaskdistill.NoNormalizer'),
+        normalizer=dict(type=f'mmmaskdistill.{normalizer}'),
         head={
             'type': 'mmmaskdistill.HeadList',
             'heads': [
@@ -92,6 +92,9 @@ def test_each_has_its_view_normalizer_head_loss_and_weight():
     (dict(teacher=dict(teachers=[
         VIT, dict(type='mmmaskdistill.MomentumTeacher')
     ])), 'MomentumTeacher'),
+    (dict(teacher=dict(teachers=[dict(VIT, class_token=True), PIXELS])),
+     'patches alone'),
+    (dict(normalizer='L2Normalizer'), 'L2Normalizer would mix them'),
     (dict(head=dict(heads=[
         dict(LINEAR, out_channels=64),
         dict(LINEAR, in_channels=5, out_channels=768)

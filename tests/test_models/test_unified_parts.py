@@ -211,3 +211,59 @@ def test_teacher_of_several_layers():
     torch.testing.assert_close(mean(images), expected)
     with pytest.raises(ValueError, match='same width and stride'):
         TimmTeacher('test_resnet', pretrained='random', layer=(1, -1))
+
+
+@pytest.mark.parametrize('features', ['norm', 'proj'])
+def test_class_token(features):
+    """It comes before the patches, from teacher and student, and counts."""
+    teacher = TimmTeacher(
+        'test_vit',
+        pretrained='random',
+        features=features,
+        img_size=64,
+        class_token=True)
+    images, mask = masked()
+    expected = teacher.model.forward_features(images)
+    if features == 'proj':
+        expected = teacher.model.head(expected)
+    torch.testing.assert_close(teacher(images), expected)
+    torch.testing.assert_close(teacher.attend(images)[0], expected)
+    assert not teacher.skips
+
+    model = MaskDistill(
+        backbone=dict(
+            type='mmmaskdistill.AllTokensViT',
+            arch=ARCH,
+            img_size=64,
+            class_token=True),
+        teacher=dict(
+            type='mmmaskdistill.TimmTeacher',
+            model_name='test_vit',
+            pretrained='random',
+            features=features,
+            img_size=64,
+            class_token=True),
+        normalizer=dict(type='mmmaskdistill.NoNormalizer'),
+        head=dict(
+            type='mmmaskdistill.LinearHead',
+            in_channels=24,
+            out_channels=expected.shape[-1]),
+        loss=dict(type='mmmaskdistill.MSELoss'))
+    model.init_weights()
+    model.eval().teacher.load_state_dict(teacher.state_dict())
+    plain = MaskDistillViT(arch=ARCH, img_size=64, out_type='raw').eval()
+    plain.load_state_dict(model.backbone.state_dict())
+    nothing = torch.zeros_like(mask)
+    torch.testing.assert_close(
+        model.backbone(images, nothing), plain(images)[0])
+
+    samples = [DataSample().set_mask(m) for m in mask]
+    error = (model.head(model.backbone(images, mask)) - expected)**2
+    counts = torch.cat([torch.ones(2, 1, dtype=torch.bool), mask], 1)
+    torch.testing.assert_close(
+        model.loss(images, samples)['loss'], error[counts].mean())
+    comparison = model.compare(images, samples)
+    assert comparison.target.shape == comparison.prediction.shape
+    torch.testing.assert_close(comparison.target, expected[:, 1:])
+    torch.testing.assert_close(
+        comparison.error[mask], error[:, 1:][mask].mean(-1))

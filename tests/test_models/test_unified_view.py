@@ -3,8 +3,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.registry import init_default_scope
-from mmpretrain.models.selfsup import (EVA, MAE, VQKD, BEiT, MAEViT, MaskFeat,
-                                       MaskFeatViT, SimMIM)
+from mmpretrain.models.selfsup import (EVA, MAE, MILAN, VQKD, BEiT,
+                                       BEiTPretrainViT, MAEViT, MaskFeat,
+                                       MaskFeatViT, MILANViT, SimMIM)
 from mmpretrain.models.selfsup.cae import DALLEEncoder
 from mmpretrain.structures import DataSample
 
@@ -14,6 +15,7 @@ from mmmaskdistill.models.weights import load_backbone
 from mmmaskdistill.registry import MODELS
 
 ARCH = dict(embed_dims=48, num_layers=2, num_heads=3, feedforward_channels=192)
+BEIT = dict(type='MaskDistillViT', arch=ARCH, img_size=64)
 CLOSE = dict(rtol=1e-5, atol=1e-5)
 
 
@@ -130,9 +132,9 @@ class FixedTeacher(torch.nn.Module):
     """Features as given."""
     name = 'FixedTeacher'
 
-    def __init__(self, features, vocab_size=None):
+    def __init__(self, features, class_token=False):
         super().__init__()
-        self.features, self.vocab_size = features, vocab_size
+        self.features, self.class_token = features, class_token
         self.channels = features.shape[-1]
 
     def match_grid(self, grid):
@@ -183,6 +185,151 @@ def test_eva_mae_style(tmp_path, monkeypatch):
         theirs.loss(images, [])['loss'], loss, **CLOSE)
 
 
+class TokensAndAttention(Tokens):
+
+    def forward(self, images):
+        return self.features, torch.ones(2, 17, 17)
+
+
+COSINE = dict(
+    type='mmpretrain.CosineSimilarityLoss', shift_factor=2., scale_factor=2.)
+
+
+class MaskTokens(MaskFeatViT):
+    """EVA's student for mmpretrain's EVA, whose own is MAE's."""
+
+    def forward(self, images):
+        mask = self.mask.flatten(1)
+        return super().forward(images, mask)[:, 1:], mask.float(), None
+
+
+class LinearNeck(torch.nn.Linear):
+
+    def forward(self, tokens, ids_restore):
+        return super().forward(tokens)
+
+
+def test_eva(tmp_path):
+    """The parts of configs/unified/eva.py."""
+    features = torch.randn(2, 16, 24)
+    theirs = EVA(
+        backbone=dict(type=MaskTokens, arch=ARCH, img_size=64),
+        neck=LinearNeck(48, 24),
+        target_generator=Tokens(features),
+        head=dict(type='MIMHead', loss=dict(type='CosineSimilarityLoss')),
+        data_preprocessor=dict(type='SelfSupDataPreprocessor'))
+    theirs.init_weights()
+    perturb(theirs)
+    ours = build(
+        backbone=dict(
+            type='MaskDistillViT',
+            arch=ARCH,
+            img_size=64,
+            use_abs_pos_emb=True,
+            use_shared_rel_pos_bias=False,
+            layer_scale_init_value=0.),
+        teacher=dict(type='FixedTeacher', features=features),
+        normalizer=dict(type='L2Normalizer'),
+        head=dict(type='LinearHead', in_channels=48, out_channels=24),
+        loss=dict(type='mmpretrain.CosineSimilarityLoss'))
+    copy_backbone(theirs.backbone, ours.backbone, tmp_path)
+    ours.head.load_state_dict(theirs.neck.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    theirs.backbone.mask = mask = uniform_mask(2, 4, 6)
+    torch.testing.assert_close(
+        theirs.loss(images, [])['loss'],
+        ours.loss(images, samples(mask))['loss'], **CLOSE)
+
+
+def test_milan(tmp_path, monkeypatch):
+    """With CLIP's class token, from the student's."""
+    features = torch.randn(2, 17, 24)
+    theirs = MILAN(
+        backbone=dict(type=MILANViT, arch=ARCH, img_size=64, mask_ratio=0.75),
+        neck=dict(
+            type='MILANPretrainDecoder',
+            num_patches=16,
+            embed_dim=48,
+            decoder_embed_dim=32,
+            decoder_depth=2,
+            decoder_num_heads=4,
+            predict_feature_dim=24),
+        target_generator=TokensAndAttention(features),
+        head=dict(
+            type='MIMHead',
+            loss=dict(COSINE, type='CosineSimilarityLoss')),
+        data_preprocessor=dict(type='SelfSupDataPreprocessor'))
+    theirs.init_weights()
+    perturb(theirs)
+    ours = build(
+        backbone=dict(type='VisibleViT', arch=ARCH, img_size=64),
+        teacher=dict(type='FixedTeacher', features=features, class_token=True),
+        normalizer=dict(type='L2Normalizer'),
+        head=dict(
+            type='PromptDecoderHead',
+            in_channels=48,
+            out_channels=24,
+            grid=4,
+            embed_dims=32,
+            num_layers=2,
+            num_heads=4,
+            class_token=True),
+        loss=COSINE,
+        predict='all')
+    copy_backbone(theirs.backbone, ours.backbone, tmp_path)
+    ours.head.load_state_dict(theirs.neck.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    mask = uniform_mask(2, 4, 12)
+    order = mask.flatten(1).byte().argsort(dim=1, stable=True)
+    monkeypatch.setattr(torch, 'multinomial', lambda *args, **kwargs: order)
+    torch.testing.assert_close(
+        theirs.loss(images, [])['loss'],
+        ours.loss(images, samples(mask))['loss'], **CLOSE)
+
+
+class MapOfTokens(BEiTPretrainViT):
+    """SimMIM's ViT for mmpretrain's SimMIM, whose own is Swin."""
+
+    def forward(self, images, mask):
+        tokens = super().forward(images, mask)[-1][:, 1:]
+        return (tokens.mT.unflatten(2, mask.shape[1:]), )
+
+
+def test_simmim_with_vit(tmp_path):
+    """The parts of configs/unified/simmim.py."""
+    theirs = SimMIM(
+        backbone=dict(type=MapOfTokens, arch=ARCH, img_size=64),
+        neck=dict(
+            type='SimMIMLinearDecoder', in_channels=48, encoder_stride=16),
+        head=dict(
+            type='SimMIMHead',
+            patch_size=16,
+            loss=dict(
+                type='PixelReconstructionLoss', criterion='L1', channel=3)))
+    theirs.init_weights()
+    perturb(theirs)
+    ours = build(
+        backbone=BEIT,
+        teacher=dict(type='PixelTeacher', img_size=64),
+        normalizer=dict(type='NoNormalizer'),
+        head=dict(type='LinearHead', in_channels=48, out_channels=768),
+        loss=dict(type='L1Loss'))
+    copy_backbone(theirs.backbone, ours.backbone, tmp_path)
+    copy_pixel_head(theirs.neck.decoder[0], ours.head)
+    images = torch.randn(2, 3, 64, 64)
+    mask = uniform_mask(2, 4, 9)
+    torch.testing.assert_close(
+        theirs.loss(images, samples(mask))['loss'],
+        ours.loss(images, samples(mask))['loss'], **CLOSE)
+
+
+def copy_pixel_head(theirs, ours):
+    """PixelShuffle has channels before pixels, MAE's patches after them."""
+    for name, p in ours.named_parameters():
+        their = theirs.get_parameter(name).data.reshape(p.shape)
+        p.data = their.unflatten(0, (3, -1)).transpose(0, 1).flatten(0, 1)
+
+
 def test_simmim():
     swin = dict(
         arch=dict(
@@ -207,11 +354,7 @@ def test_simmim():
         head=dict(type='LinearHead', in_channels=96, out_channels=3072),
         loss=dict(type='L1Loss'))
     ours.backbone.load_state_dict(theirs.backbone.state_dict())
-    # PixelShuffle has channels before pixels, MAE's patches after them.
-    for name, p in ours.head.named_parameters():
-        their = theirs.neck.decoder[0].get_parameter(name).data.flatten(1) \
-            if name == 'weight' else theirs.neck.decoder[0].bias.data
-        p.data = their.unflatten(0, (3, 1024)).transpose(0, 1).flatten(0, 1)
+    copy_pixel_head(theirs.neck.decoder[0], ours.head)
     images = torch.randn(2, 3, 128, 128)
     mask = uniform_mask(2, 4, 9)
     loss = ours.loss(images, samples(mask))['loss']
@@ -253,9 +396,6 @@ def test_maskfeat(tmp_path):
     torch.testing.assert_close(
         theirs.loss(images, samples(mask))['loss'],
         ours.loss(images, samples(mask))['loss'], **CLOSE)
-
-
-BEIT = dict(type='MaskDistillViT', arch=ARCH, img_size=64)
 
 
 def their_beit(**kwargs):

@@ -31,6 +31,7 @@ class _DecodesVisible:
             decoder_depth=num_layers,
             decoder_num_heads=num_heads,
             predict_feature_dim=out_channels)
+        self.grid = (side, side)
         self.in_features, self.out_features = in_channels, out_channels
 
     def init_weights(self):
@@ -90,13 +91,25 @@ class PromptDecoderHead(_DecodesVisible, MILANPretrainDecoder):
 
     mmpretrain's ``MILANPretrainDecoder`` for any mask and target (arXiv
     2208.06049, section 3.3): mask tokens attend to all tokens, and only they
-    are updated. Arguments as for :class:`DecoderHead`.
+    are updated.
+
+    Args:
+        class_token (bool): Predict the class token, too, before the patches,
+            from the student's. Defaults to False.
+        **kwargs: As for :class:`DecoderHead`.
     """
 
+    def __init__(self, *args, class_token: bool = False, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.class_token = class_token
+
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """All patches' predictions, see :class:`DecoderHead`."""
+        """All patches' predictions, see :class:`DecoderHead`.
+
+        [B, 1+N, Dt] with ``class_token``.
+        """
         order, place = visible_first(mask)
         visible = tokens.shape[1] - 1
         out = super().forward(tokens, place, order[:, :visible],
                               order[:, visible:])
-        return out[:, 1:]
+        return out if self.class_token else out[:, 1:]

@@ -1,4 +1,6 @@
 """Which T, N, S, H and L go together, checked before any image is read."""
+from typing import Optional
+
 from mmpretrain.models.losses import CrossEntropyLoss
 from torch import nn
 
@@ -18,13 +20,20 @@ def check_combination(model: nn.Module):
         ConfigError: Names two values that do not go together, and what does.
     """
     student, teacher = model.backbone, model.teacher
+    if not hasattr(student, 'patch_resolution'):
+        raise ConfigError(
+            f'the backbone {_name(student)} is no student, it takes no mask: '
+            'take MaskDistillViT, VisibleViT or MaskedSwin, or MaskedTimm for '
+            'any model of timm')
     teacher.match_grid(student.patch_resolution)
+    _check_grid(student, model.head, model.masking)
     _check_tokens(model.predict, student, model.head)
     _check_target(teacher, model.normalizer, model.distance)
+    _check_class_token(model)
     _check_splits(teacher, model.head, model.distance)
+    _check_normalizer(teacher, model.normalizer)
     _check_widths(student, teacher, model.head)
-    if model.masking is not None and not getattr(
-            teacher, 'attends', False):
+    if model.masking is not None and not getattr(teacher, 'attends', False):
         raise ConfigError(
             f'masking={_name(model.masking)} needs the attention of a class '
             f'token, the teacher {teacher.name} gives none: take a ViT with '
@@ -54,6 +63,47 @@ def _check_tokens(predict: str, student: nn.Module, head: nn.Module):
             f'predict={predict!r}: the student {_name(student)} gives hidden '
             "patches alone; set backbone.type='mmmaskdistill.AllTokensViT', "
             "or predict='hidden'")
+
+
+def _check_grid(student: nn.Module, head: nn.Module,
+                masking: Optional[nn.Module]):
+    """The student's patches against those of other parts."""
+    rows, columns = student.patch_resolution
+    heads = head if isinstance(head, nn.ModuleList) else [head]
+    for part in heads:
+        grid = getattr(part, 'grid', (rows, columns))
+        if grid != (rows, columns):
+            raise ConfigError(
+                f'the head {_name(part)} has a grid of {grid[0]} x {grid[1]}, '
+                f'the student {_name(student)} one of {rows} x {columns}: set '
+                f'head.grid=({rows}, {columns})')
+    hidden = getattr(masking, 'num_masking_patches', 0)
+    if hidden >= rows * columns:
+        raise ConfigError(
+            f'masking.num_masking_patches={hidden}, the student '
+            f'{_name(student)} has {rows} x {columns} patches: hide fewer')
+
+
+def _check_class_token(model: nn.Module):
+    """A class token is predicted if the teacher gives one."""
+    given = getattr(model.teacher, 'class_token', False)
+    part = model.head if getattr(
+        model.head, 'decodes_visible', False) else model.backbone
+    predicted = getattr(part, 'class_token', False)
+    if given != predicted:
+        raise ConfigError(
+            f'the teacher {model.teacher.name} has class_token={given}, '
+            f'{_name(part)} has class_token={predicted}: set both, of '
+            'TimmTeacher and of AllTokensViT or PromptDecoderHead, or none')
+
+
+def _check_normalizer(teacher: nn.Module, normalizer: nn.Module):
+    """Several teachers have a normalizer each."""
+    if hasattr(teacher, 'splits') and not isinstance(normalizer, NoNormalizer):
+        raise ConfigError(
+            f'{_name(teacher)} normalizes the features of each teacher, '
+            f'{_name(normalizer)} would mix them: take NoNormalizer, and '
+            'teacher.normalizers')
 
 
 def _check_target(teacher: nn.Module, normalizer: nn.Module, loss: nn.Module):

@@ -2,6 +2,7 @@ from copy import deepcopy
 from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
+import torch.nn.functional as F
 from mmpretrain.models.selfsup import BaseSelfSupervisor
 from mmpretrain.structures import DataSample
 from torch import Tensor
@@ -17,7 +18,7 @@ class Comparison(NamedTuple):
     Attributes:
         mask (Tensor): [B, N] bool, True = hidden.
         target (Tensor): The teacher's normalized features [B, N, Dt], or token
-            ids [B, N], of all patches.
+            ids [B, N], of all patches; a class token is left out.
         prediction (Tensor): The student's first readout, [B, N, Dt]; scores of
             the vocabulary for token ids.
         error (Tensor): Loss of each patch, summed over readouts, [B, N]; its
@@ -49,14 +50,17 @@ class MaskDistill(BaseSelfSupervisor):
 
             - ``hidden`` (or no such attribute): the hidden patches' tokens
               [mask.sum(), Ds];
-            - ``all``: every patch's, [B, N, Ds];
+            - ``all``: every patch's, [B, N, Ds]; with its ``class_token``
+              the class token's before them;
             - ``visible``: the class token and the visible patches,
               [B, 1+V, Ds];
 
             or a tuple of such readouts, each of which is predicted from; the
             losses add up.
         teacher (dict): T; takes images and gives features [B, N, Dt], or, if
-            it has a ``vocab_size``, token ids [B, N].
+            it has a ``vocab_size``, token ids [B, N]. With its
+            ``class_token`` that token comes before the patches and always
+            counts.
         normalizer (dict): N.
         head (dict): H, from Ds to Dt, or to scores of the vocabulary. One with
             ``decodes_visible`` takes visible tokens and the mask and gives
@@ -139,6 +143,7 @@ class MaskDistill(BaseSelfSupervisor):
             self.teacher.update(self.backbone)
         drawn = torch.stack([sample.mask for sample in data_samples])
         drawn = drawn.flatten(1)
+        self._check_count(drawn)
         if self._teacher_skips and not drawn.is_floating_point():
             mask = where = drawn.bool()
             target = self.normalizer(self.teacher.at(teacher_view, where))
@@ -152,6 +157,16 @@ class MaskDistill(BaseSelfSupervisor):
                 "give the pipeline another mask, or set predict='all'")
         predictions = self._predict(student_view, mask, where)
         return dict(loss=sum(self.distance(p, target) for p in predictions))
+
+    def _check_count(self, drawn: Tensor):
+        """What the pipeline draws is for the student's patches."""
+        rows, columns = self.backbone.patch_resolution
+        if drawn.shape[1] != rows * columns:
+            raise ConfigError(
+                f'the pipeline draws masks of {drawn.shape[1]} patches, the '
+                f'student {type(self.backbone).__name__} has {rows} x '
+                f'{columns}: set input_size=({rows}, {columns}) of the '
+                'mask generator in train_pipeline')
 
     def _teach(self, images: Tensor, drawn: Tensor,
                data_samples: Optional[List[DataSample]]
@@ -168,10 +183,12 @@ class MaskDistill(BaseSelfSupervisor):
         return self.normalizer(features), self.masking(attention, drawn)
 
     def _where(self, mask: Tensor) -> Tensor:
-        """Patches that count, [B, N] bool."""
-        if self.predict == 'all':
-            return torch.ones_like(mask)
-        return mask if self.predict == 'hidden' else ~mask
+        """Tokens of the teacher that count, [B, N] or [B, 1+N] bool."""
+        where = dict(hidden=mask, visible=~mask, all=torch.ones_like(mask))
+        where = where[self.predict]
+        if getattr(self.teacher, 'class_token', False):
+            where = F.pad(where, (1, 0), value=True)
+        return where
 
     def _predict(self, images: Tensor, mask: Tensor,
                  where: Tensor) -> List[Tensor]:
@@ -200,16 +217,18 @@ class MaskDistill(BaseSelfSupervisor):
         where = self._where(mask)
         predictions = self._predict(student_view, mask, where)
         prediction = predictions[0].new_full(
-            (*mask.shape, predictions[0].shape[-1]), torch.nan)
+            (*where.shape, predictions[0].shape[-1]), torch.nan)
         prediction[where] = predictions[0]
-        error = prediction.new_full(mask.shape, torch.nan)
+        error = prediction.new_full(where.shape, torch.nan)
         # One token at a time, whatever the loss takes the mean of.
         error[where] = sum(
             torch.stack([
                 self.distance(ours[None], theirs[None])
                 for ours, theirs in zip(p, target[where])
             ]) for p in predictions)
-        return Comparison(mask, target, prediction, error)
+        patches = slice(where.shape[1] - mask.shape[1], None)
+        return Comparison(mask, target[:, patches], prediction[:, patches],
+                          error[:, patches])
 
     @staticmethod
     def _views(inputs) -> List[Tensor]:

@@ -35,6 +35,8 @@ class CachedTeacher(nn.Module):
     name = property(lambda self: self.teacher.name)
     grid = property(lambda self: self.teacher.grid)
     channels = property(lambda self: self.teacher.channels)
+    class_token = property(
+        lambda self: getattr(self.teacher, 'class_token', False))
 
     def match_grid(self, grid):
         self.teacher.match_grid(grid)

@@ -24,7 +24,7 @@ class TeacherList(nn.Module):
 
     Raises:
         ConfigError: If there are not as many of each, or a teacher is
-            discrete.
+            discrete, learns, or gives a class token.
     """
 
     def __init__(self,
@@ -43,10 +43,11 @@ class TeacherList(nn.Module):
             MODELS.build(cfg) for cfg in normalizers)
         for teacher in self.teachers:
             if getattr(teacher, 'vocab_size', None) or \
+                    getattr(teacher, 'class_token', False) or \
                     hasattr(teacher, 'follow'):
                 raise ConfigError(
                     f'TeacherList has {type(teacher).__name__}: take frozen '
-                    'teachers of continuous features')
+                    'teachers of continuous features, of patches alone')
         self.views = [
             tuple(torch.tensor(view[key]).view(3, 1, 1)
                   for key in ('mean', 'std')) for view in views or []

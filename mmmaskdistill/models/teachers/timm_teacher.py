@@ -42,6 +42,8 @@ class TimmTeacher(nn.Module):
         resize (str, optional): ``'bilinear'`` resizes the feature map to the
             student's grid; for convolutional teachers whose map is coarser.
             Defaults to None, the grids must agree.
+        class_token (bool): Give a ViT's class token before its patches.
+            Defaults to False.
 
     Attributes:
         grid (tuple[int, int]): Patch grid (h, w) of the features.
@@ -61,7 +63,8 @@ class TimmTeacher(nn.Module):
                  features: str = 'block',
                  layer: Union[int, Sequence[int]] = -1,
                  img_size: Union[int, Tuple[int, int]] = 224,
-                 resize: Optional[str] = None):
+                 resize: Optional[str] = None,
+                 class_token: bool = False):
         super().__init__()
         if features not in FEATURES:
             raise ConfigError(f'features={features!r}: expected one of '
@@ -105,6 +108,13 @@ class TimmTeacher(nn.Module):
             self.model.head.out_features
             if features == 'proj' else width)
         self.grid = tuple(math.ceil(side / self.stride) for side in img_size)
+        self.class_token = class_token
+        if class_token and (getattr(self.model, 'cls_token', None) is None
+                            or len(self.layers) > 1 or resize is not None):
+            raise ConfigError(
+                f'class_token=True: expected a ViT that has one, one layer '
+                f'and no resizing, not {model_name}, layer={layer} and '
+                f'resize={resize!r}')
 
     def match_grid(self, grid: Tuple[int, int]):
         """Let the features have the student's grid, if resizing was asked for.
@@ -134,8 +144,21 @@ class TimmTeacher(nn.Module):
     def forward(self,
                 images: Tensor,
                 data_samples: Optional[List[DataSample]] = None) -> Tensor:
-        """Features [B, N, Dt] of normalized images [B, 3, H, W]."""
+        """Features [B, N, Dt] of normalized images [B, 3, H, W].
+
+        [B, 1+N, Dt] with ``class_token``.
+        """
         self._check_size(images)
+        if self.class_token:
+            (patches, prefix), = self.model.forward_intermediates(
+                images,
+                indices=self.layers,
+                return_prefix_tokens=True,
+                norm=self.features != 'block',
+                stop_early=True,
+                output_fmt='NLC',
+                intermediates_only=True)
+            return self._project(torch.cat([prefix[:, :1], patches], 1))
         maps = self.model.forward_intermediates(
             images,
             indices=self.layers,
@@ -146,7 +169,9 @@ class TimmTeacher(nn.Module):
         maps = maps[0] if len(maps) == 1 else _mean(maps)  # [B, D, h, w]
         if self.resize is not None:
             maps = F.interpolate(maps, size=self.grid, mode='bilinear')
-        tokens = maps.flatten(2).transpose(1, 2)
+        return self._project(maps.flatten(2).transpose(1, 2))
+
+    def _project(self, tokens: Tensor) -> Tensor:
         return self.model.head(tokens) if self.features == 'proj' else tokens
 
     def _check_size(self, images: Tensor):
@@ -161,8 +186,8 @@ class TimmTeacher(nn.Module):
     @property
     def skips(self) -> bool:
         """Whether :meth:`at` computes less than :meth:`forward`."""
-        return (self.resize is None and len(self.layers) == 1
-                and self.layers[0] > 0 and hasattr(self.model, 'blocks')
+        return (self.resize is None and not self.class_token
+                and len(self.layers) == 1 and self.layers[0] > 0 and hasattr(self.model, 'blocks')
                 and can_skip(self.model.blocks[self.layers[0]]))
 
     @torch.no_grad()
@@ -194,7 +219,7 @@ class TimmTeacher(nn.Module):
                         index + model.num_prefix_tokens)[real]
         if self.features != 'block':
             tokens = model.norm(tokens)
-        return model.head(tokens) if self.features == 'proj' else tokens
+        return self._project(tokens)
 
     @property
     def attends(self) -> bool:
