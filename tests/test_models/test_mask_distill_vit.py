@@ -400,6 +400,7 @@ def test_freezing():
     (dict(out_type='map'), "out_type='map'"),
     (dict(out_indices=12), '12 is none of the 12 blocks'),
     (dict(frozen_stages=13), 'frozen_stages=13'),
+    (dict(drop_path_rate=1), 'drop_path_rate=1: expected 0 to below 1'),
     (dict(arch={**ARCH, 'num_heads': 5}), 'num_heads=5 does not divide'),
 ])
 def test_wrong_arguments(wrong, message):

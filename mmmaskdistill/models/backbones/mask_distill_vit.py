@@ -121,6 +121,9 @@ class MaskDistillViT(BaseModule):
         if out_type not in OUT_TYPES:
             raise ConfigError(f'out_type={out_type!r}: expected one of '
                               f'{", ".join(OUT_TYPES)}')
+        if not 0 <= drop_path_rate < 1:
+            raise ConfigError(f'drop_path_rate={drop_path_rate}: expected 0 '
+                              'to below 1')
         self.out_type = out_type
         self.out_indices = _parse_indices(out_indices, self.num_layers)
         if not -1 <= frozen_stages <= self.num_layers:
