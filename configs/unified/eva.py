@@ -11,3 +11,10 @@ model = dict(
     normalizer=dict(type='mmmaskdistill.L2Normalizer'),
     head=dict(out_channels=512),
     loss=dict(_delete_=True, type='mmpretrain.CosineSimilarityLoss'))
+
+train_pipeline = [
+    _base_.train_pipeline[0],
+    dict(_base_.train_pipeline[1], **_base_.no_jitter),
+    *_base_.train_pipeline[2:]
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

@@ -9,7 +9,8 @@ model = dict(
     loss=dict(_delete_=True, type='mmmaskdistill.MSELoss'))
 
 train_pipeline = [
-    *_base_.train_pipeline[:2],
+    _base_.train_pipeline[0],
+    dict(_base_.train_pipeline[1], **_base_.no_jitter),
     dict(
         type='mmmaskdistill.UniformMaskGenerator',
         input_size=(14, 14),

@@ -12,7 +12,11 @@ model = dict(
     loss=dict(_delete_=True, type='mmmaskdistill.MSELoss'))
 
 train_pipeline = [
-    *_base_.train_pipeline[:2],
+    _base_.train_pipeline[0],
+    dict(
+        _base_.train_pipeline[1],
+        crop_ratio_range=(0.5, 1.),
+        **_base_.no_jitter),
     dict(
         _base_.train_pipeline[2], num_masking_patches=78, min_num_patches=15),
     _base_.train_pipeline[-1]

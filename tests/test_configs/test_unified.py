@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 from test_recipe_runs import ARCH, Start
 
 from mmmaskdistill.apis.configs import complete_dataloader
+from mmmaskdistill.registry import MODELS
 
 UNIFIED = Path(__file__).parents[2] / 'configs' / 'unified'
 METHODS = sorted(path.stem for path in UNIFIED.glob('*.py'))
@@ -67,6 +68,78 @@ def test_two_iterations(name, data, tmp_path, monkeypatch):
     # Nothing is hidden where all is distilled.
     hides = 'NoMask' not in cfg.train_pipeline[-2].type
     assert still <= (set() if hides else {'backbone.mask_token'})
+
+
+ABSOLUTE = dict(
+    use_abs_pos_emb=True, use_rel_pos_bias=False, layer_scale_init_value=0.)
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_students_start_the_recipes_downstream(name, tmp_path):
+    """With the options that README.md names."""
+    backbone = read(name).model.backbone
+    backbone.arch = ARCH
+    if backbone.type.endswith('PatchAggregationViT'):
+        backbone.early_layers = 2
+    student = MODELS.build(backbone)
+    student.init_weights()
+    path = str(tmp_path / 'epoch_300.pth')
+    state = student.state_dict()
+    torch.save(
+        dict(state_dict={f'backbone.{k}': v for k, v in state.items()}), path)
+    for recipe in ('finetune/vit-b16_maskdistill-300e_'
+                   '8xb128-amp-coslr-100e_in1k',
+                   'segmentation/vit-b16_maskdistill-300e_upernet_'
+                   '8xb2-amp-160k_ade20k-512x512'):
+        after = Config.fromfile(
+            UNIFIED.parent / f'{recipe}.py',
+            format_python_code=False).model.backbone
+        after.update(
+            arch=ARCH,
+            init_cfg=dict(type='Pretrained', checkpoint=path),
+            **(ABSOLUTE if name in ('eva', 'mae', 'maskfeat', 'milan') else
+               {}))
+        if 'out_indices' in after:
+            after.out_indices = (0, 1, 2, 3)
+        started = MODELS.build(after)
+        started.init_weights()  # refuses weights that do not fit
+        for key, value in started.blocks.state_dict().items():
+            if 'relative_position' not in key:
+                assert torch.equal(value, state[f'blocks.{key}'])
+
+
+THEIRS = {
+    'beit': 'beit/beit_beit-base-p16_8xb256-amp-coslr-300e_in1k',
+    'beitv2': 'beitv2/beitv2_beit-base-p16_8xb256-amp-coslr-300e_in1k',
+    'mae': 'mae/mae_vit-base-p16_8xb512-amp-coslr-300e_in1k',
+    'maskfeat': 'maskfeat/maskfeat_vit-base-p16_8xb256-amp-coslr-300e_in1k',
+    'milan': 'milan/milan_vit-base-p16_16xb256-amp-coslr-400e_in1k',
+    'simmim': 'simmim/simmim_swin-base-w6_8xb256-amp-coslr-100e_in1k-192px',
+}
+
+
+@pytest.mark.parametrize('name', THEIRS)
+def test_crops_and_number_of_hidden_patches_are_mmpretrain_s(name, tmp_path):
+    path = tmp_path / 'theirs.py'
+    path.write_text(f"_base_ = 'mmpretrain::{THEIRS[name]}.py'\n")
+    theirs = Config.fromfile(path, format_python_code=False)
+    steps = {step.type: step for step in theirs.train_pipeline}
+    crop = next(v for k, v in steps.items() if 'ResizedCrop' in k)
+    area = crop.get('crop_ratio_range') or crop.get('scale')
+    jitter = steps.get('ColorJitter', {})
+    ours = read(name)
+    for part in ('brightness', 'contrast', 'saturation'):
+        assert ours.train_pipeline[1][part] == jitter.get(part, 0)
+    assert ours.train_pipeline[1].crop_ratio_range == area
+    mask = ours.model.get('masking') or ours.train_pipeline[2]
+    if 'BEiTMaskGenerator' in steps:
+        expected = steps['BEiTMaskGenerator'].num_masking_patches
+    elif 'SimMIMMaskGenerator' in steps:  # of squares, rounded up
+        ratio = steps['SimMIMMaskGenerator'].mask_ratio
+        expected = 4 * int(np.ceil(ratio * 7**2))
+    else:
+        expected = 14**2 * theirs.model.backbone.mask_ratio
+    assert mask.num_masking_patches == expected
 
 
 def test_the_table_is_up_to_date(request):

@@ -130,6 +130,24 @@ def test_position_embedding_is_resized_for_another_input(tower):
     assert teacher(IMAGES[..., :64, :64]).shape[1] == 16
 
 
+@pytest.mark.parametrize('name, patch, width', [
+    ('vit_small_patch16_224.dino', 16, 384),
+    ('vit_small_patch14_reg4_dinov2.lvd142m', 14, 384),
+    ('vit_small_patch16_dinov3.lvd1689m', 16, 384),
+    ('vit_base_patch16_siglip_224.v2_webli', 16, 768),
+    ('eva02_tiny_patch14_224.mim_in22k', 14, 192),
+    ('vit_base_patch16_clip_quickgelu_224.openai', 16, 768),
+    ('convnext_tiny.dinov3_lvd1689m', 32, 768),
+])
+def test_families(name, patch, width):
+    """Each builds in this timm, and gives patches alone."""
+    with torch.device('meta'):
+        teacher = TimmTeacher(name, pretrained='random', img_size=7 * patch)
+        features = teacher(torch.empty(2, 3, 7 * patch, 7 * patch))
+    assert features.shape == (2, 49, width)
+    assert teacher.grid == (7, 7) and teacher.channels == width
+
+
 def test_frozen_and_in_eval_mode():
     teacher = TimmTeacher('test_vit', pretrained='random', img_size=96)
     teacher.train()
