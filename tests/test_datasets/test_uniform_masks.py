@@ -28,7 +28,12 @@ def test_no_mask():
     assert mask.shape == (7, 7) and mask.dtype == np.int64 and not mask.any()
 
 
-@pytest.mark.parametrize('hidden, unit', [(0, 1), (50, 1), (12, 3), (13, 2)])
-def test_what_does_not_fit_is_refused(hidden, unit):
-    with pytest.raises(ConfigError):
-        UniformMaskGenerator((7, 7) if unit == 3 else (6, 8), hidden, unit)
+@pytest.mark.parametrize('grid, hidden, unit, says', [
+    ((6, 8), 0, 1, 'num_masking_patches=0: expected 1 to 48'),
+    ((6, 8), 50, 1, 'num_masking_patches=50: expected 1 to 48'),
+    ((7, 7), 9, 3, r'unit=3: .*grid \(7, 7\)'),
+    ((6, 8), 13, 2, 'unit=2: .*num_masking_patches=13'),
+])
+def test_what_does_not_fit_is_refused(grid, hidden, unit, says):
+    with pytest.raises(ConfigError, match=says):
+        UniformMaskGenerator(grid, hidden, unit)

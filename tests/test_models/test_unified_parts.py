@@ -195,6 +195,15 @@ def test_masked_timm(name, fill):
     assert set(left) <= {'mask_token'}
 
 
+@pytest.mark.parametrize('wrong, says', [
+    (dict(fill='noise'), "fill='noise': expected 'learned' or 'mean'"),
+    (dict(model_name='resnet_nonsense'), "'resnet_nonsense' is not a model"),
+])
+def test_masked_timm_refuses(wrong, says):
+    with pytest.raises(ValueError, match=says):
+        MaskedTimm(**{'model_name': 'test_resnet', **wrong})
+
+
 def test_teacher_of_several_layers():
     layers = (1, 3, -1)
     mean = TimmTeacher(
