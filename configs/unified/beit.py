@@ -12,8 +12,8 @@ model = dict(
         vocab_size=8192),
     loss=dict(_delete_=True, type='mmmaskdistill.CrossEntropyLoss'))
 
-# Crops as in BEiT's code. Pixels of 0.1 to 0.9. The teacher's picture is resized bicubically, where
-# BEiT's code takes Lanczos.
+# Crops as in BEiT's code. Pixels of 0.1 to 0.9. The teacher's picture is
+# resized bicubically, where BEiT's code takes Lanczos.
 data_preprocessor = dict(second_mean=[-31.875] * 3, second_std=[318.75] * 3)
 train_pipeline = [
     _base_.train_pipeline[0],

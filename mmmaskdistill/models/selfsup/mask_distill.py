@@ -22,7 +22,7 @@ class Comparison(NamedTuple):
         prediction (Tensor): The student's first readout, [B, N, Dt]; scores of
             the vocabulary for token ids.
         error (Tensor): Loss of each patch, summed over readouts, [B, N]; its
-            mean is the loss.
+            mean is the loss but for that of a class token.
     """
     mask: Tensor
     target: Tensor

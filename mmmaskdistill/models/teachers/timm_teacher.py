@@ -187,7 +187,8 @@ class TimmTeacher(nn.Module):
     def skips(self) -> bool:
         """Whether :meth:`at` computes less than :meth:`forward`."""
         return (self.resize is None and not self.class_token
-                and len(self.layers) == 1 and self.layers[0] > 0 and hasattr(self.model, 'blocks')
+                and len(self.layers) == 1 and self.layers[0] > 0
+                and hasattr(self.model, 'blocks')
                 and can_skip(self.model.blocks[self.layers[0]]))
 
     @torch.no_grad()
