@@ -60,8 +60,6 @@ setup(
         'scipy',
         'opencv-python',
         'pillow',
-        # decodes JPEGs faster than OpenCV
-        'simplejpeg',
         'matplotlib',
         'packaging',
         # mmseg's tokenizer imports these two without requiring them.

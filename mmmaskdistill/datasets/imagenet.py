@@ -21,7 +21,7 @@ class ImageNet(MMPretrainImageNet):
     ``data_root/train_shards`` or the LMDB ``data_root/train_lmdb``. They are
     the same samples in the same order.
 
-    In training, an image that ``FastLoadImageFromFile`` cannot load is
+    In training, an image that ``StrictLoadImageFromFile`` cannot load is
     replaced by another one, drawn at random, from the sample's seed under
     :class:`SeededDataset`. The first process logs its name once. All workers
     of a process count together, several processes each for themselves.

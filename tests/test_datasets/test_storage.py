@@ -16,7 +16,7 @@ from mmmaskdistill.datasets import ImageNet
 from mmmaskdistill.datasets.draws import DrawBatchSampler, SeededDataset
 
 TOOL = Path(__file__).parents[2] / 'tools/dataset_converters/pack_imagenet.py'
-LOAD = [dict(type='mmmaskdistill.FastLoadImageFromFile')]
+LOAD = [dict(type='mmmaskdistill.StrictLoadImageFromFile')]
 CROP = [
     *LOAD,
     dict(type='mmmaskdistill.RandomJitteredCrop', scale=32),

@@ -11,7 +11,7 @@ data_preprocessor = dict(
     to_rgb=True)
 
 train_pipeline = [
-    dict(type='mmmaskdistill.FastLoadImageFromFile'),
+    dict(type='mmmaskdistill.StrictLoadImageFromFile'),
     dict(
         type='mmmaskdistill.RandomJitteredCrop',
         scale=224,

@@ -125,8 +125,6 @@ def pipelines(root: str) -> Dict[str, Callable]:
 
     return {
         'ours': passes(by_transforms(ours())),
-        "ours, OpenCV's decoder": passes(
-            by_transforms([dict(type='LoadImageFromFile'), ours()[1]])),
         'torchvision': passes(by_torchvision(pictures=1)),
         'torchvision, BEiT v2: two pictures': passes(
             by_torchvision(pictures=2)),
@@ -138,7 +136,7 @@ def pipelines(root: str) -> Dict[str, Callable]:
 
 def ours() -> List[dict]:
     return [
-        dict(type='mmmaskdistill.FastLoadImageFromFile'),
+        dict(type='mmmaskdistill.StrictLoadImageFromFile'),
         dict(type='mmmaskdistill.RandomJitteredCrop', scale=224)
     ]
 
