@@ -29,7 +29,7 @@ def test_pipelines_and_storage(benchmark, capsys):
     result = benchmark('--images', 'images', '--num-images', '3')
     assert result['images'] <= 3
     assert list(result['storage']) == ['folder', 'shards', 'lmdb']
-    assert len(result['pipelines']) == 6
+    assert len(result['pipelines']) == 5
     for figures in (result['pipelines'], result['storage']):
         assert all(times['low'] <= times['median'] <= times['high']
                    for times in figures.values())
