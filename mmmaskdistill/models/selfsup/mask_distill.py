@@ -184,8 +184,10 @@ class MaskDistill(BaseSelfSupervisor):
 
     def _where(self, mask: Tensor) -> Tensor:
         """Tokens of the teacher that count, [B, N] or [B, 1+N] bool."""
-        where = dict(hidden=mask, visible=~mask, all=torch.ones_like(mask))
-        where = where[self.predict]
+        if self.predict == 'all':
+            where = torch.ones_like(mask)
+        else:
+            where = mask if self.predict == 'hidden' else ~mask
         if getattr(self.teacher, 'class_token', False):
             where = F.pad(where, (1, 0), value=True)
         return where

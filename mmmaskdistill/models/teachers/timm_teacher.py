@@ -150,15 +150,10 @@ class TimmTeacher(nn.Module):
         """
         self._check_size(images)
         if self.class_token:
-            (patches, prefix), = self.model.forward_intermediates(
-                images,
-                indices=self.layers,
-                return_prefix_tokens=True,
-                norm=self.features != 'block',
-                stop_early=True,
-                output_fmt='NLC',
-                intermediates_only=True)
-            return self._project(torch.cat([prefix[:, :1], patches], 1))
+            tokens = self._tokens(
+                images, self.layers[0], norm=self.features != 'block')
+            patches = tokens[:, self.model.num_prefix_tokens:]
+            return self._project(torch.cat([tokens[:, :1], patches], 1))
         maps = self.model.forward_intermediates(
             images,
             indices=self.layers,
@@ -170,6 +165,20 @@ class TimmTeacher(nn.Module):
         if self.resize is not None:
             maps = F.interpolate(maps, size=self.grid, mode='bilinear')
         return self._project(maps.flatten(2).transpose(1, 2))
+
+    def _tokens(self, images: Tensor, layer: int, norm: bool = False) -> Tensor:
+        """All tokens of a ViT's layer, [B, L, D], its prefix tokens first."""
+        tokens, = self.model.forward_intermediates(
+            images,
+            indices=[layer],
+            return_prefix_tokens=True,
+            norm=norm,
+            stop_early=True,
+            output_fmt='NLC',
+            intermediates_only=True)
+        if self.model.num_prefix_tokens:
+            tokens = torch.cat(tokens[::-1], 1)
+        return tokens
 
     def _project(self, tokens: Tensor) -> Tensor:
         return self.model.head(tokens) if self.features == 'proj' else tokens
@@ -206,17 +215,8 @@ class TimmTeacher(nn.Module):
         """
         model, last = self.model, self.layers[0]
         self._check_size(images)
-        tokens, = model.forward_intermediates(
-            images,
-            indices=[last - 1],
-            return_prefix_tokens=True,
-            stop_early=True,
-            output_fmt='NLC',
-            intermediates_only=True)
-        if model.num_prefix_tokens:
-            tokens = torch.cat(tokens[::-1], 1)
         index, real = find(where)
-        tokens = run_at(model.blocks[last], tokens,
+        tokens = run_at(model.blocks[last], self._tokens(images, last - 1),
                         index + model.num_prefix_tokens)[real]
         if self.features != 'block':
             tokens = model.norm(tokens)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from . import sides as common
-from .sides import LR, Side
+from .sides import Side, training
 
 CLASSES = 1000
 SMOOTHING = 0.1
@@ -18,12 +18,7 @@ SMOOTHING = 0.1
 
 def add_arguments(parser):
     common.add_arguments(parser, PEERS, img_size=224, batch=8)
-    parser.add_argument(
-        '--drop-path',
-        type=float,
-        default=0.,
-        help='drop path of the last block (%(default)s; the recipe of ViT-B '
-        'has 0.1)')
+    common.add_drop_path(parser, recipe=0.1)
 
 
 def run(args) -> dict:
@@ -92,14 +87,7 @@ def build(args, device) -> Dict[str, Side]:
         sides['timm'] = timm_loss, peer
     sides = {'ours': (mmpretrain_loss(ours), ours), **sides}
     return {
-        name: Side(
-            loss,
-            model.to(device).train(),
-            torch.optim.AdamW(
-                (p for p in model.parameters() if p.requires_grad),
-                LR,
-                weight_decay=0.05,
-                fused=name == 'ours' or None))
+        name: training(loss, model.to(device).train(), fused=name == 'ours')
         for name, (loss, model) in sides.items()
     }
 

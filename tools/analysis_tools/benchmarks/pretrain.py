@@ -1,4 +1,5 @@
 """A step of masked-distillation pre-training."""
+from copy import deepcopy
 from typing import Dict
 
 import torch
@@ -6,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import sides as common
-from .sides import LR, Side
+from .sides import Side, training
 
 
 def add_arguments(parser):
@@ -28,6 +29,7 @@ def build(args, device) -> Dict[str, Side]:
 
     from mmmaskdistill.datasets import BlockMaskGenerator
     from mmmaskdistill.models import MaskDistill
+    from mmmaskdistill.models.layers import FrozenLinear
     arch = common.vit_arch(args)
     side = args.img_size // 16
     with torch.device('meta'):
@@ -62,19 +64,24 @@ def build(args, device) -> Dict[str, Side]:
     samples = [DataSample(mask=mask) for mask in masks]
     hidden = masks.flatten(1).bool()
 
+    teacher = deepcopy(model.teacher.model)
+    for module in teacher.modules():  # the peers' is all timm's
+        if type(module) is FrozenLinear:
+            module.__class__ = nn.Linear
+
     def peer_loss(tokens: Tensor, head: nn.Linear) -> Tensor:
         with torch.no_grad():
-            target, = model.teacher.model.forward_intermediates(
+            target, = teacher.forward_intermediates(
                 images, indices=1, norm=False, output_fmt='NLC',
                 intermediates_only=True)
             target = F.layer_norm(target, target.shape[-1:], eps=1e-6)
         return F.smooth_l1_loss(head(tokens[hidden]), target[hidden])
 
     sides = dict(
-        ours=Side(
-            lambda: model.loss([images, images], samples)['loss'], model,
-            torch.optim.AdamW(
-                model.parameters(), LR, weight_decay=0.05, fused=True)))
+        ours=training(
+            lambda: model.loss([images, images], samples)['loss'],
+            model,
+            fused=True))
     for name in [name for name in PEERS if name in args.against]:
         student = PEERS[name](model.backbone, arch, args.img_size).to(device)
         head = nn.Linear(model.head.in_features, model.head.out_features)
@@ -84,9 +91,8 @@ def build(args, device) -> Dict[str, Side]:
         def loss(student=student, head=head):
             return peer_loss(student(images, hidden), head)
 
-        optimizer = torch.optim.AdamW(peer.parameters(), LR, weight_decay=0.05)
-        sides[name] = Side(loss, nn.ModuleList([peer, model.teacher]),
-                           optimizer)
+        sides[name] = training(
+            loss, nn.ModuleList([peer, teacher]), fused=False)
     return sides
 
 

@@ -13,6 +13,8 @@ from typing import List, Tuple
 
 import torch
 
+from . import small_run
+
 
 def add_arguments(parser):
     parser.add_argument(
@@ -25,13 +27,7 @@ def add_arguments(parser):
         default=[200, 400, 800],
         help="iterations that mmengine's loop is measured at, two or more "
         '(%(default)s)')
-    parser.add_argument(
-        '--images', type=int, default=64, help='of the data (%(default)s)')
-    parser.add_argument(
-        '--img-size', type=int, default=512,
-        help='crop in pixels (%(default)s)')
-    parser.add_argument(
-        '--workers', type=int, default=2, help='loading data (%(default)s)')
+    small_run.add_arguments(parser)
     parser.add_argument(
         '--repeats', type=int, default=3, help='timed resumes (%(default)s)')
 
@@ -48,7 +44,6 @@ def run(args) -> dict:
     from mmmaskdistill.apis import measure
     from mmmaskdistill.engine import ResumableRunner
 
-    from .small_run import write_config, write_data
     if len(set(args.few)) < 2:
         raise SystemExit('error: --few: a slope needs two iterations')
     MMLogger.get_current_instance().setLevel('ERROR')
@@ -61,9 +56,9 @@ def run(args) -> dict:
     seconds['ours'][args.at] = []
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        write_data(folder, args.images, args.img_size)
-        config = write_config(folder, 'run.py', True, args.img_size,
-                              args.workers)
+        small_run.write_data(folder, args.images, args.img_size)
+        config = small_run.write_config(folder, 'run.py', True, args.img_size,
+                                        args.workers)
         cfg = Config.fromfile(config)
         for iteration in seconds['ours']:
             _write_checkpoint(cfg, folder / f'{iteration}.pth', iteration)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from . import sides as common
-from .sides import LR, Side
+from .sides import Side, training
 
 CLASSES = 150
 PEERS = ('mmseg', )
@@ -17,12 +17,7 @@ PEERS = ('mmseg', )
 
 def add_arguments(parser):
     common.add_arguments(parser, PEERS, img_size=512, batch=2)
-    parser.add_argument(
-        '--drop-path',
-        type=float,
-        default=0.,
-        help='drop path of the last block (%(default)s; the recipe of ViT-B '
-        'has 0.15)')
+    common.add_drop_path(parser, recipe=0.15)
 
 
 def run(args) -> dict:
@@ -46,14 +41,10 @@ def build(args, device) -> Dict[str, Side]:
         return sum(v for name, v in losses.items() if 'loss' in name)
 
     return {
-        name: Side(
+        name: training(
             lambda model=model: loss(model),
             model.to(device).train(),
-            torch.optim.AdamW(
-                (p for p in model.parameters() if p.requires_grad),
-                LR,
-                weight_decay=0.05,
-                fused=name == 'ours' or None))
+            fused=name == 'ours')
         for name, model in models.items()
     }
 

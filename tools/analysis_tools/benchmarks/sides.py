@@ -36,6 +36,17 @@ class Side(NamedTuple):
         self.optimizer.zero_grad()
 
 
+def training(loss: Callable[[], Tensor], model: nn.Module,
+             fused: bool) -> Side:
+    """A side that trains with AdamW; torch's own choice unless ``fused``."""
+    return Side(
+        loss, model,
+        torch.optim.AdamW((p for p in model.parameters() if p.requires_grad),
+                          LR,
+                          weight_decay=0.05,
+                          fused=fused or None))
+
+
 Build = Callable[[argparse.Namespace, torch.device], Dict[str, Side]]
 
 
@@ -84,6 +95,16 @@ def add_arguments(parser, peers: Sequence[str], img_size: int, batch: int):
         '--batches', type=int, nargs='+', default=[1, 2, 4, 8, 16])
     parser.add_argument('--depths', type=int, nargs='+', default=[6, 12, 24])
     parser.add_argument('--plot', help='PNG file for the sweeps')
+
+
+def add_drop_path(parser, recipe: float):
+    """The option of fine-tuning jobs, and what ViT-B's recipe has."""
+    parser.add_argument(
+        '--drop-path',
+        type=float,
+        default=0.,
+        help='drop path of the last block (%(default)s; the recipe of ViT-B '
+        f'has {recipe})')
 
 
 def vit_arch(args) -> dict:

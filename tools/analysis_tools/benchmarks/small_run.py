@@ -47,6 +47,17 @@ work_dir = {folder!r}
 '''
 
 
+def add_arguments(parser):
+    """What the run's data are."""
+    parser.add_argument(
+        '--images', type=int, default=64, help='of the data (%(default)s)')
+    parser.add_argument(
+        '--img-size', type=int, default=512,
+        help='crop in pixels (%(default)s)')
+    parser.add_argument(
+        '--workers', type=int, default=2, help='loading data (%(default)s)')
+
+
 def write_data(folder: Path, images: int, size: int):
     """Photograph-like JPEGs, 3:4, and their label maps.
 

@@ -11,6 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from . import small_run
+
 ROOT = Path(__file__).resolve().parents[3]
 
 HOOK = '''
@@ -43,13 +45,7 @@ Runner.from_cfg(Config.fromfile(sys.argv[1])).train()
 
 
 def add_arguments(parser):
-    parser.add_argument(
-        '--images', type=int, default=64, help='of the data (%(default)s)')
-    parser.add_argument(
-        '--img-size', type=int, default=512,
-        help='crop in pixels (%(default)s)')
-    parser.add_argument(
-        '--workers', type=int, default=2, help='loading data (%(default)s)')
+    small_run.add_arguments(parser)
     parser.add_argument(
         '--repeats', type=int, default=5, help='timed starts (%(default)s)')
 
@@ -60,17 +56,16 @@ def run(args) -> dict:
 
     from mmmaskdistill.apis.measure import spread
 
-    from .small_run import write_config, write_data
     seconds = dict(ours=[], mmseg=[])
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        write_data(folder, args.images, args.img_size)
+        small_run.write_data(folder, args.images, args.img_size)
         (folder / 'first_iteration.py').write_text(HOOK)
         (folder / 'mmseg_train.py').write_text(MMSEG)
         commands = {}
         for name, script in [('ours', ROOT / 'tools/train.py'),
                              ('mmseg', folder / 'mmseg_train.py')]:
-            config = write_config(
+            config = small_run.write_config(
                 folder, f'train_{name}.py', name == 'ours', args.img_size,
                 args.workers, ['first_iteration'],
                 [dict(type='FirstIteration')])
