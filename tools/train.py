@@ -51,7 +51,9 @@ def main():
             print(message, flush=True)
         preflight.check_data(cfg, ['train_dataloader', 'val_dataloader'])
         preflight.check_weights(cfg)
-        configs.build_runner(cfg).train()
+        runner = configs.build_runner(cfg)
+        preflight.check_masks(cfg, runner.model)
+        runner.train()
     except (ConfigError, CheckpointError) as error:
         fail(error)
 

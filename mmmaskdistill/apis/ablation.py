@@ -7,13 +7,15 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 import timm
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import TRANSFORMS, init_default_scope
+from mmengine.registry import init_default_scope
 
 from mmmaskdistill.errors import CheckpointError, ConfigError
 from mmmaskdistill.models.weights import first_line
 from mmmaskdistill.registry import MODELS
 from .configs import change_config
-from .pretraining import build_pretraining, training_pipeline
+from .pipelines import class_name, mask_generator
+from .preflight import check_masks
+from .pretraining import build_pretraining
 
 NORMALIZERS = dict(
     layer_norm='mmmaskdistill.LayerNormalizer',
@@ -98,8 +100,7 @@ def check_cell(config: Config) -> str:
     """Why a pre-training config cannot be run, empty if it can."""
     init_default_scope(config.get('default_scope', 'mmpretrain'))
     try:
-        build_pretraining(config)
-        TRANSFORMS.build(_mask_generator(config))
+        check_masks(config, build_pretraining(config))
     except (ConfigError, CheckpointError) as error:
         return str(error)
     except Exception as error:  # whatever a constructor makes of a value
@@ -192,15 +193,9 @@ def _describe(settings: Dict[str, str]) -> str:
     return ', '.join(f'{axis}={value}' for axis, value in settings.items())
 
 
-def _kind(part: dict) -> str:
-    """The name of a part's class, without the scope."""
-    kind = part['type']
-    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
-
-
 def _replace(part: dict, kind: str, **options) -> dict:
     """A part of another class; one of that class stays as it is."""
-    if _kind(part) == kind.rpartition('.')[2]:
+    if class_name(part) == kind.rpartition('.')[2]:
         return part
     return ConfigDict(type=kind, **options)
 
@@ -217,7 +212,7 @@ def _set_loss(config: Config, value: str):
 def _set_teacher(config: Config, value: str):
     """T, with its view of the images and the width of the head."""
     model = config.model
-    cached = _kind(model.teacher) == 'CachedTeacher'
+    cached = class_name(model.teacher) == 'CachedTeacher'
     old = model.teacher.teacher if cached else model.teacher
     img_size = model.backbone.get('img_size', 224)
     if value in TEACHERS:
@@ -249,21 +244,19 @@ def _set_teacher(config: Config, value: str):
 
 def _channels(config: Config, teacher: dict) -> int:
     """Dt, without the teacher's weights."""
-    if _kind(teacher) == 'MomentumTeacher':
+    if class_name(teacher) == 'MomentumTeacher':
         return config.model.head.in_channels
-    options = {} if _kind(teacher) != 'TimmTeacher' else dict(
+    options = {} if class_name(teacher) != 'TimmTeacher' else dict(
         pretrained='random')
     return MODELS.build({**teacher, **options}).channels
 
 
 def _mask_generator(config: Config) -> dict:
-    """The step of the pipeline that draws what is hidden."""
-    for step in training_pipeline(config):
-        if _kind(step).endswith('MaskGenerator') or \
-                _kind(step) == 'GumbelNoise':
-            return step
-    raise ConfigError('the training pipeline has no mask generator, such as '
-                      'mmmaskdistill.BlockMaskGenerator')
+    step = mask_generator(config)
+    if step is None:
+        raise ConfigError('the training pipeline has no mask generator, such '
+                          'as mmmaskdistill.BlockMaskGenerator')
+    return step
 
 
 def _hidden(config: Config) -> Optional[int]:
@@ -282,10 +275,10 @@ def _patches(config: Config) -> int:
 def _set_mask(config: Config, value: str):
     """m; without one the student sees all patches and predicts all."""
     model, step = config.model, _mask_generator(config)
-    if _kind(step) == MASKS[value].rpartition('.')[2]:
+    if class_name(step) == MASKS[value].rpartition('.')[2]:
         return
     hidden = _hidden(config) or round(0.4 * _patches(config))
-    if _kind(step) == 'NoMaskGenerator':
+    if class_name(step) == 'NoMaskGenerator':
         model.predict = 'hidden'
     grid = step['input_size']
     step.clear()
@@ -293,7 +286,7 @@ def _set_mask(config: Config, value: str):
     model.pop('masking', None)
     if value == 'none':
         model.predict = 'all'
-        if _kind(model.backbone) == 'MaskDistillViT':
+        if class_name(model.backbone) == 'MaskDistillViT':
             model.backbone.type = 'mmmaskdistill.AllTokensViT'
     elif value == 'attention':
         model.masking = ConfigDict(
@@ -306,7 +299,7 @@ def _set_mask(config: Config, value: str):
 
 def _set_ratio(config: Config, value: str):
     step = _mask_generator(config)
-    part = config.model.masking if _kind(step) == 'GumbelNoise' else step
+    part = config.model.masking if class_name(step) == 'GumbelNoise' else step
     if 'num_masking_patches' in part:  # else nothing is hidden
         square = part.get('unit', 1)**2
         part.num_masking_patches = square * round(

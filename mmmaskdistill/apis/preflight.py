@@ -3,11 +3,15 @@ import inspect
 import os.path as osp
 from typing import Any, Iterator, Optional, Sequence, Tuple, Union
 
-from mmengine.registry import DATASETS
+from mmengine.model import is_model_wrapper
+from mmengine.registry import DATASETS, TRANSFORMS
 from mmpretrain.datasets import ImageNet, ImageNet21k
+from torch import nn
 
 from mmmaskdistill.datasets.storage import FOLDERS
 from mmmaskdistill.errors import ConfigError
+from mmmaskdistill.models import MaskDistill
+from .pipelines import class_name, mask_generator
 
 
 def check_data(cfg: dict, loaders: Sequence[str]) -> None:
@@ -48,6 +52,35 @@ def check_weights(cfg: dict) -> None:
                 f'checkpoint not found: {path!r} ({option}, from '
                 f'{osp.abspath(osp.curdir)!r}). Give a file with '
                 f'--cfg-options {option}=PATH')
+
+
+def check_masks(cfg: dict, model: nn.Module) -> None:
+    """Check that the pipeline draws masks for the student's patches.
+
+    Args:
+        cfg (dict): The config. One whose pipeline draws no masks, or by a
+            transform whose name does not end in ``MaskGenerator``, is passed
+            over.
+        model (nn.Module): The model that it builds, or a wrapper of it.
+
+    Raises:
+        ConfigError: If the mask's grid is not the student's.
+    """
+    while is_model_wrapper(model):
+        model = model.module
+    if not isinstance(model, MaskDistill):
+        return
+    step = mask_generator(cfg)
+    if step is None:
+        return
+    grid = model.backbone.patch_resolution
+    shape = TRANSFORMS.build(step).transform({})['mask'].shape
+    if shape != tuple(grid):
+        raise ConfigError(
+            f'{class_name(step)} of the training pipeline draws masks of '
+            f'{" x ".join(map(str, shape))} patches, the student '
+            f'{type(model.backbone).__name__} has {grid[0]} x {grid[1]}: let '
+            'it draw these, by its input_size')
 
 
 def _data_paths(dataset: Any, option: str,

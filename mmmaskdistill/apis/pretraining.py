@@ -16,24 +16,7 @@ from mmmaskdistill.models.weights import read_state_dict
 from mmmaskdistill.registry import MODELS
 from mmmaskdistill.visualization import draw_pretraining
 from .configs import load_config
-
-
-def training_pipeline(config: Config) -> list:
-    """The steps that a config's training images go through.
-
-    Raises:
-        ConfigError: If there are none.
-    """
-    dataset = (config.get('train_dataloader') or {}).get('dataset') or {}
-    while 'pipeline' not in dataset:  # of one data set inside another
-        inner = dataset.get('dataset') or next(
-            iter(dataset.get('datasets') or []), None)
-        if inner is None:
-            raise ConfigError(
-                'the config has no train_dataloader.dataset.pipeline: expected '
-                'a pre-training config')
-        dataset = inner
-    return dataset['pipeline']
+from .pipelines import training_pipeline
 
 
 def build_pretraining(config: Config) -> MaskDistill:

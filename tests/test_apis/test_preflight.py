@@ -1,7 +1,10 @@
 import pytest
+from torch import nn
 
-from mmmaskdistill.apis.preflight import check_data, check_weights
+from mmmaskdistill.apis.preflight import (check_data, check_masks,
+                                          check_weights)
 from mmmaskdistill.errors import ConfigError
+from mmmaskdistill.models import MaskDistill
 
 
 def missing(check, *args):
@@ -91,3 +94,35 @@ def test_weights(tmp_path):
         parts=[dict(init_cfg=dict(checkpoint='no.pth'))])))
     assert "'no.pth' (model.parts.0.init_cfg.checkpoint, " in text
     assert 'load_from' in missing(check_weights, dict(load_from='no.pth'))
+
+
+def pretraining(*steps):
+    return dict(train_dataloader=dict(dataset=dict(pipeline=steps)))
+
+
+def test_masks_have_the_students_grid():
+    model = MaskDistill(
+        backbone=dict(
+            type='mmmaskdistill.MaskDistillViT',
+            arch=dict(embed_dims=24, num_layers=1, num_heads=3,
+                      feedforward_channels=48),
+            img_size=(32, 64)),
+        teacher=dict(type='mmmaskdistill.PixelTeacher', img_size=(32, 64)),
+        normalizer=dict(type='mmmaskdistill.NoNormalizer'),
+        head=dict(type='mmmaskdistill.LinearHead', in_channels=24,
+                  out_channels=768),
+        loss=dict(type='mmmaskdistill.MSELoss'))
+    block = dict(type='mmmaskdistill.BlockMaskGenerator',
+                 num_masking_patches=3, min_num_patches=1)
+    load = dict(type='LoadImageFromFile')
+    for step in (dict(block, input_size=(2, 4)),
+                 dict(type='mmmaskdistill.GumbelNoise', input_size=(2, 4)),
+                 dict(type='MyMasks')):
+        check_masks(pretraining(load, step), model)
+    # As many patches, of another grid.
+    bad = pretraining(load, dict(block, input_size=(4, 2)))
+    for wrapped in (model, nn.parallel.DataParallel(model)):
+        assert ('BlockMaskGenerator of the training pipeline draws masks of '
+                '4 x 2 patches, the student MaskDistillViT has 2 x 4'
+                ) in missing(check_masks, bad, wrapped)
+    check_masks(dict(), nn.Identity())  # is no pre-training

@@ -1,4 +1,6 @@
 """Which library multiplies, and that it counts and computes the same."""
+import importlib
+
 import pytest
 import torch
 from torch import nn
@@ -7,14 +9,49 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmmaskdistill.models.layers.linear import (linear, takes_onednn,
                                                 weight_gradient)
 
-here = pytest.mark.skipif(
-    not takes_onednn(torch.ones(1, 1), torch.ones(1, 1)),
+# The package has a function of this name.
+MODULE = importlib.import_module('mmmaskdistill.models.layers.linear')
+
+needs_onednn = pytest.mark.skipif(
+    not hasattr(torch.ops.mkldnn, '_linear_pointwise'),
     reason='torch without oneDNN')
+
+
+@pytest.fixture
+def amd(monkeypatch):
+    monkeypatch.setattr(MODULE, 'on_amd', lambda: True)
+
+
+@pytest.fixture(params=[False, True], ids=['another', 'amd'])
+def processor(request, monkeypatch):
+    monkeypatch.setattr(MODULE, 'on_amd', lambda: request.param)
+
+
+@pytest.mark.parametrize('info, expected', [
+    ('vendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC\n', True),
+    ('vendor_id\t: GenuineIntel\nmodel name\t: Intel Xeon\n', False),
+])
+def test_processor_is_told_by_its_vendor(monkeypatch, tmp_path, info, expected):
+    file = tmp_path / 'cpuinfo'
+    file.write_text(info)
+    monkeypatch.setattr(MODULE, 'Path', lambda path: file)
+    assert MODULE.on_amd.__wrapped__() is expected
+    file.unlink()
+    monkeypatch.setattr(MODULE.platform, 'processor', lambda: info)
+    assert MODULE.on_amd.__wrapped__() is expected
+
+
+@needs_onednn
+def test_onednn_is_for_amd_alone(monkeypatch):
+    x, weight = torch.ones(2, 4), torch.ones(3, 4)
+    for processor in (True, False):
+        monkeypatch.setattr(MODULE, 'on_amd', lambda: processor)
+        assert takes_onednn(x, weight) is processor
 
 
 @pytest.mark.parametrize('transposed', [False, True])
 @pytest.mark.parametrize('bias', [False, True])
-def test_linear_is_the_product(transposed, bias):
+def test_linear_is_the_product(transposed, bias, processor):
     torch.manual_seed(0)
     x, weight = torch.randn(3, 5, 64), torch.randn(48, 64)
     if transposed:
@@ -29,7 +66,7 @@ def test_linear_is_the_product(transposed, bias):
 
 
 @pytest.mark.parametrize('width', [32, 96])
-def test_weight_gradient_is_the_product(width):
+def test_weight_gradient_is_the_product(width, processor):
     torch.manual_seed(0)
     grad, x = torch.randn(20, 64), torch.randn(20, width)
     exact = grad.double().t() @ x.double()
@@ -37,9 +74,10 @@ def test_weight_gradient_is_the_product(width):
     assert (out - exact).norm() <= 1e-6 * exact.norm()
 
 
-@here
-def test_onednn_takes_float32_on_cpu():
+@needs_onednn
+def test_onednn_takes_float32_on_cpu(amd):
     x, weight = torch.ones(2, 4), torch.ones(3, 4)
+    assert takes_onednn(x, weight)
     for dtype in (torch.float64, torch.bfloat16, torch.float16):
         assert not takes_onednn(x.to(dtype), weight.to(dtype))
     assert not takes_onednn(x.to('meta'), weight.to('meta'))
@@ -51,8 +89,8 @@ def test_onednn_takes_float32_on_cpu():
         assert not takes_onednn(x, weight)
 
 
-@here
-def test_compiled_graphs_have_torchs_own_product():
+@needs_onednn
+def test_compiled_graphs_have_torchs_own_product(amd):
     graphs = []
 
     def backend(graph, inputs):

@@ -35,25 +35,45 @@ def kept_bytes(function):
     return sum(storages.values())
 
 
+def attention_inputs(samples, queries, table):
+    """For :func:`biased_attention`: 2 heads of 8 channels, 10 tokens."""
+    torch.manual_seed(0)
+    if queries:
+        queries = torch.stack(
+            [torch.randperm(10)[:4] for _ in range(samples)])
+        shapes = (samples, 4, 16), (samples, 10, 32)
+    else:
+        queries = None
+        shapes = (samples, 10, 48),
+    projected = [torch.randn(shape, requires_grad=True) for shape in shapes]
+    index = torch.randint(7, (10, 10)) if table else None
+    bias = torch.randn(7, 2) if table else torch.randn(2, 10, 10)
+    return projected, 2, bias.requires_grad_(), queries, index
+
+
+def plain_attention(projected, heads, bias, queries, index):
+    *q, kv = projected
+    q, k, v = (t.unflatten(2, (heads, -1)).transpose(1, 2) for t in
+               (*q, *kv.chunk(2 if q else 3, dim=2)))
+    if index is not None:
+        bias = bias[index].permute(2, 0, 1)
+    if queries is not None:
+        bias = torch.stack([bias[:, rows] for rows in queries])
+    weights = (q @ k.mT / q.shape[-1]**0.5 + bias).softmax(-1)
+    return (weights @ v).transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize('table', [False, True])
 @pytest.mark.parametrize('queries', [False, True])
 @pytest.mark.parametrize('samples', [1, 3])
-def test_biased_attention_is_attention(queries, samples):
-    torch.manual_seed(0)
-    bias = torch.randn(2, 10, 10, requires_grad=True)
-    k, v = (torch.randn(samples, 2, 10, 8, requires_grad=True)
-            for _ in range(2))
-    index = None
-    if queries:
-        index = torch.stack([torch.randperm(10)[:4] for _ in range(samples)])
-    q = torch.randn(
-        samples, 2, 4 if queries else 10, 8, requires_grad=True)
-    inputs = q, k, v, bias
-    rows = bias if index is None else torch.stack([bias[:, i] for i in index])
-    expected = (q @ k.mT / 8**0.5 + rows).softmax(-1) @ v
-    out = biased_attention(*inputs, index)
+def test_biased_attention_is_attention(queries, samples, table):
+    args = projected, _, bias, *_ = attention_inputs(samples, queries, table)
+    expected = plain_attention(*args)
+    out = biased_attention(*args)
     assert close(out, expected)
     for got, wanted in zip(
-            gradients(out, *inputs), gradients(expected, *inputs)):
+            gradients(out, *projected, bias),
+            gradients(expected, *projected, bias)):
         assert close(got, wanted)
 
 
@@ -65,15 +85,20 @@ def test_biased_attention_is_attention(queries, samples):
 def test_biased_attention_differentiates_in_parts(parts, queries,
                                                   monkeypatch):
     """Several samples at a time, or a few heads of one."""
-    torch.manual_seed(0)
-    inputs = [torch.randn(3, 2, 10, 8, requires_grad=True) for _ in range(3)]
-    inputs.append(torch.randn(2, 10, 10, requires_grad=True))
-    index = torch.arange(10).flip(0).expand(3, -1) if queries else None
-    expected = gradients(biased_attention(*inputs, index), *inputs)
+    args = projected, _, bias, *_ = attention_inputs(3, queries, False)
+    expected = gradients(biased_attention(*args), *projected, bias)
     monkeypatch.setattr(memory_saving, '_parts', lambda q, k: parts)
     for got, wanted in zip(
-            gradients(biased_attention(*inputs, index), *inputs), expected):
+            gradients(biased_attention(*args), *projected, bias), expected):
         assert close(got, wanted)
+
+
+def test_a_table_is_kept_in_place_of_its_bias():
+    *args, index = attention_inputs(3, queries=False, table=True)
+    kept = kept_bytes(lambda: biased_attention(*args, index))
+    projected, _, table, _ = args
+    assert kept == sum(
+        t.nbytes for t in (*projected, table, index))
 
 
 @pytest.mark.parametrize('shape, number', [

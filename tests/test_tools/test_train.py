@@ -103,6 +103,8 @@ def test_what_cannot_work_ends_with_one_line(tool, segmentor, place):
     for message, config, option in [
         ('a grid of 2 x 2, the student one of 4 x 4', 'pretrain.py',
          'model.teacher.img_size=32'),
+        ('draws masks of 2 x 2 patches, the student MaskDistillViT has 4 x 4',
+         'pretrain.py', 'train_dataloader.dataset.pipeline.3.input_size=32'),
         ('head.out_channels=64', 'pretrain.py', 'model.head.out_channels=63'),
         ("'test_vitt' is not a model of timm", 'pretrain.py',
          'model.teacher.model_name=test_vitt'),

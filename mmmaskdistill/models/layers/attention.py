@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .memory_saving import biased_attention, recomputing_linear
-from .relative_position import relative_position_bias, table_length
+from .memory_saving import biased_attention, recomputing_linear, split_heads
+from .relative_position import (look_up, relative_position_index,
+                                resize_relative_position_table, table_length)
 
 
 class Attention(nn.Module):
@@ -40,17 +41,17 @@ class Attention(nn.Module):
                 torch.zeros(table_length(window), num_heads))
         self.proj = nn.Linear(dim, dim)
 
-    def _bias(self, grid: Tuple[int, int],
-              shared_bias: Optional[Tensor]) -> Optional[Tensor]:
-        """Bias of the logits, [heads, 1+N, 1+N], or None."""
+    def _bias(self, grid: Tuple[int, int], shared_bias: Optional[Tensor]
+              ) -> Tuple[Optional[Tensor], Optional[Tensor]]:
+        """Bias and index of :func:`biased_attention`."""
         if self.window is None:
-            return shared_bias
-        own = relative_position_bias(self.relative_position_bias_table,
-                                     self.window, grid)
-        return own if shared_bias is None else own + shared_bias
-
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+            return shared_bias, None
+        table = resize_relative_position_table(
+            self.relative_position_bias_table, self.window, grid)
+        index = relative_position_index(grid, table.device)
+        if shared_bias is None:
+            return table, index
+        return look_up(table, index) + shared_bias, None
 
     def forward(self,
                 x: Tensor,
@@ -73,26 +74,29 @@ class Attention(nn.Module):
         Returns:
             Tensor: [B, 1+N, D], or [B, M, D] with ``queries``.
         """
-        bias = self._bias(grid, shared_bias)
         no_bias = torch.zeros_like(self.v_bias)
         if queries is None:
             qkv_bias = torch.cat([self.q_bias, no_bias, self.v_bias])
-            qkv = recomputing_linear(x, self.qkv.weight, qkv_bias, norm)
-            q, k, v = qkv.chunk(3, dim=2)
+            projected = [
+                recomputing_linear(x, self.qkv.weight, qkv_bias, norm)
+            ]
         else:
             dim = x.shape[2]
             q_weight, kv_weight = self.qkv.weight.split([dim, 2 * dim])
-            q = recomputing_linear(
-                take(x, queries), q_weight, self.q_bias, norm)
             kv_bias = torch.cat([no_bias, self.v_bias])
-            k, v = recomputing_linear(x, kv_weight, kv_bias,
-                                      norm).chunk(2, dim=2)
-        q, k, v = self._heads(q), self._heads(k), self._heads(v)
+            projected = [
+                recomputing_linear(
+                    take(x, queries), q_weight, self.q_bias, norm),
+                recomputing_linear(x, kv_weight, kv_bias, norm)
+            ]
+        bias, index = self._bias(grid, shared_bias)
         if bias is None:
+            q, k, v = split_heads(projected, self.num_heads)
             x = F.scaled_dot_product_attention(q, k, v)
+            x = x.transpose(1, 2).flatten(2)
         else:
-            x = biased_attention(q, k, v, bias, queries)
-        x = x.transpose(1, 2).flatten(2)
+            x = biased_attention(projected, self.num_heads, bias, queries,
+                                 index)
         return recomputing_linear(
             x, self.proj.weight, self.proj.bias, scale=scale)
 

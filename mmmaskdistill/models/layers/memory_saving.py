@@ -5,7 +5,7 @@ every layer. Most of that costs little to compute again: a norm, a GELU, the
 attention weights; and what layer scale multiplies is not needed at all.
 Values and gradients are those of the plain layers.
 """
-from typing import Iterator, Optional, Tuple
+from typing import Iterator, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .linear import linear, weight_gradient
+from .relative_position import look_up
 
 
-def biased_attention(q: Tensor,
-                     k: Tensor,
-                     v: Tensor,
+def biased_attention(projected: Sequence[Tensor],
+                     num_heads: int,
                      bias: Tensor,
-                     queries: Optional[Tensor] = None) -> Tensor:
+                     queries: Optional[Tensor] = None,
+                     index: Optional[Tensor] = None) -> Tensor:
     """``softmax(q k^T / sqrt(d) + bias) v``, the bias learnable.
 
     torch's fused kernels do not differentiate a bias on CPU, and on CUDA only
@@ -27,17 +28,30 @@ def biased_attention(q: Tensor,
     blocks for backward. Here backward computes them again, chunk by chunk.
 
     Args:
-        q (Tensor): [B, heads, M, d].
-        k (Tensor): [B, heads, N, d].
-        v (Tensor): [B, heads, N, d].
-        bias (Tensor): [heads, N, N], the same for every sample.
+        projected (Sequence[Tensor]): Queries, keys and values of all heads,
+            side by side in one tensor [B, N, 3D] or in several, such as
+            [B, M, D] and [B, N, 2D].
+        num_heads (int): Heads, of d = D / heads channels.
+        bias (Tensor): [heads, N, N], the same for every sample; with ``index``
+            a table [rows, heads], kept for backward in place of the bias.
         queries (Tensor, optional): Rows [B, M] of the bias, which token each
             query is. Defaults to None, all in order, M = N.
+        index (Tensor, optional): Row of the table for every pair (query, key),
+            [N, N].
 
     Returns:
-        Tensor: [B, heads, M, d].
+        Tensor: [B, M, D].
     """
-    return _BiasedAttention.apply(q, k, v, bias, queries)
+    return _BiasedAttention.apply(num_heads, bias, queries, index, *projected)
+
+
+def split_heads(projected: Sequence[Tensor], num_heads: int) -> List[Tensor]:
+    """q, k and v, [B, heads, N, d] each, as views."""
+    channels = sum(t.shape[2] for t in projected) // (3 * num_heads)
+    return [
+        part.transpose(1, 2) for t in projected
+        for part in t.unflatten(2, (-1, num_heads, channels)).unbind(2)
+    ]
 
 
 def _rows(bias: Tensor, queries: Optional[Tensor]) -> Tensor:
@@ -48,19 +62,28 @@ def _rows(bias: Tensor, queries: Optional[Tensor]) -> Tensor:
 class _BiasedAttention(torch.autograd.Function):
 
     @staticmethod
-    def forward(ctx, q, k, v, bias, queries):
+    def forward(ctx, num_heads, bias, queries, index, *projected):
+        ctx.save_for_backward(bias, queries, index, *projected)
+        ctx.num_heads = num_heads
+        q, k, v = split_heads(projected, num_heads)
         # Detached and with four dimensions, the fused kernels take it.
-        mask = _rows(bias.detach(), queries).to(q.dtype)
+        bias = bias.detach()
+        if index is not None:
+            bias = look_up(bias, index)
+        mask = _rows(bias, queries).to(q.dtype)
         out = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask if mask.ndim == 4 else mask[None])
-        ctx.save_for_backward(q, k, v, bias, queries)
-        return out
+        return out.transpose(1, 2).flatten(2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        q, k, v, bias, queries = ctx.saved_tensors
-        dq, dk, dv = (torch.empty_like(t) for t in (q, k, v))
+        bias, queries, index, *projected = ctx.saved_tensors
+        table, bias = bias, bias if index is None else look_up(bias, index)
+        q, k, v = split_heads(projected, ctx.num_heads)
+        grad = grad.unflatten(2, (ctx.num_heads, -1)).transpose(1, 2)
+        d_projected = [torch.empty_like(t) for t in projected]
+        dq, dk, dv = split_heads(d_projected, ctx.num_heads)
         d_bias = torch.zeros_like(bias)
         for samples, heads in _parts(q, k):
             part = samples, heads
@@ -76,7 +99,11 @@ class _BiasedAttention(torch.autograd.Function):
                 d_bias[heads] += d_logits.sum(0, dtype=bias.dtype)
             else:
                 d_bias[heads] += d_logits
-        return dq, dk, dv, d_bias, None
+        if index is not None:
+            d_table = torch.zeros_like(table.t())
+            d_bias = d_table.index_add_(1, index.flatten(),
+                                        d_bias.flatten(1)).t()
+        return None, d_bias, None, None, *d_projected
 
 
 def _parts(q: Tensor, k: Tensor) -> Iterator[Tuple]:
@@ -158,7 +185,9 @@ class _RecomputingLinear(torch.autograd.Function):
         hidden = _prologue(x, norm_weight, norm_bias, eps, gelu)[0].to(dtype)
         out = linear(hidden, weight.to(dtype),
                      None if bias is None else bias.to(dtype))
-        return out if scale is None else out * scale
+        if scale is None:
+            return out
+        return out.mul_(scale) if out.dtype == scale.dtype else out * scale
 
     @staticmethod
     @once_differentiable

@@ -130,7 +130,11 @@ def relative_position_bias(table: Tensor, source: Window,
         Tensor: [heads, 1 + h*w, 1 + h*w], to be added to the attention logits.
     """
     table = resize_relative_position_table(table, source, window)
-    index = relative_position_index(window, table.device)
+    return look_up(table, relative_position_index(window, table.device))
+
+
+def look_up(table: Tensor, index: Tensor) -> Tensor:
+    """Bias [heads, N, N] of a table [rows, heads] at ``index`` [N, N]."""
     # Heads first, so that the bias is contiguous for attention.
     bias = table.t().contiguous().index_select(1, index.flatten())
     return bias.view(-1, *index.shape)

@@ -1,0 +1,39 @@
+"""What a config's training images go through."""
+from typing import Optional
+
+from mmengine.config import Config
+
+from mmmaskdistill.errors import ConfigError
+
+
+def class_name(part: dict) -> str:
+    """Name of the class that a part of a config is, without its scope."""
+    kind = part['type']
+    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
+
+
+def training_pipeline(config: Config) -> list:
+    """The steps that a config's training images go through.
+
+    Raises:
+        ConfigError: If there are none.
+    """
+    dataset = (config.get('train_dataloader') or {}).get('dataset') or {}
+    while 'pipeline' not in dataset:  # of one data set inside another
+        inner = dataset.get('dataset') or next(
+            iter(dataset.get('datasets') or []), None)
+        if inner is None:
+            raise ConfigError(
+                'the config has no train_dataloader.dataset.pipeline: expected '
+                'a pre-training config')
+        dataset = inner
+    return dataset['pipeline']
+
+
+def mask_generator(config: Config) -> Optional[dict]:
+    """The step that draws which patches are hidden, None if none is known."""
+    for step in training_pipeline(config):
+        name = class_name(step)
+        if name.endswith('MaskGenerator') or name == 'GumbelNoise':
+            return step
+    return None
