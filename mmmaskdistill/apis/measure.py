@@ -1,4 +1,5 @@
 """Time, operations and memory of several ways to compute the same."""
+import ctypes
 import platform
 import time
 from itertools import accumulate
@@ -33,6 +34,24 @@ def interleave(sides: Dict[str, Callable], repeats: int,
             if repeat:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+def keep_freed_memory() -> bool:
+    """Let the process keep the memory it frees, for its next allocation.
+
+    Otherwise glibc gives some of it back to the kernel, by rules that depend
+    on all that was allocated before; to touch such memory anew takes a
+    virtual machine longer than to compute with it, and which side pays for it
+    is a matter of luck.
+
+    Returns:
+        bool: Whether the C library is one that can be told.
+    """
+    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
+    if mallopt is None:
+        return False
+    trim_threshold, mmap_max = -1, -4  # of malloc.h
+    return bool(mallopt(trim_threshold, -1) and mallopt(mmap_max, 0))
 
 
 def spread(seconds: List[float]) -> Dict[str, float]:

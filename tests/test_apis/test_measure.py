@@ -1,3 +1,8 @@
+import platform
+import subprocess
+import sys
+
+import pytest
 import torch
 from torch import nn
 
@@ -13,6 +18,35 @@ def test_calls_take_turns():
     assert calls == ['a', 'b'] * 4  # one round is not timed
     assert {name: len(times) for name, times in seconds.items()} == dict(
         a=3, b=3)
+
+
+LEFT = """
+import runpy, sys
+import torch
+
+def resident():
+    with open('/proc/self/status') as file:
+        line, = (line for line in file if line.startswith('VmRSS'))
+    return int(line.split()[1]) / 1024
+
+if sys.argv[2] == 'keep':
+    assert runpy.run_path(sys.argv[1])['keep_freed_memory']()
+before = resident()
+torch.ones(2**24)
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(
+    'glibc' not in ''.join(platform.libc_ver()), reason='not with glibc')
+def test_freed_memory_is_kept(monkeypatch):
+    monkeypatch.delenv('MALLOC_TRIM_THRESHOLD_', raising=False)
+    kept, default = (
+        float(subprocess.run(
+            [sys.executable, '-c', LEFT, measure.__file__, how], check=True,
+            capture_output=True, text=True).stdout)
+        for how in ('keep', 'default'))
+    assert kept > 60 and default < 10  # of 64 MiB
 
 
 def test_spread_is_of_quartiles():

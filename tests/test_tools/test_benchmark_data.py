@@ -36,6 +36,13 @@ def test_pipelines_and_storage(benchmark, capsys):
     assert 'BEiT v2: two pictures' in capsys.readouterr().out
 
 
+def test_peers_are_chosen(tmp_path):
+    sides = JOB['pipelines'](str(tmp_path), ['torchvision'])
+    assert list(sides) == [
+        'ours', 'torchvision', 'torchvision, BEiT v2: two pictures'
+    ]
+
+
 def test_photographs_have_the_usual_size():
     for content in JOB['photographs']():
         assert abs(len(content) - 67_000) < 10_000

@@ -70,13 +70,12 @@ class Block(nn.Module):
         """
 
         def attention(kept):
-            return self.attn(x[kept], grid, shared_bias,
-                             None if queries is None else queries[kept],
-                             self.norm1, self.gamma_1)
+            return self.attn(_samples(x, kept), grid, shared_bias,
+                             _samples(queries, kept), self.norm1, self.gamma_1)
 
         y = x if queries is None else take(x, queries)
         y = self._residual(y, attention)
-        return self._residual(y, lambda kept: self._mlp(y[kept]))
+        return self._residual(y, lambda kept: self._mlp(_samples(y, kept)))
 
     def _mlp(self, x: Tensor) -> Tensor:
         fc1, fc2 = self.mlp.fc1, self.mlp.fc2
@@ -87,14 +86,19 @@ class Block(nn.Module):
     def _residual(self, x: Tensor, branch: Callable) -> Tensor:
         """``x + drop(branch)``, computed only for samples that keep it.
 
-        ``branch`` takes their indices.
+        ``branch`` takes their indices, None for all.
         """
         if not (self.training and self.drops):
-            return x + branch(slice(None))
+            return x + branch(None)
         draws = torch.rand(len(x), device=x.device)
         if torch.compiler.is_compiling():  # a compiled graph's shapes are fixed
             kept = (draws < self.keep) / self.keep
-            return x + branch(slice(None)) * kept.to(x.dtype).view(-1, 1, 1)
+            return x + branch(None) * kept.to(x.dtype).view(-1, 1, 1)
         keep = 1 - self.drop_path
         kept = (draws < keep).nonzero()[:, 0]
         return x.index_add(0, kept, branch(kept).to(x.dtype), alpha=1 / keep)
+
+
+def _samples(x: Optional[Tensor], kept: Optional[Tensor]) -> Optional[Tensor]:
+    """Samples of a batch, all if ``kept`` is None."""
+    return x if x is None or kept is None else x[kept]

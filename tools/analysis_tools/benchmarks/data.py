@@ -28,10 +28,17 @@ from typing import Callable, Dict, Iterator, List
 
 TOOLS = Path(__file__).parents[2]
 SIZE, BYTES = (500, 375), 67_000  # of a photograph, as ImageNet has many
+PEERS = ('torchvision', 'mmpretrain')
 SPARE = 1.1  # workers for so much more than the model takes
 
 
 def add_arguments(parser):
+    parser.add_argument(
+        '--against',
+        nargs='*',
+        choices=PEERS,
+        default=list(PEERS),
+        help='pipelines beside ours (default: all)')
     parser.add_argument(
         '--images', help='folder of images (default: photographs of '
         'scikit-image as JPEGs of 500 x 375 pixels and 67 KB)')
@@ -89,7 +96,7 @@ def compare(args) -> dict:
     result = dict(machine=measure.machine(device))
     with tempfile.TemporaryDirectory() as root:
         sizes = put_images(args, Path(root, 'train'))
-        for title, sides in (('pipelines', pipelines(root)),
+        for title, sides in (('pipelines', pipelines(root, args.against)),
                              ('storage', storages(root))):
             seconds = measure.interleave(sides, args.repeats, device)
             table = PrettyTable(
@@ -116,22 +123,23 @@ def compare(args) -> dict:
     return result
 
 
-def pipelines(root: str) -> Dict[str, Callable]:
-    """Passes over the images' files; ours comes first."""
+def pipelines(root: str, against: List[str]) -> Dict[str, Callable]:
+    """Passes over the images' files, by ours and then by the peers."""
     files = sorted(map(str, Path(root, 'train').rglob('*.*')))
 
     def passes(picture: Callable) -> Callable:
         return lambda: [picture(file) for file in files]
 
-    return {
-        'ours': passes(by_transforms(ours())),
-        'torchvision': passes(by_torchvision(pictures=1)),
-        'torchvision, BEiT v2: two pictures': passes(
-            by_torchvision(pictures=2)),
-        'mmpretrain': passes(by_transforms(mmpretrain_beit(pictures=1))),
-        'mmpretrain, BEiT v2: two pictures': passes(
-            by_transforms(mmpretrain_beit(pictures=2))),
-    }
+    sides = {'ours': by_transforms(ours())}
+    if 'torchvision' in against:
+        sides['torchvision'] = by_torchvision(pictures=1)
+        sides['torchvision, BEiT v2: two pictures'] = by_torchvision(
+            pictures=2)
+    if 'mmpretrain' in against:
+        sides['mmpretrain'] = by_transforms(mmpretrain_beit(pictures=1))
+        sides['mmpretrain, BEiT v2: two pictures'] = by_transforms(
+            mmpretrain_beit(pictures=2))
+    return {name: passes(picture) for name, picture in sides.items()}
 
 
 def ours() -> List[dict]:

@@ -128,6 +128,7 @@ def run(args, build: Build) -> dict:
     MMLogger.get_current_instance().setLevel('ERROR')  # only the table counts
     if args.plot and not args.sweep:
         raise SystemExit('error: --plot draws what --sweep measures: add it')
+    measure.keep_freed_memory()
     device = torch.device(args.device)
     dtype = torch.bfloat16 if args.amp else torch.float32
     result = dict(
