@@ -18,22 +18,26 @@ def training_pipeline(config: Config) -> list:
     Raises:
         ConfigError: If there are none.
     """
-    dataset = (config.get('train_dataloader') or {}).get('dataset') or {}
-    while 'pipeline' not in dataset:  # of one data set inside another
-        inner = dataset.get('dataset') or next(
-            iter(dataset.get('datasets') or []), None)
-        if inner is None:
-            raise ConfigError(
-                'the config has no train_dataloader.dataset.pipeline: expected '
-                'a pre-training config')
-        dataset = inner
-    return dataset['pipeline']
+    pipeline = _find_pipeline(config)
+    if pipeline is None:
+        raise ConfigError(
+            'the config has no train_dataloader.dataset.pipeline: expected '
+            'a pre-training config')
+    return pipeline
 
 
 def mask_generator(config: Config) -> Optional[dict]:
     """The step that draws which patches are hidden, None if none is known."""
-    for step in training_pipeline(config):
+    for step in _find_pipeline(config) or []:
         name = class_name(step)
         if name.endswith('MaskGenerator') or name == 'GumbelNoise':
             return step
     return None
+
+
+def _find_pipeline(config: Config) -> Optional[list]:
+    dataset = (config.get('train_dataloader') or {}).get('dataset')
+    while dataset and 'pipeline' not in dataset:  # one inside another
+        dataset = dataset.get('dataset') or next(
+            iter(dataset.get('datasets') or []), None)
+    return dataset['pipeline'] if dataset else None

@@ -1,8 +1,9 @@
-"""Checks that need no compute: is everything there that a config names?"""
+"""Checks before training: is all there that a config names, and does it fit?"""
 import inspect
 import os.path as osp
 from typing import Any, Iterator, Optional, Sequence, Tuple, Union
 
+from mmengine.config import Config
 from mmengine.model import is_model_wrapper
 from mmengine.registry import DATASETS, TRANSFORMS
 from mmpretrain.datasets import ImageNet, ImageNet21k
@@ -54,13 +55,13 @@ def check_weights(cfg: dict) -> None:
                 f'--cfg-options {option}=PATH')
 
 
-def check_masks(cfg: dict, model: nn.Module) -> None:
+def check_masks(cfg: Config, model: nn.Module) -> None:
     """Check that the pipeline draws masks for the student's patches.
 
     Args:
-        cfg (dict): The config. One whose pipeline draws no masks, or by a
-            transform whose name does not end in ``MaskGenerator``, is passed
-            over.
+        cfg (Config): The config. Masks that cannot be drawn without an image,
+            or by a transform whose name does not end in ``MaskGenerator``,
+            are passed over: :class:`MaskDistill` counts each batch's patches.
         model (nn.Module): The model that it builds, or a wrapper of it.
 
     Raises:
@@ -68,19 +69,20 @@ def check_masks(cfg: dict, model: nn.Module) -> None:
     """
     while is_model_wrapper(model):
         model = model.module
-    if not isinstance(model, MaskDistill):
-        return
-    step = mask_generator(cfg)
+    step = mask_generator(cfg) if isinstance(model, MaskDistill) else None
     if step is None:
         return
-    grid = model.backbone.patch_resolution
-    shape = TRANSFORMS.build(step).transform({})['mask'].shape
-    if shape != tuple(grid):
+    try:
+        shape = TRANSFORMS.build(step).transform({})['mask'].shape
+    except KeyError:  # what it reads of the image
+        return
+    rows, columns = model.backbone.patch_resolution
+    if tuple(shape) not in ((rows, columns), (rows * columns, )):
         raise ConfigError(
             f'{class_name(step)} of the training pipeline draws masks of '
             f'{" x ".join(map(str, shape))} patches, the student '
-            f'{type(model.backbone).__name__} has {grid[0]} x {grid[1]}: let '
-            'it draw these, by its input_size')
+            f'{type(model.backbone).__name__} has {rows} x {columns}: let it '
+            'draw these, by its input_size')
 
 
 def _data_paths(dataset: Any, option: str,

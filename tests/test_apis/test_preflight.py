@@ -1,4 +1,6 @@
+import numpy as np
 import pytest
+from mmcv.transforms import BaseTransform
 from torch import nn
 
 from mmmaskdistill.apis.preflight import (check_data, check_masks,
@@ -100,6 +102,18 @@ def pretraining(*steps):
     return dict(train_dataloader=dict(dataset=dict(pipeline=steps)))
 
 
+class FlatMaskGenerator(BaseTransform):
+
+    def transform(self, results):
+        return dict(results, mask=np.zeros(8))
+
+
+class ImageMaskGenerator(BaseTransform):
+
+    def transform(self, results):
+        return dict(results, mask=np.zeros(results['img'].shape))
+
+
 def test_masks_have_the_students_grid():
     model = MaskDistill(
         backbone=dict(
@@ -117,8 +131,10 @@ def test_masks_have_the_students_grid():
     load = dict(type='LoadImageFromFile')
     for step in (dict(block, input_size=(2, 4)),
                  dict(type='mmmaskdistill.GumbelNoise', input_size=(2, 4)),
-                 dict(type='MyMasks')):
+                 dict(type='MyMasks'), dict(type=FlatMaskGenerator),
+                 dict(type=ImageMaskGenerator)):
         check_masks(pretraining(load, step), model)
+    check_masks(dict(train_dataloader=dict(dataset=dict(type='Mine'))), model)
     # As many patches, of another grid.
     bad = pretraining(load, dict(block, input_size=(4, 2)))
     for wrapped in (model, nn.parallel.DataParallel(model)):

@@ -1,12 +1,17 @@
 """``compile``: the same numbers, from few graphs without breaks."""
+from copy import deepcopy
+
 import pytest
 import torch
 from mmpretrain.structures import DataSample
+from torch import nn
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounter
 
 from mmmaskdistill.engine import ResumableRunner
 from mmmaskdistill.engine.compiling import transformer_blocks
 from mmmaskdistill.models import MaskDistill
+from mmmaskdistill.models.layers import Block
 
 
 def pretraining(drop_path_rate=0., **backbone):
@@ -35,10 +40,10 @@ def pretraining(drop_path_rate=0., **backbone):
     return model.train()
 
 
-def loss_and_gradients(model):
+def loss_and_gradients(model, batch=4):
     torch.manual_seed(1)
-    images = torch.randn(4, 3, 64, 64)
-    mask = torch.rand(4, 16).argsort(1) < 6
+    images = torch.randn(batch, 3, 64, 64)
+    mask = torch.rand(batch, 16).argsort(1) < 6
     loss = model.loss([images, images],
                       [DataSample(mask=m) for m in mask])['loss']
     model.zero_grad()
@@ -84,6 +89,34 @@ def test_blocks_share_graphs():
     loss_and_gradients(model)
     loss_and_gradients(model)
     assert counter.frame_count == 4
+
+
+def test_batches_of_any_size_share_graphs():
+    torch._dynamo.reset()
+    model, counter = pretraining(), CompileCounter()
+    backend = aot_autograd(fw_compiler=counter)
+    for block in transformer_blocks(model):
+        block.compile(backend=backend, fullgraph=True)
+    graphs = []
+    for batch in (2, 3, 4, 6):
+        loss_and_gradients(model, batch)
+        graphs.append(counter.frame_count)
+    assert graphs[1] == graphs[3]  # the second made the size a variable
+
+
+@pytest.mark.parametrize('fullgraph', [False, True])
+def test_blocks_of_several_grids(fullgraph):
+    """To resize a table, SciPy's spline breaks the graph."""
+    torch._dynamo.reset()
+    for window in ((2, 2), (3, 3)):
+        torch.manual_seed(0)
+        block = Block(16, 2, 32, window=window)
+        nn.init.normal_(block.attn.relative_position_bias_table)
+        compiled = deepcopy(block)
+        compiled.compile(backend='aot_eager', fullgraph=fullgraph)
+        for h, w in [window] if fullgraph else [window, (2, 3), window]:
+            x = torch.randn(2, 1 + h * w, 16)
+            torch.testing.assert_close(compiled(x, (h, w)), block(x, (h, w)))
 
 
 def test_under_autocast(tmp_path):

@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmmaskdistill.models import MaskDistillViT
-from mmmaskdistill.models.layers import Block, memory_saving
+from mmmaskdistill.models.layers import (Block, memory_saving,
+                                         relative_position_bias)
 from mmmaskdistill.models.layers.memory_saving import (biased_attention,
                                                        recomputing_linear)
 
@@ -272,6 +273,52 @@ def test_a_block_keeps_ten_maps_of_tokens():
     bias = nn.Parameter(torch.randn(2, 17, 17))
     maps = kept_bytes(lambda: block(x, (4, 4), bias)) / (4 * x.numel())
     assert maps == pytest.approx(10, abs=0.2)
+
+
+def test_a_block_with_a_table_keeps_an_index_more():
+    """All blocks share it; a bias [heads, N, N] would be each one's own."""
+    tokens = 1 + 16
+    own, shared = Block(64, 4, 256, window=(4, 4)), Block(64, 4, 256)
+    x = torch.randn(2, tokens, 64, requires_grad=True)
+    bias = nn.Parameter(torch.randn(4, tokens, tokens))
+    kept = kept_bytes(lambda: own(x, (4, 4)))
+    assert kept - kept_bytes(lambda: shared(x, (4, 4), bias)) == 8 * tokens**2
+
+
+@pytest.mark.parametrize('shared', [False, True])
+@pytest.mark.parametrize('grid', [(2, 3), (4, 4)])
+def test_own_tables_under_autocast(shared, grid):
+    """Beside a shared bias, too, and at another grid than the table's."""
+    torch.manual_seed(0)
+    block = Block(32, 4, 64, window=(4, 4), layer_scale_init_value=1.)
+    table = block.attn.relative_position_bias_table
+    nn.init.normal_(table)
+    tokens = 1 + grid[0] * grid[1]
+    x = torch.randn(2, tokens, 32, requires_grad=True)
+    bias = torch.randn(4, tokens, tokens, requires_grad=True)
+    inputs = [x, table, *([bias] if shared else [])]
+    attn = block.attn
+
+    def plain():
+        own = relative_position_bias(table, (4, 4), grid)
+        q, k, v = block.norm1(x).matmul(attn.qkv.weight.t()).unflatten(
+            2, (3, 4, 8)).permute(2, 0, 3, 1, 4)
+        weights = q @ k.mT / 8**0.5 + (own + bias if shared else own)
+        y = (weights.softmax(-1) @ v).transpose(1, 2).flatten(2)
+        y = x + attn.proj(y)
+        return y + block.mlp(block.norm2(y))
+
+    expected = plain()
+    wanted = gradients(expected, *inputs)
+    out = block(x, grid, bias if shared else None)
+    assert close(out, expected)
+    for got, gradient in zip(gradients(out, *inputs), wanted):
+        assert close(got, gradient)
+    with torch.autocast('cpu', torch.bfloat16):
+        out = block(x, grid, bias if shared else None)
+    assert close(out, expected, 2e-2)
+    for got, gradient in zip(gradients(out, *inputs), wanted):
+        assert got.dtype == torch.float32 and close(got, gradient, 4e-2)
 
 
 @pytest.mark.parametrize('queries', [False, True])

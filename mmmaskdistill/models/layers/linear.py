@@ -46,7 +46,8 @@ def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
 def takes_onednn(x: Tensor, weight: Tensor) -> bool:
     """Whether a product is oneDNN's: of float32 on AMD, where torch has it."""
     return (_ONEDNN is not None and not torch.compiler.is_compiling()
-            and on_amd() and x.is_cpu and x.dtype == weight.dtype == torch.float32
+            and on_amd() and x.is_cpu
+            and x.dtype == weight.dtype == torch.float32
             and x.numel() > 0  # it refuses empty ones
             and not torch.is_autocast_enabled('cpu')
             and torch.backends.mkldnn.is_available()

@@ -2,7 +2,8 @@
 
 Between a block's input and output, a ViT keeps for backward what goes into
 every layer. Most of that costs little to compute again: a norm, a GELU, the
-attention weights; and what layer scale multiplies is not needed at all.
+attention weights, the bias of a table; and what layer scale multiplies is not
+needed at all.
 Values and gradients are those of the plain layers.
 """
 from typing import Iterator, List, Optional, Sequence, Tuple
@@ -37,7 +38,7 @@ def biased_attention(projected: Sequence[Tensor],
         queries (Tensor, optional): Rows [B, M] of the bias, which token each
             query is. Defaults to None, all in order, M = N.
         index (Tensor, optional): Row of the table for every pair (query, key),
-            [N, N].
+            [N, N]. Defaults to None, ``bias`` is no table.
 
     Returns:
         Tensor: [B, M, D].
@@ -47,10 +48,10 @@ def biased_attention(projected: Sequence[Tensor],
 
 def split_heads(projected: Sequence[Tensor], num_heads: int) -> List[Tensor]:
     """q, k and v, [B, heads, N, d] each, as views."""
-    channels = sum(t.shape[2] for t in projected) // (3 * num_heads)
+    width = sum(t.shape[2] for t in projected) // 3
     return [
-        part.transpose(1, 2) for t in projected
-        for part in t.unflatten(2, (-1, num_heads, channels)).unbind(2)
+        part.unflatten(2, (num_heads, -1)).transpose(1, 2)
+        for t in projected for part in t.split(width, 2)
     ]
 
 
@@ -79,7 +80,8 @@ class _BiasedAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         bias, queries, index, *projected = ctx.saved_tensors
-        table, bias = bias, bias if index is None else look_up(bias, index)
+        if index is not None:
+            table, bias = bias, look_up(bias, index)
         q, k, v = split_heads(projected, ctx.num_heads)
         grad = grad.unflatten(2, (ctx.num_heads, -1)).transpose(1, 2)
         d_projected = [torch.empty_like(t) for t in projected]
@@ -99,11 +101,11 @@ class _BiasedAttention(torch.autograd.Function):
                 d_bias[heads] += d_logits.sum(0, dtype=bias.dtype)
             else:
                 d_bias[heads] += d_logits
-        if index is not None:
-            d_table = torch.zeros_like(table.t())
-            d_bias = d_table.index_add_(1, index.flatten(),
-                                        d_bias.flatten(1)).t()
-        return None, d_bias, None, None, *d_projected
+        if index is None:
+            return None, d_bias, None, None, *d_projected
+        d_table = torch.zeros_like(table.t()).index_add_(
+            1, index.flatten(), d_bias.flatten(1))
+        return None, d_table.t(), None, None, *d_projected
 
 
 def _parts(q: Tensor, k: Tensor) -> Iterator[Tuple]:

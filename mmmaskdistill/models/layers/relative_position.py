@@ -22,18 +22,13 @@ def table_length(window: Window) -> int:
     return (2 * h - 1) * (2 * w - 1) + NUM_TOKEN_ROWS
 
 
-@torch.compiler.assume_constant_result  # in a graph, a constant of all blocks
+@lru_cache(maxsize=16)
 def relative_position_index(window: Window, device: torch.device) -> Tensor:
     """Row of the table for every pair (query, key).
 
     Returns:
         Tensor: [1 + h*w, 1 + h*w] int64, the class token first.
     """
-    return _index(window, device)
-
-
-@lru_cache(maxsize=16)
-def _index(window: Window, device: torch.device) -> Tensor:
     # Even when first asked for under inference mode, the cached index must be
     # usable in training later.
     with torch.inference_mode(False):
