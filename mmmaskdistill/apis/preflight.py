@@ -61,7 +61,7 @@ def check_masks(cfg: Config, model: nn.Module) -> None:
     Args:
         cfg (Config): The config. Masks that cannot be drawn without an image,
             or by a transform whose name does not end in ``MaskGenerator``,
-            are passed over: :class:`MaskDistill` counts each batch's patches.
+            are passed over: :class:`MaskDistill` looks at each batch's.
         model (nn.Module): The model that it builds, or a wrapper of it.
 
     Raises:

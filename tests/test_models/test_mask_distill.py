@@ -8,6 +8,7 @@ from mmengine.optim import build_optim_wrapper
 from mmpretrain.structures import DataSample
 
 from mmmaskdistill.engine import ResumableRunner
+from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.models import MaskDistill, MaskDistillViT
 from mmmaskdistill.registry import MODELS
 
@@ -220,6 +221,15 @@ def test_grids_that_differ_are_refused():
         build(teacher={**TEACHER, 'img_size': 64})
     for part in ('4 x 4', '6 x 6', '96 x 96 pixels'):
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize('shape, grid', [((4, 9), '4 x 9'), ((35, ), '35')])
+def test_masks_of_another_grid_are_refused(shape, grid):
+    model = build()
+    data = model.data_preprocessor(batch()[0], True)
+    data['data_samples'] = [DataSample(mask=torch.ones(shape))] * 2
+    with pytest.raises(ConfigError, match=f'draws masks of {grid} patches'):
+        model.loss(**data)
 
 
 def test_coarser_map_is_resized_when_asked():

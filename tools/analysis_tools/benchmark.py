@@ -1,7 +1,9 @@
 """Time ours against other libraries, side by side in one process.
 
 The sides have the same weights and data, are first shown to compute the same,
-and then take turns.
+and then take turns. Where glibc allocates, what computes keeps the memory it
+frees: to get it from the kernel anew can take longer than to compute, for one
+side more than for the other.
 
     python tools/analysis_tools/benchmark.py pretrain --against timm mmpretrain
     python tools/analysis_tools/benchmark.py JOB --help

@@ -142,8 +142,8 @@ class MaskDistill(BaseSelfSupervisor):
             # Of the step before: it holds after resuming, too.
             self.teacher.update(self.backbone)
         drawn = torch.stack([sample.mask for sample in data_samples])
+        self._check_grid(drawn)
         drawn = drawn.flatten(1)
-        self._check_count(drawn)
         if self._teacher_skips and not drawn.is_floating_point():
             mask = where = drawn.bool()
             target = self.normalizer(self.teacher.at(teacher_view, where))
@@ -158,12 +158,13 @@ class MaskDistill(BaseSelfSupervisor):
         predictions = self._predict(student_view, mask, where)
         return dict(loss=sum(self.distance(p, target) for p in predictions))
 
-    def _check_count(self, drawn: Tensor):
+    def _check_grid(self, drawn: Tensor):
         """What the pipeline draws is for the student's patches."""
         rows, columns = self.backbone.patch_resolution
-        if drawn.shape[1] != rows * columns:
+        if drawn.shape[1:] not in ((rows, columns), (rows * columns, )):
+            grid = ' x '.join(map(str, drawn.shape[1:]))
             raise ConfigError(
-                f'the pipeline draws masks of {drawn.shape[1]} patches, the '
+                f'the pipeline draws masks of {grid} patches, the '
                 f'student {type(self.backbone).__name__} has {rows} x '
                 f'{columns}: set input_size=({rows}, {columns}) of the '
                 'mask generator in train_pipeline')

@@ -128,11 +128,12 @@ def run(args, build: Build) -> dict:
     MMLogger.get_current_instance().setLevel('ERROR')  # only the table counts
     if args.plot and not args.sweep:
         raise SystemExit('error: --plot draws what --sweep measures: add it')
-    measure.keep_freed_memory()
+    keeps = measure.keep_freed_memory()
     device = torch.device(args.device)
     dtype = torch.bfloat16 if args.amp else torch.float32
     result = dict(
         machine=measure.machine(device),
+        keeps_freed_memory=keeps,
         product_rate=measure.product_rate(device, dtype))
     if not args.sweep:
         result.update(_measure(args, build, device, result['product_rate']))
