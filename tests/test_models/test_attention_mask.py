@@ -96,7 +96,7 @@ def test_masks_and_noise_are_not_mixed_up():
         loss(build(masking=None), torch.randn(4, 4))
     with pytest.raises(ConfigError, match='test_resnet'):
         build(model_name='test_resnet')
-    with pytest.raises(ConfigError, match='masks of 9 patches.*has 4 x 4'):
+    with pytest.raises(ConfigError, match='masks of 3 x 3 patches.*has 4 x 4'):
         loss(build(), torch.randn(3, 3))
     with pytest.raises(ConfigError, match='num_masking_patches=12'):
         AttentionMask(12)(torch.rand(2, 9), torch.randn(2, 9))
