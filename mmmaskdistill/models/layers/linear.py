@@ -17,8 +17,8 @@ def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     """``x weight^T + bias``, a value without gradient.
 
     On CPU ``F.linear`` has MKL multiply float32, which on an AMD EPYC was 5
-    to 10 % slower than oneDNN, for every shape of a ViT. On an Intel Xeon it
-    was 5 to 50 % faster, so there MKL multiplies.
+    to 10 % slower than oneDNN, for every shape of a ViT. On an Intel Xeon MKL
+    was as fast or faster, for some gradients twice as fast: there it multiplies.
 
     Args:
         x (Tensor): [..., C].
