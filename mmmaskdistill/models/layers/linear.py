@@ -18,7 +18,7 @@ def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
 
     On CPU ``F.linear`` has MKL multiply float32, which on an AMD EPYC was 5
     to 10 % slower than oneDNN, for every shape of a ViT. On an Intel Xeon MKL
-    was as fast or faster, for some gradients twice as fast: there it multiplies.
+    was as fast or faster, for some gradients twice: it multiplies there.
 
     Args:
         x (Tensor): [..., C].
