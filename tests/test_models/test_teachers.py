@@ -1,15 +1,19 @@
 import logging
+from copy import deepcopy
 
 import pytest
 import timm
 import torch
 from mmpretrain.structures import DataSample
+from timm.layers.activations import QuickGELU
 from timm.models.vision_transformer import Block
+from torch import nn
 
 from mmmaskdistill.apis import measure
 from mmmaskdistill.errors import CheckpointError
 from mmmaskdistill.models import CachedTeacher, TimmTeacher
-from mmmaskdistill.models.layers import FrozenLinear, take
+from mmmaskdistill.models.layers import freeze_layers, take, thaw_layers
+from mmmaskdistill.models.layers.frozen import FrozenLinear, FrozenQuickGELU
 from mmmaskdistill.models.teachers.last_block import can_skip, run_at
 
 IMAGES = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
@@ -110,6 +114,40 @@ def test_linear_layers_of_a_frozen_model(tower):
     got, wanted = (torch.autograd.grad(f(x).sum(), x)[0]
                    for f in (layer, plain))
     torch.testing.assert_close(got, wanted)
+
+
+def test_quick_gelu_of_a_frozen_model():
+    """In place without gradients; timm's with them, and when thawed."""
+    torch.manual_seed(0)
+    teacher = TimmTeacher('test_vit', pretrained='random', img_size=96)
+    plain = deepcopy(teacher.model)
+    for model in (teacher.model, plain):
+        for block in model.blocks:
+            block.mlp.act = QuickGELU()
+    freeze_layers(teacher.model)
+    act = teacher.model.blocks[0].mlp.act
+    assert type(act) is FrozenQuickGELU
+
+    x = torch.linspace(-12, 12, 481, requires_grad=True)
+    wanted = x * torch.sigmoid(1.702 * x)
+    torch.testing.assert_close(act(x), wanted)
+    torch.testing.assert_close(
+        torch.autograd.grad(act(x).sum(), x),
+        torch.autograd.grad(wanted.sum(), x))
+    with torch.no_grad():
+        given = x.clone()
+        assert act(given) is given
+        torch.testing.assert_close(given, wanted, rtol=1e-5, atol=1e-6)
+
+    features = teacher(IMAGES)
+    thaw_layers(plain)
+    maps = plain.forward_intermediates(
+        IMAGES, indices=1, intermediates_only=True, norm=False)[0]
+    torch.testing.assert_close(
+        features, maps.flatten(2).transpose(1, 2), rtol=1e-4, atol=1e-5)
+    thaw_layers(teacher.model)
+    assert type(act) is QuickGELU
+    assert type(teacher.model.blocks[0].mlp.fc1) is nn.Linear
 
 
 def test_convolutional_features():

@@ -1,6 +1,7 @@
 from .attention import Attention, find, take
 from .block import Block
-from .linear import FrozenLinear, linear
+from .frozen import freeze_layers, thaw_layers
+from .linear import linear
 from .memory_saving import biased_attention, recomputing_linear
 from .patch_embed import PatchEmbed
 from .position_embedding import resize_position_embedding
@@ -8,9 +9,9 @@ from .relative_position import (RelativePositionBias, relative_position_bias,
                                 resize_relative_position_table, table_length)
 
 __all__ = [
-    'Attention', 'Block', 'FrozenLinear', 'PatchEmbed',
-    'RelativePositionBias', 'biased_attention', 'find', 'linear',
+    'Attention', 'Block', 'PatchEmbed', 'RelativePositionBias',
+    'biased_attention', 'find', 'freeze_layers', 'linear',
     'recomputing_linear', 'relative_position_bias',
     'resize_position_embedding', 'resize_relative_position_table',
-    'table_length', 'take'
+    'table_length', 'take', 'thaw_layers'
 ]

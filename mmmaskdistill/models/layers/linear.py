@@ -6,7 +6,7 @@ from typing import Optional
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import mm_flop, register_flop_formula
 
 # What torch.compile itself calls for a linear layer on CPU. It has no gradient.
@@ -68,12 +68,3 @@ if _ONEDNN is not None:
     def _linear_flops(x_shape, weight_shape, *args, out_shape=None, **kwargs):
         rows = x_shape[:-1].numel()
         return mm_flop((rows, x_shape[-1]), weight_shape[::-1])
-
-
-class FrozenLinear(nn.Linear):
-    """A linear layer of a frozen model, through :func:`linear`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
-            return super().forward(x)
-        return linear(x, self.weight, self.bias)

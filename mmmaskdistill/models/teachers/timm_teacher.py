@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mmmaskdistill.errors import CheckpointError, ConfigError
 from mmmaskdistill.registry import MODELS
-from ..layers import FrozenLinear, find
+from ..layers import find, freeze_layers
 from ..weights import first_few, first_line, read_state_dict
 from .last_block import can_skip, run_at
 
@@ -80,9 +80,7 @@ class TimmTeacher(nn.Module):
         self.model = _create_model(model_name, checkpoint, pretrained, img_size,
                                    with_head=features == 'proj')
         self.requires_grad_(False).eval()
-        for module in self.model.modules():
-            if type(module) is nn.Linear:
-                module.__class__ = FrozenLinear
+        freeze_layers(self.model)
 
         stages = list(self.model.feature_info)
         layers = [layer] if isinstance(layer, int) else layer

@@ -29,7 +29,7 @@ def build(args, device) -> Dict[str, Side]:
 
     from mmmaskdistill.datasets import BlockMaskGenerator
     from mmmaskdistill.models import MaskDistill
-    from mmmaskdistill.models.layers import FrozenLinear
+    from mmmaskdistill.models.layers import thaw_layers
     arch = common.vit_arch(args)
     side = args.img_size // 16
     with torch.device('meta'):
@@ -65,9 +65,7 @@ def build(args, device) -> Dict[str, Side]:
     hidden = masks.flatten(1).bool()
 
     teacher = deepcopy(model.teacher.model)
-    for module in teacher.modules():  # the peers' is all timm's
-        if type(module) is FrozenLinear:
-            module.__class__ = nn.Linear
+    thaw_layers(teacher)  # the peers' is all timm's
 
     def peer_loss(tokens: Tensor, head: nn.Linear) -> Tensor:
         with torch.no_grad():
