@@ -1,11 +1,13 @@
 """Time, operations and memory of several ways to compute the same."""
 import ctypes
 import platform
+import re
 import time
+from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Callable, Dict, Iterable, List, Optional
+from typing import Callable, Dict, Iterable, Iterator, List, Optional
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +54,43 @@ def keep_freed_memory() -> bool:
         return False
     trim_threshold, mmap_max = -1, -4  # of malloc.h
     return bool(mallopt(trim_threshold, -1) and mallopt(mmap_max, 0))
+
+
+@contextmanager
+def limited_memory(free: Optional[int] = None) -> Iterator[None]:
+    """Let an allocation fail that the machine has no memory for.
+
+    Linux grants it, and ends the process once it is used.
+
+    Args:
+        free (int, optional): Bytes that may still be allocated. Defaults to
+            None, those that Linux says are available.
+    """
+    status, memory = Path('/proc/self/status'), Path('/proc/meminfo')
+    if not (status.is_file() and memory.is_file()):
+        yield
+        return
+    import resource  # of Unix alone
+    used, = re.findall(r'VmData:\s+(\d+) kB', status.read_text())
+    available, = re.findall(r'MemAvailable:\s+(\d+) kB', memory.read_text())
+    if free is None:
+        free = 1024 * int(available)
+    limits = resource.getrlimit(resource.RLIMIT_DATA)
+    most = 1024 * int(used) + free
+    if limits[0] != resource.RLIM_INFINITY:
+        most = min(most, limits[0])
+    resource.setrlimit(resource.RLIMIT_DATA, (most, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, limits)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether torch raised it for want of memory, of a GPU or of the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError)
+        and 'DefaultCPUAllocator' in str(error))
 
 
 def spread(seconds: List[float]) -> Dict[str, float]:

@@ -51,6 +51,20 @@ def test_freed_memory_is_kept():
     assert default < 32 < kept  # of 64 MiB
 
 
+@pytest.mark.skipif(
+    platform.system() != 'Linux', reason='only Linux says what is available')
+def test_memory_is_limited():
+    size = 2**28  # more than the process keeps, and a machine has
+    torch.ones(size, dtype=torch.uint8)
+    with measure.limited_memory(free=size // 2):
+        with pytest.raises(RuntimeError) as raised:
+            torch.ones(size, dtype=torch.uint8)
+    assert measure.is_out_of_memory(raised.value)
+    assert not measure.is_out_of_memory(RuntimeError('shapes differ'))
+    with measure.limited_memory():
+        torch.ones(size, dtype=torch.uint8)
+
+
 def test_spread_is_of_quartiles():
     assert measure.spread([5., 1., 2., 3., 4.]) == dict(
         median=3, low=2, high=4)

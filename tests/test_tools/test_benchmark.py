@@ -1,5 +1,6 @@
 """tools/analysis_tools/benchmark.py, each job once, at tiny sizes."""
 import json
+from contextlib import contextmanager
 
 import pytest
 
@@ -77,6 +78,26 @@ def test_sweeps_are_drawn(figures, tmp_path):
             for key in ('flops', 'kept_bytes_per_image'):
                 assert small['sides'][side][key] < great['sides'][side][key]
     assert (tmp_path / 'sweep.png').stat().st_size > 10000
+
+
+def test_a_side_without_memory_has_no_point(figures, tmp_path, monkeypatch):
+    limited, calls = measure.limited_memory, []
+
+    @contextmanager
+    def limit():
+        calls.append(1)
+        # Ours fits twice, timm the first time.
+        with limited(free=2**26 if len(calls) == 4 else None):
+            yield
+
+    monkeypatch.setattr(measure, 'limited_memory', limit)
+    result = figures('finetune', *TINY, '--against', 'timm', '--sweep', 'size',
+                     '--sizes', '32', '768', '--depth', '1', '--plot',
+                     tmp_path / 'sweep.png')
+    small, great = result['sweeps']['size']
+    assert set(small['sides']) == {'ours', 'timm'}
+    assert set(great['sides']) == {'ours'}
+    assert (tmp_path / 'sweep.png').is_file()
 
 
 def test_amp_is_of_both_sides(figures):

@@ -30,7 +30,7 @@ class FrozenQuickGELU(QuickGELU):
 
 def freeze_layers(model: nn.Module):
     """Let the layers of a frozen model compute as those above."""
-    frozen = {layer.__base__: layer for layer in (FrozenLinear, FrozenQuickGELU)}
+    frozen = {cls.__base__: cls for cls in (FrozenLinear, FrozenQuickGELU)}
     for module in model.modules():
         module.__class__ = frozen.get(type(module), type(module))
 

@@ -220,10 +220,14 @@ def check_equal(sides: Dict[str, Side]) -> Dict[str, float]:
 
 
 def _fits(name: str, side: Side) -> bool:
-    """Whether the accelerator's memory suffices; others end with an error."""
+    """Whether memory suffices; other errors are raised."""
+    from mmmaskdistill.apis import measure
     try:
-        side.call()
-    except torch.OutOfMemoryError:
+        with measure.limited_memory():
+            side.call()
+    except RuntimeError as error:
+        if not measure.is_out_of_memory(error):
+            raise
         print(f'{name}: out of memory')
         side.model.to('cpu')
         return False
