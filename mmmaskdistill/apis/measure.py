@@ -56,6 +56,13 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(trim_threshold, -1) and mallopt(mmap_max, 0))
 
 
+def return_freed_memory():
+    """Give back what :func:`keep_freed_memory` has kept so far."""
+    trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
+    if trim is not None:
+        trim(0)
+
+
 @contextmanager
 def limited_memory(free: Optional[int] = None) -> Iterator[None]:
     """Let an allocation fail that the machine has no memory for.
@@ -64,7 +71,7 @@ def limited_memory(free: Optional[int] = None) -> Iterator[None]:
 
     Args:
         free (int, optional): Bytes that may still be allocated. Defaults to
-            None, those that Linux says are available.
+            None, nine tenths of those that Linux says are available.
     """
     status, memory = Path('/proc/self/status'), Path('/proc/meminfo')
     if not (status.is_file() and memory.is_file()):
@@ -74,7 +81,7 @@ def limited_memory(free: Optional[int] = None) -> Iterator[None]:
     used, = re.findall(r'VmData:\s+(\d+) kB', status.read_text())
     available, = re.findall(r'MemAvailable:\s+(\d+) kB', memory.read_text())
     if free is None:
-        free = 1024 * int(available)
+        free = 1024 * int(available) * 9 // 10
     limits = resource.getrlimit(resource.RLIMIT_DATA)
     most = 1024 * int(used) + free
     if limits[0] != resource.RLIM_INFINITY:

@@ -68,15 +68,21 @@ def test_eval(figures):
 
 def test_sweeps_are_drawn(figures, tmp_path):
     result = figures('finetune', *TINY, '--against', 'timm', '--sweep', 'size',
-                     'depth', '--sizes', '32', '64', '--depths', '1', '2',
-                     '--depth', '1', '--plot', tmp_path / 'sweep.png')
-    sizes, depths = result['sweeps']['size'], result['sweeps']['depth']
+                     'batch', 'depth', '--sizes', '32', '64', '--batches',
+                     '1', '3', '--depths', '1', '2', '--depth', '1',
+                     '--img-size', '32', '--plot', tmp_path / 'sweep.png')
+    sizes, batches, depths = (
+        result['sweeps'][name] for name in ('size', 'batch', 'depth'))
     assert [(p['size'], p['tokens']) for p in sizes] == [(32, 10), (64, 34)]
+    assert [(p['batch'], p['tokens']) for p in batches] == [(1, 5), (3, 15)]
     assert [p['depth'] for p in depths] == [1, 2]
+    for small, great in (sizes, batches, depths):
+        for side in ('ours', 'timm'):
+            assert small['sides'][side]['flops'] < great['sides'][side]['flops']
     for small, great in (sizes, depths):
         for side in ('ours', 'timm'):
-            for key in ('flops', 'kept_bytes_per_image'):
-                assert small['sides'][side][key] < great['sides'][side][key]
+            assert (small['sides'][side]['kept_bytes_per_image'] <
+                    great['sides'][side]['kept_bytes_per_image'])
     assert (tmp_path / 'sweep.png').stat().st_size > 10000
 
 

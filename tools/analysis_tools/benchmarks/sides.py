@@ -8,7 +8,11 @@ from torch import Tensor, nn
 
 LR = 1e-9  # the weights stay what they are
 DROPOUT_SEED = 1
-SWEEPS = dict(size='img_size', batch='batch', depth='depth')
+# The option that grows, and the one that has its values.
+SWEEPS = dict(
+    size=('img_size', 'sizes'),
+    batch=('batch', 'batches'),
+    depth=('depth', 'depths'))
 
 
 class Side(NamedTuple):
@@ -154,8 +158,9 @@ def run(args, build: Build) -> dict:
 
 def _sweep(args, name: str, build: Build, device, rate: float) -> List[dict]:
     points = []
-    for value in getattr(args, f'{name}s'):
-        here = argparse.Namespace(**{**vars(args), SWEEPS[name]: value})
+    option, values = SWEEPS[name]
+    for value in getattr(args, values):
+        here = argparse.Namespace(**{**vars(args), option: value})
         print(f'{name} {value}', flush=True)
         points.append({
             name: value,
@@ -228,10 +233,12 @@ def _fits(name: str, side: Side) -> bool:
     except RuntimeError as error:
         if not measure.is_out_of_memory(error):
             raise
-        print(f'{name}: out of memory')
         side.model.to('cpu')
-        return False
-    return True
+    else:
+        return True
+    print(f'{name}: out of memory')
+    measure.return_freed_memory()
+    return False
 
 
 def _figures(sides: Dict[str, Side], batch: int, repeats: int, device,
