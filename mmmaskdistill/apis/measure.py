@@ -52,8 +52,12 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
     if mallopt is None:
         return False
-    trim_threshold, mmap_max = -1, -4  # of malloc.h
-    return bool(mallopt(trim_threshold, -1) and mallopt(mmap_max, 0))
+    trim_threshold, mmap_max, arena_max = -1, -4, -8  # of malloc.h
+    # In a single arena: after a failed allocation, a thread would turn to
+    # another, which keeps no large blocks.
+    return bool(
+        mallopt(trim_threshold, -1) and mallopt(mmap_max, 0)
+        and mallopt(arena_max, 1))
 
 
 def return_freed_memory():

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Dict, List, Union
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from .figures import DPI, save
 
@@ -46,11 +47,16 @@ def draw_scaling(sweeps: Dict[str, List[dict]], path: Union[str,
                 axes.plot(*zip(*curve), marker='o', markersize=3, label=side)
             axes.set_xscale('log')
             axes.set_yscale('log')
+            axes.set_xticks([point[across] for point in points])
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_minor_locator(NullLocator())
+                axis.set_major_formatter('{x:g}')
             axes.set_title(title, fontsize=9)
             axes.set_xlabel(
                 'blocks' if across == 'depth' else
                 f'tokens a call ({name} grows)', fontsize=9)
-            axes.tick_params(which='both', labelsize=8)
+            axes.tick_params(labelsize=8)
             axes.grid(color='0.9', linewidth=0.6)
             axes.spines[['top', 'right']].set_visible(False)
         row[0].legend(fontsize=8, frameon=False)

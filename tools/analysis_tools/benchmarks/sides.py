@@ -92,7 +92,7 @@ def add_arguments(parser, peers: Sequence[str], img_size: int, batch: int):
         choices=SWEEPS,
         default=[],
         help='repeat for several image sizes, batches or depths, the others '
-        'as above')
+        'as above; a side that memory does not hold is left out')
     parser.add_argument(
         '--sizes', type=int, nargs='+', default=[224, 384, 512, 768, 1024])
     parser.add_argument(
