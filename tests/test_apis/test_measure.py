@@ -71,15 +71,15 @@ def test_freed_memory_is_kept():
 @pytest.mark.skipif(
     platform.system() != 'Linux', reason='only Linux says what is available')
 def test_memory_is_limited():
-    size = 2**28  # more than the process keeps, and a machine has
-    torch.ones(size, dtype=torch.uint8)
-    with measure.limited_memory(free=size // 2):
+    size = 2**31  # bytes; more than this process has freed
+    with measure.limited_memory(free=2**20):
         with pytest.raises(RuntimeError) as raised:
-            torch.ones(size, dtype=torch.uint8)
+            torch.empty(size, dtype=torch.uint8)
     assert measure.is_out_of_memory(raised.value)
     assert not measure.is_out_of_memory(RuntimeError('shapes differ'))
     with measure.limited_memory():
-        torch.ones(size, dtype=torch.uint8)
+        torch.ones(2**20)
+    torch.empty(size, dtype=torch.uint8)  # as before
 
 
 def test_spread_is_of_quartiles():
