@@ -17,7 +17,7 @@ class FrozenLinear(nn.Linear):
 
 
 class FrozenQuickGELU(QuickGELU):
-    """``x * sigmoid(1.702 x) = silu(1.702 x) / 1.702``, in place of ``x``.
+    """``x * sigmoid(1.702 x) = silu(1.702 x) / 1.702``, written over ``x``.
 
     timm's writes three tensors of the MLP's hidden width.
     """
@@ -28,15 +28,17 @@ class FrozenQuickGELU(QuickGELU):
         return F.silu(x.mul_(1.702), inplace=True).mul_(1 / 1.702)
 
 
+_FROZEN = {cls.__base__: cls for cls in (FrozenLinear, FrozenQuickGELU)}
+
+
 def freeze_layers(model: nn.Module):
     """Let the layers of a frozen model compute as those above."""
-    frozen = {cls.__base__: cls for cls in (FrozenLinear, FrozenQuickGELU)}
     for module in model.modules():
-        module.__class__ = frozen.get(type(module), type(module))
+        module.__class__ = _FROZEN.get(type(module), type(module))
 
 
 def thaw_layers(model: nn.Module):
     """Undo :func:`freeze_layers`."""
     for module in model.modules():
-        if isinstance(module, (FrozenLinear, FrozenQuickGELU)):
+        if type(module) in _FROZEN.values():
             module.__class__ = type(module).__base__
