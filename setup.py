@@ -5,6 +5,7 @@
 packages. Both write the same import names, hence a variable and not an extra:
 extras add up.
 """
+
 import os
 import runpy
 from pathlib import Path
@@ -37,8 +38,8 @@ def chosen_toolkits() -> str:
     name = os.environ.get('MMMASKDISTILL_TOOLKITS', 'official')
     if name not in TOOLKITS:
         raise SystemExit(
-            f'MMMASKDISTILL_TOOLKITS is {name!r}, expected one of '
-            f'{", ".join(TOOLKITS)}')
+            f'MMMASKDISTILL_TOOLKITS is {name!r}, expected one of {", ".join(TOOLKITS)}'
+        )
     return name
 
 
@@ -46,8 +47,7 @@ toolkits = chosen_toolkits()
 
 setup(
     name='mmmaskdistill',
-    version=runpy.run_path(str(ROOT / 'mmmaskdistill/version.py'))
-    ['__version__'],
+    version=runpy.run_path(str(ROOT / 'mmmaskdistill/version.py'))['__version__'],
     description='Masked-distillation pre-training of vision transformers, '
     'and fine-tuning for classification and segmentation',
     packages=find_packages(include=['mmmaskdistill', 'mmmaskdistill.*']),
@@ -72,7 +72,14 @@ setup(
         'lmdb': ['lmdb'],
         'demo': DEMO,
         # What ours is compared with.
-        'tests': ['pytest', 'transformers', 'open_clip_torch', 'lmdb',
-                  'webdataset', *DEMO],
+        'tests': [
+            'pytest',
+            'transformers',
+            'open_clip_torch',
+            'lmdb',
+            'webdataset',
+            *DEMO,
+        ],
     },
-    zip_safe=False)
+    zip_safe=False,
+)

@@ -3,12 +3,14 @@
 A name that is not found here is looked up in mmengine's root, a name with a
 scope (``mmseg.UPerHead``) in the package of that scope.
 """
+
 from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
-from mmengine.registry import \
-    OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.registry import (
+    OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
+)
 from mmengine.registry import RUNNERS as MMENGINE_RUNNERS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
@@ -16,37 +18,35 @@ from mmengine.registry import Registry
 SCOPE = 'mmmaskdistill'
 
 MODELS = Registry(
-    'model',
-    parent=MMENGINE_MODELS,
-    scope=SCOPE,
-    locations=['mmmaskdistill.models'])
+    'model', parent=MMENGINE_MODELS, scope=SCOPE, locations=['mmmaskdistill.models']
+)
 DATASETS = Registry(
     'dataset',
     parent=MMENGINE_DATASETS,
     scope=SCOPE,
-    locations=['mmmaskdistill.datasets'])
+    locations=['mmmaskdistill.datasets'],
+)
 TRANSFORMS = Registry(
     'transform',
     parent=MMENGINE_TRANSFORMS,
     scope=SCOPE,
-    locations=['mmmaskdistill.datasets'])
+    locations=['mmmaskdistill.datasets'],
+)
 DATA_SAMPLERS = Registry(
     'data sampler',
     parent=MMENGINE_DATA_SAMPLERS,
     scope=SCOPE,
-    locations=['mmmaskdistill.datasets'])
+    locations=['mmmaskdistill.datasets'],
+)
 HOOKS = Registry(
-    'hook',
-    parent=MMENGINE_HOOKS,
-    scope=SCOPE,
-    locations=['mmmaskdistill.engine'])
+    'hook', parent=MMENGINE_HOOKS, scope=SCOPE, locations=['mmmaskdistill.engine']
+)
 RUNNERS = Registry(
-    'runner',
-    parent=MMENGINE_RUNNERS,
-    scope=SCOPE,
-    locations=['mmmaskdistill.engine'])
+    'runner', parent=MMENGINE_RUNNERS, scope=SCOPE, locations=['mmmaskdistill.engine']
+)
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor',
     parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
     scope=SCOPE,
-    locations=['mmmaskdistill.engine'])
+    locations=['mmmaskdistill.engine'],
+)

@@ -1,13 +1,14 @@
 """Tests share small machines: one thread each, no window, no network."""
+
 import os
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('MPLBACKEND', 'Agg')
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from mmengine.registry import DefaultScope  # noqa: E402
+import pytest
+import torch
+from mmengine.registry import DefaultScope
 
 torch.set_num_threads(1)
 

@@ -1,4 +1,5 @@
 """What tools/train.py and tools/test.py share; it imports nothing heavy."""
+
 import argparse
 import os
 import os.path as osp
@@ -15,19 +16,21 @@ def new_parser(description, starter):
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('config', help='config file')
     parser.add_argument(
-        '--work-dir',
-        help='where logs and results go (default: work_dirs/<config>)')
+        '--work-dir', help='where logs and results go (default: work_dirs/<config>)'
+    )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         metavar='KEY=VALUE',
         help='override settings of the config, e.g. '
-        'train_dataloader.batch_size=32 or betas="(0.9,0.98)"')
+        'train_dataloader.batch_size=32 or betas="(0.9,0.98)"',
+    )
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
         default='none',
-        help=f'how processes were started; {starter} sets it')
+        help=f'how processes were started; {starter} sets it',
+    )
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
     return parser
 
@@ -37,8 +40,10 @@ def parse_args(parser):
     args = parser.parse_args()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if not osp.isfile(args.config):
-        fail(f'config not found: {args.config!r} (from {os.getcwd()!r}). '
-             'The configs are under configs/')
+        fail(
+            f'config not found: {args.config!r} (from {os.getcwd()!r}). '
+            'The configs are under configs/'
+        )
     return args
 
 

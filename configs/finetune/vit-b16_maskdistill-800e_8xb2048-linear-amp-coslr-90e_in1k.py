@@ -4,4 +4,7 @@ model = dict(
     backbone=dict(
         init_cfg=dict(
             checkpoint='work_dirs/maskdistill_vit-b16_clip-b16_'
-            '8xb256-amp-coslr-800e_in1k/epoch_800.pth')))
+            '8xb256-amp-coslr-800e_in1k/epoch_800.pth'
+        )
+    )
+)

@@ -8,6 +8,9 @@ model = dict(
         frozen_stages=32,
         init_cfg=dict(
             checkpoint='work_dirs/maskdistill_vit-h14_clip-l14_'
-            '8xb64-accum4-amp-coslr-300e_in1k/epoch_300.pth')),
+            '8xb64-accum4-amp-coslr-300e_in1k/epoch_300.pth'
+        ),
+    ),
     neck=dict(input_features=1280),
-    head=dict(in_channels=1280))
+    head=dict(in_channels=1280),
+)

@@ -1,7 +1,7 @@
 _base_ = [
     '../_base_/models/classifier.py',
     '../_base_/datasets/in1k_224.py',
-    '../_base_/schedules/finetune_50e_lr-2e-4.py'
+    '../_base_/schedules/finetune_50e_lr-2e-4.py',
 ]
 
 # Assumed: epochs, learning rate, layer decay, drop path, layer scale.
@@ -13,12 +13,14 @@ model = dict(
         drop_path_rate=0.3,
         init_cfg=dict(
             checkpoint='work_dirs/maskdistill_vit-h14_clip-l14_'
-            '8xb64-accum4-amp-coslr-300e_in1k/epoch_300.pth')),
-    head=dict(in_channels=1280))
+            '8xb64-accum4-amp-coslr-300e_in1k/epoch_300.pth'
+        ),
+    ),
+    head=dict(in_channels=1280),
+)
 
 train_dataloader = dict(batch_size=64)
-optim_wrapper = dict(
-    accumulative_counts=2, paramwise_cfg=dict(layer_decay_rate=0.85))
+optim_wrapper = dict(accumulative_counts=2, paramwise_cfg=dict(layer_decay_rate=0.85))
 train_cfg = dict(max_epochs=30)
 # mmengine counts the batch of one forward.
 auto_scale_lr = dict(base_batch_size=512)

@@ -7,6 +7,9 @@ model = dict(
         frozen_stages=24,
         init_cfg=dict(
             checkpoint='work_dirs/maskdistill_vit-l16_clip-l14_'
-            '8xb256-amp-coslr-300e_in1k/epoch_300.pth')),
+            '8xb256-amp-coslr-300e_in1k/epoch_300.pth'
+        ),
+    ),
     neck=dict(input_features=1024),
-    head=dict(in_channels=1024))
+    head=dict(in_channels=1024),
+)

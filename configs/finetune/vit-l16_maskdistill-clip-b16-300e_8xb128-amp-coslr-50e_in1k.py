@@ -4,4 +4,7 @@ model = dict(
     backbone=dict(
         init_cfg=dict(
             checkpoint='work_dirs/maskdistill_vit-l16_clip-b16_'
-            '8xb256-amp-coslr-300e_in1k/epoch_300.pth')))
+            '8xb256-amp-coslr-300e_in1k/epoch_300.pth'
+        )
+    )
+)

@@ -6,5 +6,8 @@ model = dict(
         arch='tiny',
         init_cfg=dict(
             checkpoint='work_dirs/maskdistill_vit-ti16_clip-b16_'
-            '8xb256-amp-coslr-300e_in1k/epoch_300.pth')),
-    head=dict(in_channels=192))
+            '8xb256-amp-coslr-300e_in1k/epoch_300.pth'
+        ),
+    ),
+    head=dict(in_channels=192),
+)

@@ -5,6 +5,9 @@ model = dict(
         arch='tiny',
         init_cfg=dict(
             checkpoint='work_dirs/maskdistill_vit-ti16_clip-b16_'
-            '8xb256-amp-coslr-300e_in1k/epoch_300.pth')),
+            '8xb256-amp-coslr-300e_in1k/epoch_300.pth'
+        ),
+    ),
     neck=dict(input_features=192),
-    head=dict(in_channels=192))
+    head=dict(in_channels=192),
+)

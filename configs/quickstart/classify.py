@@ -9,7 +9,8 @@ data_preprocessor = dict(
     num_classes=num_classes,
     mean=[123.675, 116.28, 103.53],
     std=[58.395, 57.12, 57.375],
-    to_rgb=True)
+    to_rgb=True,
+)
 model = dict(
     type='ImageClassifier',
     backbone=dict(
@@ -18,13 +19,15 @@ model = dict(
         use_shared_rel_pos_bias=False,
         final_norm=False,
         drop_path_rate=0.1,
-        out_type='avg_featmap'),
+        out_type='avg_featmap',
+    ),
     head=dict(
         type='LinearClsHead',
         in_channels=192,
         num_classes=num_classes,
-        loss=dict(
-            type='LabelSmoothLoss', label_smooth_val=0.1, mode='original')))
+        loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
+    ),
+)
 
 dataset = dict(
     type='CustomDataset',
@@ -33,14 +36,16 @@ dataset = dict(
         dict(type='LoadImageFromFile'),
         dict(type='RandomFlip', prob=0.5),
         dict(type='RandomFlip', prob=0.5, direction='vertical'),
-        dict(type='PackInputs')
-    ])
+        dict(type='PackInputs'),
+    ],
+)
 train_dataloader = dict(
     batch_size=17,
     num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
-    dataset=dataset)
+    dataset=dataset,
+)
 val_dataloader = dict(
     batch_size=34,
     num_workers=0,
@@ -49,8 +54,9 @@ val_dataloader = dict(
     dataset=dict(
         type='CustomDataset',
         data_root=_base_.quickstart_dir + '/data/cls/val',
-        pipeline=[dict(type='LoadImageFromFile'),
-                  dict(type='PackInputs')]))
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')],
+    ),
+)
 test_dataloader = val_dataloader
 val_evaluator = dict(type='Accuracy', topk=1)
 test_evaluator = val_evaluator
@@ -60,24 +66,23 @@ val_cfg = dict()
 test_cfg = dict()
 # The best of a grid for either start: configs/quickstart/README.md.
 optim_wrapper = dict(
-    optimizer=dict(
-        type='AdamW', lr=2e-3, betas=(0.9, 0.999), weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=2e-3, betas=(0.9, 0.999), weight_decay=0.05),
     constructor='mmmaskdistill.LayerDecayOptimWrapperConstructor',
-    paramwise_cfg=dict(layer_decay_rate=0.5, flat_decay_mult=0.))
+    paramwise_cfg=dict(layer_decay_rate=0.5, flat_decay_mult=0.0),
+)
 param_scheduler = [
     dict(
-        type='LinearLR',
-        start_factor=1e-3,
-        begin=0,
-        end=3,
-        convert_to_iter_based=True),
+        type='LinearLR', start_factor=1e-3, begin=0, end=3, convert_to_iter_based=True
+    ),
     dict(
         type='CosineAnnealingLR',
         eta_min_ratio=1e-2,
         begin=3,
-        convert_to_iter_based=True)
+        convert_to_iter_based=True,
+    ),
 ]
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=4),
-    checkpoint=dict(type='CheckpointHook', interval=100, max_keep_ckpts=1))
+    checkpoint=dict(type='CheckpointHook', interval=100, max_keep_ckpts=1),
+)
 randomness = dict(seed=0)

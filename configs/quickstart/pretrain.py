@@ -7,9 +7,10 @@ model = dict(
         type='mmmaskdistill.TwoViewDataPreprocessor',
         mean=[123.675, 116.28, 103.53],
         std=[58.395, 57.12, 57.375],
-        second_mean=[127., 127., 127.],
-        second_std=[128., 128., 128.],
-        to_rgb=True),
+        second_mean=[127.0, 127.0, 127.0],
+        second_std=[128.0, 128.0, 128.0],
+        to_rgb=True,
+    ),
     backbone=_base_.student,
     # Stage 3 of EfficientNet-Lite0: 112 channels at stride 16. The images are
     # fixed files, so its features are computed once for each.
@@ -20,11 +21,13 @@ model = dict(
             model_name='tf_efficientnet_lite0',
             checkpoint=_base_.quickstart_dir + '/teacher.pth',
             layer=3,
-            img_size=128)),
+            img_size=128,
+        ),
+    ),
     normalizer=dict(type='mmmaskdistill.LayerNormalizer'),
-    head=dict(
-        type='mmmaskdistill.LinearHead', in_channels=192, out_channels=112),
-    loss=dict(type='mmmaskdistill.SmoothL1Loss'))
+    head=dict(type='mmmaskdistill.LinearHead', in_channels=192, out_channels=112),
+    loss=dict(type='mmmaskdistill.SmoothL1Loss'),
+)
 
 train_dataloader = dict(
     batch_size=32,
@@ -42,9 +45,12 @@ train_dataloader = dict(
                 type='mmmaskdistill.BlockMaskGenerator',
                 input_size=(8, 8),
                 num_masking_patches=26,
-                min_num_patches=4),
-            dict(type='PackInputs')
-        ]))
+                min_num_patches=4,
+            ),
+            dict(type='PackInputs'),
+        ],
+    ),
+)
 
 train_cfg = dict(by_epoch=True, max_epochs=10)
 # The relative position table decides which visible patches a hidden one attends
@@ -52,20 +58,22 @@ train_cfg = dict(by_epoch=True, max_epochs=10)
 # the learning rate of the rest to learn where neighbours are.
 optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=2e-3, betas=(0.9, 0.98), weight_decay=0.05),
-    clip_grad=dict(max_norm=3.),
+    clip_grad=dict(max_norm=3.0),
     constructor='mmmaskdistill.LayerDecayOptimWrapperConstructor',
     paramwise_cfg=dict(
-        flat_decay_mult=0.,
+        flat_decay_mult=0.0,
         custom_keys={
-            'cls_token': dict(decay_mult=0.),
-            'relative_position_bias_table': dict(lr_mult=100., decay_mult=0.)
-        }))
+            'cls_token': dict(decay_mult=0.0),
+            'relative_position_bias_table': dict(lr_mult=100.0, decay_mult=0.0),
+        },
+    ),
+)
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-2, begin=0, end=40, by_epoch=False),
-    dict(
-        type='CosineAnnealingLR', eta_min_ratio=1e-2, begin=40, by_epoch=False)
+    dict(type='CosineAnnealingLR', eta_min_ratio=1e-2, begin=40, by_epoch=False),
 ]
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=50),
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=1))
+    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=1),
+)
 randomness = dict(seed=0)

@@ -13,7 +13,8 @@ data_preprocessor = dict(
     bgr_to_rgb=True,
     pad_val=0,
     seg_pad_val=255,
-    size=(128, 128))
+    size=(128, 128),
+)
 model = dict(
     type='EncoderDecoder',
     data_preprocessor=data_preprocessor,
@@ -23,12 +24,14 @@ model = dict(
         use_shared_rel_pos_bias=False,
         final_norm=False,
         drop_path_rate=0.1,
-        out_indices=(0, 1, 2, 3)),
+        out_indices=(0, 1, 2, 3),
+    ),
     neck=dict(
         type='Feature2Pyramid',
         embed_dim=192,
         rescales=[4, 2, 1, 0.5],
-        norm_cfg=norm_cfg),
+        norm_cfg=norm_cfg,
+    ),
     decode_head=dict(
         type='UPerHead',
         in_channels=[192] * 4,
@@ -39,7 +42,8 @@ model = dict(
         num_classes=num_classes,
         norm_cfg=norm_cfg,
         align_corners=False,
-        loss_decode=dict(type='CrossEntropyLoss', loss_weight=1.)),
+        loss_decode=dict(type='CrossEntropyLoss', loss_weight=1.0),
+    ),
     auxiliary_head=dict(
         type='FCNHead',
         in_channels=192,
@@ -51,32 +55,35 @@ model = dict(
         num_classes=num_classes,
         norm_cfg=norm_cfg,
         align_corners=False,
-        loss_decode=dict(type='CrossEntropyLoss', loss_weight=0.4)),
+        loss_decode=dict(type='CrossEntropyLoss', loss_weight=0.4),
+    ),
     train_cfg=dict(),
-    test_cfg=dict(mode='whole'))
+    test_cfg=dict(mode='whole'),
+)
 
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', reduce_zero_label=True),
-    dict(type='PackSegInputs')
+    dict(type='PackSegInputs'),
 ]
 dataset = dict(
     type='mmmaskdistill.TextureMosaicDataset',
     data_root=_base_.quickstart_dir + '/data/ade',
-    data_prefix=dict(
-        img_path='images/training', seg_map_path='annotations/training'),
+    data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
     pipeline=[
         dict(type='LoadImageFromFile'),
         dict(type='LoadAnnotations', reduce_zero_label=True),
         dict(type='RandomFlip', prob=0.5),
         dict(type='RandomFlip', prob=0.5, direction='vertical'),
-        dict(type='PackSegInputs')
-    ])
+        dict(type='PackSegInputs'),
+    ],
+)
 train_dataloader = dict(
     batch_size=8,
     num_workers=0,
     sampler=dict(type='InfiniteSampler', shuffle=True),
-    dataset=dataset)
+    dataset=dataset,
+)
 val_dataloader = dict(
     batch_size=1,
     num_workers=0,
@@ -84,12 +91,13 @@ val_dataloader = dict(
     dataset=dict(
         **{
             **dataset,
-            'data_prefix':
-            dict(
-                img_path='images/validation',
-                seg_map_path='annotations/validation'),
-            'pipeline': test_pipeline
-        }))
+            'data_prefix': dict(
+                img_path='images/validation', seg_map_path='annotations/validation'
+            ),
+            'pipeline': test_pipeline,
+        }
+    ),
+)
 test_dataloader = val_dataloader
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
@@ -99,20 +107,19 @@ test_cfg = dict(type='TestLoop')
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=200, val_interval=1000)
 # The best of a grid for either start: configs/quickstart/README.md.
 optim_wrapper = dict(
-    optimizer=dict(
-        type='AdamW', lr=8e-3, betas=(0.9, 0.999), weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=8e-3, betas=(0.9, 0.999), weight_decay=0.05),
     constructor='mmmaskdistill.LayerDecayOptimWrapperConstructor',
-    paramwise_cfg=dict(layer_decay_rate=0.2, flat_decay_mult=0.))
+    paramwise_cfg=dict(layer_decay_rate=0.2, flat_decay_mult=0.0),
+)
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, begin=0, end=20, by_epoch=False),
-    dict(type='PolyLR', power=1., eta_min=0., begin=20, by_epoch=False)
+    dict(type='PolyLR', power=1.0, eta_min=0.0, begin=20, by_epoch=False),
 ]
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=20, log_metric_by_epoch=False),
     checkpoint=dict(
-        type='CheckpointHook',
-        by_epoch=False,
-        interval=1000,
-        max_keep_ckpts=1))
+        type='CheckpointHook', by_epoch=False, interval=1000, max_keep_ckpts=1
+    ),
+)
 log_processor = dict(by_epoch=False)
 randomness = dict(seed=0)

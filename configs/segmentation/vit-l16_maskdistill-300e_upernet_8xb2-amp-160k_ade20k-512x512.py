@@ -1,7 +1,7 @@
 _base_ = [
     '../_base_/models/upernet.py',
     '../_base_/datasets/ade20k_512.py',
-    '../_base_/schedules/ade20k_160k.py'
+    '../_base_/schedules/ade20k_160k.py',
 ]
 
 model = dict(
@@ -12,10 +12,12 @@ model = dict(
         drop_path_rate=0.2,
         init_cfg=dict(
             checkpoint='work_dirs/maskdistill_vit-l16_clip-l14_'
-            '8xb256-amp-coslr-300e_in1k/epoch_300.pth')),
+            '8xb256-amp-coslr-300e_in1k/epoch_300.pth'
+        ),
+    ),
     neck=dict(embed_dim=1024),
     decode_head=dict(in_channels=[1024] * 4, channels=1024),
-    auxiliary_head=dict(in_channels=1024))
+    auxiliary_head=dict(in_channels=1024),
+)
 
-optim_wrapper = dict(
-    optimizer=dict(lr=4e-5), paramwise_cfg=dict(layer_decay_rate=0.9))
+optim_wrapper = dict(optimizer=dict(lr=4e-5), paramwise_cfg=dict(layer_decay_rate=0.9))

@@ -6,7 +6,10 @@ model = dict(
         arch='tiny',
         init_cfg=dict(
             checkpoint='work_dirs/maskdistill_vit-ti16_clip-b16_'
-            '8xb256-amp-coslr-300e_in1k/epoch_300.pth')),
+            '8xb256-amp-coslr-300e_in1k/epoch_300.pth'
+        ),
+    ),
     neck=dict(embed_dim=192),
     decode_head=dict(in_channels=[192] * 4, channels=192),
-    auxiliary_head=dict(in_channels=192))
+    auxiliary_head=dict(in_channels=192),
+)

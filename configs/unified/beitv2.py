@@ -9,6 +9,8 @@ model = dict(
         _delete_=True,
         type='mmmaskdistill.CodebookHead',
         in_channels=768,
-        vocab_size=8192),
-    loss=dict(_delete_=True, type='mmmaskdistill.CrossEntropyLoss'))
+        vocab_size=8192,
+    ),
+    loss=dict(_delete_=True, type='mmmaskdistill.CrossEntropyLoss'),
+)
 data_preprocessor = dict(second_mean=[127.5] * 3, second_std=[127.5] * 3)

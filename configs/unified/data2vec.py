@@ -7,15 +7,17 @@ model = dict(
         _delete_=True,
         type='mmmaskdistill.MomentumTeacher',
         momentum=0.9998,
-        num_layers=6),
-    loss=dict(beta=2.))
+        num_layers=6,
+    ),
+    loss=dict(beta=2.0),
+)
 
 # Crops and the number of patches as in its code, which drops 5 % of the
 # attention besides.
 train_pipeline = [
     _base_.train_pipeline[0],
-    dict(_base_.train_pipeline[1], crop_ratio_range=(0.08, 1.)),
+    dict(_base_.train_pipeline[1], crop_ratio_range=(0.08, 1.0)),
     dict(_base_.train_pipeline[2], num_masking_patches=120),
-    _base_.train_pipeline[-1]
+    _base_.train_pipeline[-1],
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

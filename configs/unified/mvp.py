@@ -6,4 +6,5 @@ model = dict(
     teacher=dict(features='proj'),
     normalizer=dict(type='mmmaskdistill.L2Normalizer'),
     head=dict(out_channels=512),
-    loss=dict(_delete_=True, type='mmpretrain.CosineSimilarityLoss'))
+    loss=dict(_delete_=True, type='mmpretrain.CosineSimilarityLoss'),
+)

@@ -1,9 +1,11 @@
 """An ablation's cells: a pre-training config with some of its parts changed."""
+
 import math
 import re
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from itertools import product
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import NamedTuple
 
 import timm
 from mmengine.config import Config, ConfigDict
@@ -12,6 +14,7 @@ from mmengine.registry import init_default_scope
 from mmmaskdistill.errors import CheckpointError, ConfigError
 from mmmaskdistill.models.weights import first_line
 from mmmaskdistill.registry import MODELS
+
 from .configs import change_config
 from .pipelines import class_name, mask_generator
 from .preflight import check_masks
@@ -23,22 +26,26 @@ NORMALIZERS = dict(
     batch_norm='mmmaskdistill.BatchNormalizer',
     instance_norm='mmmaskdistill.InstanceNormalizer',
     l2='mmmaskdistill.L2Normalizer',
-    patch_pixel='mmmaskdistill.PatchPixelNormalizer')
+    patch_pixel='mmmaskdistill.PatchPixelNormalizer',
+)
 LOSSES = dict(
     smooth_l1='mmmaskdistill.SmoothL1Loss',
     l1='mmmaskdistill.L1Loss',
     mse='mmmaskdistill.MSELoss',
     cosine='mmpretrain.CosineSimilarityLoss',
-    cross_entropy='mmmaskdistill.CrossEntropyLoss')
+    cross_entropy='mmmaskdistill.CrossEntropyLoss',
+)
 MASKS = dict(
     block='mmmaskdistill.BlockMaskGenerator',
     random='mmmaskdistill.UniformMaskGenerator',
     attention='mmmaskdistill.GumbelNoise',
-    none='mmmaskdistill.NoMaskGenerator')
+    none='mmmaskdistill.NoMaskGenerator',
+)
 TEACHERS = dict(
     pixel='mmmaskdistill.PixelTeacher',
     hog='mmmaskdistill.HOGTeacher',
-    momentum='mmmaskdistill.MomentumTeacher')
+    momentum='mmmaskdistill.MomentumTeacher',
+)
 
 
 class Cell(NamedTuple):
@@ -50,15 +57,16 @@ class Cell(NamedTuple):
         config (Config): The changed config; None if it is refused.
         refusal (str): Why it is not to be run, empty if it is.
     """
-    settings: Dict[str, str]
+
+    settings: dict[str, str]
     name: str
-    config: Optional[Config]
+    config: Config | None
     refusal: str = ''
 
 
-def make_cells(config: Config,
-               axes: Dict[str, Sequence[str]],
-               one_at_a_time: bool = False) -> List[Cell]:
+def make_cells(
+    config: Config, axes: dict[str, Sequence[str]], one_at_a_time: bool = False
+) -> list[Cell]:
     """The cells of an ablation, each checked by building its model.
 
     Args:
@@ -108,23 +116,26 @@ def check_cell(config: Config) -> str:
     return ''
 
 
-def _check_values(axes: Dict[str, Sequence[str]]):
+def _check_values(axes: dict[str, Sequence[str]]):
     known = dict(normalizer=NORMALIZERS, loss=LOSSES, mask=MASKS)
     for axis, values in axes.items():
         for value in values:
             if axis in known and value not in known[axis]:
-                raise ConfigError(f'{axis} {value!r}: expected one of '
-                                  f'{", ".join(known[axis])}')
+                raise ConfigError(
+                    f'{axis} {value!r}: expected one of {", ".join(known[axis])}'
+                )
             if axis == 'ratio' and not _is_ratio(value):
-                raise ConfigError(f'ratio {value!r}: expected a number above '
-                                  '0, below 1, the share of hidden patches')
-            if axis == 'teacher' and value not in TEACHERS and \
-                    not timm.is_model(value):
+                raise ConfigError(
+                    f'ratio {value!r}: expected a number above '
+                    '0, below 1, the share of hidden patches'
+                )
+            if axis == 'teacher' and value not in TEACHERS and not timm.is_model(value):
                 raise ConfigError(
                     f'teacher {value!r}: expected one of '
                     f'{", ".join(TEACHERS)} or a model of timm '
                     f'{timm.__version__}; for others, start from a config '
-                    'that has them')
+                    'that has them'
+                )
         if len(set(values)) < len(values):
             raise ConfigError(f'{axis} has a value twice: {" ".join(values)}')
 
@@ -136,8 +147,9 @@ def _is_ratio(value: str) -> bool:
         return False
 
 
-def _combine(axes: Dict[str, Sequence[str]],
-             one_at_a_time: bool) -> Iterator[Dict[str, str]]:
+def _combine(
+    axes: dict[str, Sequence[str]], one_at_a_time: bool
+) -> Iterator[dict[str, str]]:
     if not one_at_a_time:
         for values in product(*axes.values()):
             yield dict(zip(axes, values))
@@ -149,7 +161,7 @@ def _combine(axes: Dict[str, Sequence[str]],
             yield {**baseline, axis: value}
 
 
-def _change(config: Config, settings: Dict[str, str]):
+def _change(config: Config, settings: dict[str, str]):
     """A changed copy, and a name of what differs from the config itself.
 
     A value that the config has anyway is not part of the name, so that a cell
@@ -177,19 +189,19 @@ def _check_key(config: Config, key: str):
     node, found = config._cfg_dict, []
     parents = key.split('.')[:-1] or [key]
     for name in parents:
-        if isinstance(node, (list, tuple)) and name.isdigit() and \
-                int(name) < len(node):
+        if isinstance(node, (list, tuple)) and name.isdigit() and int(name) < len(node):
             node = node[int(name)]
         elif isinstance(node, dict) and name in node:
             node = node[name]
         else:
             raise ConfigError(
                 f'the config has no {".".join([*found, name])!r}, which the '
-                f'axis {key!r} is in')
+                f'axis {key!r} is in'
+            )
         found.append(name)
 
 
-def _describe(settings: Dict[str, str]) -> str:
+def _describe(settings: dict[str, str]) -> str:
     return ', '.join(f'{axis}={value}' for axis, value in settings.items())
 
 
@@ -216,28 +228,32 @@ def _set_teacher(config: Config, value: str):
     old = model.teacher.teacher if cached else model.teacher
     img_size = model.backbone.get('img_size', 224)
     if value in TEACHERS:
-        options = {} if value == 'momentum' else dict(
-            img_size=img_size, patch_size=model.backbone.get('patch_size', 16))
+        options = (
+            {}
+            if value == 'momentum'
+            else dict(
+                img_size=img_size, patch_size=model.backbone.get('patch_size', 16)
+            )
+        )
         new = _replace(old, TEACHERS[value], **options)
     elif old.get('model_name') == value:
         new = old
     else:
         new = ConfigDict(
-            type='mmmaskdistill.TimmTeacher',
-            model_name=value,
-            img_size=img_size)
+            type='mmmaskdistill.TimmTeacher', model_name=value, img_size=img_size
+        )
     if new is old:
         return
     # Features of pixels and of a student that learns are not worth keeping.
     keep = cached and value not in TEACHERS
-    model.teacher = ConfigDict(
-        type=model.teacher.type, teacher=new) if keep else new
+    model.teacher = ConfigDict(type=model.teacher.type, teacher=new) if keep else new
     view = config.get('data_preprocessor') or model.data_preprocessor
     mean, std = view.mean, view.std
     if value not in TEACHERS:
         published = timm.get_pretrained_cfg(value)
-        mean, std = ([255 * v for v in values]
-                     for values in (published.mean, published.std))
+        mean, std = (
+            [255 * v for v in values] for values in (published.mean, published.std)
+        )
     view.update(second_mean=list(mean), second_std=list(std))
     model.head.out_channels = _channels(config, new)
 
@@ -246,20 +262,21 @@ def _channels(config: Config, teacher: dict) -> int:
     """Dt, without the teacher's weights."""
     if class_name(teacher) == 'MomentumTeacher':
         return config.model.head.in_channels
-    options = {} if class_name(teacher) != 'TimmTeacher' else dict(
-        pretrained='random')
+    options = {} if class_name(teacher) != 'TimmTeacher' else dict(pretrained='random')
     return MODELS.build({**teacher, **options}).channels
 
 
 def _mask_generator(config: Config) -> dict:
     step = mask_generator(config)
     if step is None:
-        raise ConfigError('the training pipeline has no mask generator, such '
-                          'as mmmaskdistill.BlockMaskGenerator')
+        raise ConfigError(
+            'the training pipeline has no mask generator, such '
+            'as mmmaskdistill.BlockMaskGenerator'
+        )
     return step
 
 
-def _hidden(config: Config) -> Optional[int]:
+def _hidden(config: Config) -> int | None:
     """Patches that a config hides, None if it hides none."""
     for part in (config.model.get('masking') or {}, _mask_generator(config)):
         if 'num_masking_patches' in part:
@@ -290,7 +307,8 @@ def _set_mask(config: Config, value: str):
             model.backbone.type = 'mmmaskdistill.AllTokensViT'
     elif value == 'attention':
         model.masking = ConfigDict(
-            type='mmmaskdistill.AttentionMask', num_masking_patches=hidden)
+            type='mmmaskdistill.AttentionMask', num_masking_patches=hidden
+        )
     else:
         step.num_masking_patches = hidden
     if value == 'block':  # the recipe's 16 of 14 x 14
@@ -301,9 +319,10 @@ def _set_ratio(config: Config, value: str):
     step = _mask_generator(config)
     part = config.model.masking if class_name(step) == 'GumbelNoise' else step
     if 'num_masking_patches' in part:  # else nothing is hidden
-        square = part.get('unit', 1)**2
+        square = part.get('unit', 1) ** 2
         part.num_masking_patches = square * round(
-            float(value) * _patches(config) / square)
+            float(value) * _patches(config) / square
+        )
 
 
 SETTERS = dict(
@@ -311,4 +330,5 @@ SETTERS = dict(
     normalizer=_set_normalizer,
     loss=_set_loss,
     mask=_set_mask,
-    ratio=_set_ratio)
+    ratio=_set_ratio,
+)

@@ -3,10 +3,11 @@
 A config is mmpretrain's (pre-training, classification) or mmseg's
 (segmentation); the same option means for each what its own tools do.
 """
+
 import os.path as osp
 from argparse import ArgumentParser
+from collections.abc import Sequence
 from copy import deepcopy
-from typing import Optional, Sequence
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
@@ -18,10 +19,12 @@ from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import RUNNERS
 
 
-def load_config(path: str,
-                options: Optional[Sequence[str]] = None,
-                work_dir: Optional[str] = None,
-                launcher: str = 'none') -> Config:
+def load_config(
+    path: str,
+    options: Sequence[str] | None = None,
+    work_dir: str | None = None,
+    launcher: str = 'none',
+) -> Config:
     """Read a config and apply what every command has in common.
 
     Args:
@@ -35,8 +38,8 @@ def load_config(path: str,
         cfg = Config.fromfile(path)
     except FileNotFoundError as error:
         raise ConfigError(
-            f'config {path!r} inherits from a file that is missing: '
-            f'{error}') from error
+            f'config {path!r} inherits from a file that is missing: {error}'
+        ) from error
     if options:
         change_config(cfg, options)
     cfg.launcher = launcher
@@ -55,7 +58,7 @@ def change_config(cfg: Config, options: Sequence[str]) -> None:
     cfg.merge_from_dict(parser.parse_args(['--options', *options]).options)
 
 
-def complete_dataloader(loader: ConfigDict, scope: Optional[str]) -> None:
+def complete_dataloader(loader: ConfigDict, scope: str | None) -> None:
     """Fill in what a toolkit's own command gives its data loaders.
 
     mmpretrain's base configs leave these to its command.
@@ -70,7 +73,7 @@ def complete_dataloader(loader: ConfigDict, scope: Optional[str]) -> None:
         loader.pin_memory = False  # torch warns on every epoch
 
 
-def set_resume(cfg: Config, resume: Optional[str]) -> str:
+def set_resume(cfg: Config, resume: str | None) -> str:
     """Resume from a checkpoint, or from the latest one if there is any.
 
     Args:
@@ -101,7 +104,8 @@ def enable_amp(cfg: Config) -> None:
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise ConfigError(
             f'--amp needs optim_wrapper.type OptimWrapper, not {kind!r}: '
-            'leave out --amp or change the config')
+            'leave out --amp or change the config'
+        )
     wrapper.type = 'AmpOptimWrapper'
     wrapper.setdefault('loss_scale', 'dynamic')
 
@@ -111,7 +115,8 @@ def enable_lr_scaling(cfg: Config) -> None:
     if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
         raise ConfigError(
             '--auto-scale-lr needs the batch size that the learning rate is '
-            'for: add --cfg-options auto_scale_lr.base_batch_size=N')
+            'for: add --cfg-options auto_scale_lr.base_batch_size=N'
+        )
     cfg.auto_scale_lr.enable = True
 
 
@@ -123,7 +128,8 @@ def set_test(cfg: Config, checkpoint: str, amp: bool = False) -> None:
     if not cfg.get('test_dataloader'):
         raise ConfigError(
             'the config has no test_dataloader: there is nothing to test. '
-            'Pre-training is judged by what is fine-tuned from it')
+            'Pre-training is judged by what is fine-tuned from it'
+        )
     cfg.load_from = checkpoint
     cfg.resume = False
     if amp:
@@ -142,11 +148,13 @@ def disable_validation(cfg: Config) -> None:
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
 
 
-def enable_pictures(cfg: Config,
-                    show_dir: Optional[str],
-                    show: bool = False,
-                    wait_time: float = 2,
-                    interval: int = 1) -> None:
+def enable_pictures(
+    cfg: Config,
+    show_dir: str | None,
+    show: bool = False,
+    wait_time: float = 2,
+    interval: int = 1,
+) -> None:
     """Draw predictions while testing.
 
     Args:
@@ -162,7 +170,8 @@ def enable_pictures(cfg: Config,
         raise ConfigError(
             '--show and --show-dir need default_hooks.visualization in the '
             'config: VisualizationHook (mmpretrain) or SegVisualizationHook '
-            '(mmseg)')
+            '(mmseg)'
+        )
     hook.update(show=show, wait_time=wait_time, interval=interval)
     if hook.type.endswith('SegVisualizationHook'):
         hook.draw = True
@@ -182,18 +191,16 @@ def enable_tta(cfg: Config) -> None:
     if cfg.get('default_scope') == 'mmpretrain':
         cfg.setdefault('tta_model', dict(type='mmpretrain.AverageClsScoreTTA'))
         if 'tta_pipeline' not in cfg:
-            cfg.tta_pipeline = _flip_pipeline(
-                cfg.test_dataloader.dataset.pipeline)
+            cfg.tta_pipeline = _flip_pipeline(cfg.test_dataloader.dataset.pipeline)
     if not ('tta_model' in cfg and 'tta_pipeline' in cfg):
-        raise ConfigError(
-            '--tta needs tta_model and tta_pipeline in the config')
+        raise ConfigError('--tta needs tta_model and tta_pipeline in the config')
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     cfg.model = ConfigDict(cfg.tta_model, module=cfg.model)
 
 
 def _flip_pipeline(pipeline: list) -> list:
     *transforms, pack = deepcopy(pipeline)
-    flips = [dict(type='RandomFlip', prob=prob) for prob in (1., 0.)]
+    flips = [dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)]
     return [*transforms, dict(type='TestTimeAug', transforms=[flips, [pack]])]
 
 
@@ -203,13 +210,15 @@ def save_label_maps(cfg: Config, folder: str) -> None:
     if isinstance(evaluators, dict):
         evaluators = [evaluators]
     writers = [
-        metric for metric in evaluators
+        metric
+        for metric in evaluators
         if metric.type.split('.')[-1] in ('IoUMetric', 'CityscapesMetric')
     ]
     if not writers:
         raise ConfigError(
             f'--out {folder!r} is a folder, and no metric of the config '
             'writes label maps: give a .pkl file for predictions or a .json '
-            'file for metrics')
+            'file for metrics'
+        )
     for metric in writers:
         metric.output_dir = folder

@@ -1,21 +1,23 @@
 """Time, operations and memory of several ways to compute the same."""
+
 import ctypes
 import platform
 import re
 import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Callable, Dict, Iterable, Iterator, List, Optional
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 
-def interleave(sides: Dict[str, Callable], repeats: int,
-               device: torch.device) -> Dict[str, List[float]]:
+def interleave(
+    sides: dict[str, Callable], repeats: int, device: torch.device
+) -> dict[str, list[float]]:
     """Time calls in turn, so that a drifting machine treats them alike.
 
     Args:
@@ -56,8 +58,8 @@ def keep_freed_memory() -> bool:
     # In a single arena: after a failed allocation, a thread would turn to
     # another, which keeps no large blocks.
     return bool(
-        mallopt(trim_threshold, -1) and mallopt(mmap_max, 0)
-        and mallopt(arena_max, 1))
+        mallopt(trim_threshold, -1) and mallopt(mmap_max, 0) and mallopt(arena_max, 1)
+    )
 
 
 def return_freed_memory():
@@ -68,7 +70,7 @@ def return_freed_memory():
 
 
 @contextmanager
-def limited_memory(free: Optional[int] = None) -> Iterator[None]:
+def limited_memory(free: int | None = None) -> Iterator[None]:
     """Let an allocation fail that the machine has no memory for.
 
     Linux grants it, and ends the process once it is used.
@@ -82,8 +84,9 @@ def limited_memory(free: Optional[int] = None) -> Iterator[None]:
         yield
         return
     import resource  # of Unix alone
-    used, = re.findall(r'VmData:\s+(\d+) kB', status.read_text())
-    available, = re.findall(r'MemAvailable:\s+(\d+) kB', memory.read_text())
+
+    (used,) = re.findall(r'VmData:\s+(\d+) kB', status.read_text())
+    (available,) = re.findall(r'MemAvailable:\s+(\d+) kB', memory.read_text())
     if free is None:
         free = 1024 * int(available) * 9 // 10
     limits = resource.getrlimit(resource.RLIMIT_DATA)
@@ -100,11 +103,11 @@ def limited_memory(free: Optional[int] = None) -> Iterator[None]:
 def is_out_of_memory(error: Exception) -> bool:
     """Whether torch raised it for want of memory, of a GPU or of the CPU."""
     return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError)
-        and 'DefaultCPUAllocator' in str(error))
+        isinstance(error, RuntimeError) and 'DefaultCPUAllocator' in str(error)
+    )
 
 
-def spread(seconds: List[float]) -> Dict[str, float]:
+def spread(seconds: list[float]) -> dict[str, float]:
     """Median, first and third quartile."""
     if len(seconds) < 2:
         return dict(median=seconds[0], low=seconds[0], high=seconds[0])
@@ -115,8 +118,8 @@ def spread(seconds: List[float]) -> Dict[str, float]:
 def count_flops(call: Callable) -> int:
     """Floating-point operations of the matrix products in a call."""
     with FlopCounterMode(
-            display=False, custom_mapping={_CPU_ATTENTION:
-                                           _attention_flops}) as counter:
+        display=False, custom_mapping={_CPU_ATTENTION: _attention_flops}
+    ) as counter:
         call()
     return counter.get_total_flops()
 
@@ -163,32 +166,35 @@ def peak_bytes(call: Callable, device: torch.device) -> int:
         call()
         return torch.cuda.max_memory_allocated(device) - before
     cpu = torch.profiler.ProfilerActivity.CPU
-    with torch.profiler.profile(
-            activities=[cpu], profile_memory=True) as profiler:
+    with torch.profiler.profile(activities=[cpu], profile_memory=True) as profiler:
         call()
-    blocks = [(event.start_ns(), event.nbytes())
-              for event in profiler.profiler.kineto_results.events()
-              if event.name() == '[memory]']
+    blocks = [
+        (event.start_ns(), event.nbytes())
+        for event in profiler.profiler.kineto_results.events()
+        if event.name() == '[memory]'
+    ]
     blocks.sort(key=lambda block: block[0])
     return max(accumulate((size for _, size in blocks), initial=0))
 
 
-def state_bytes(model: nn.Module,
-                optimizer: Optional[torch.optim.Optimizer] = None) -> int:
+def state_bytes(
+    model: nn.Module, optimizer: torch.optim.Optimizer | None = None
+) -> int:
     """Bytes of a model's parameters and buffers and its optimizer's state."""
     tensors = [*model.parameters(), *model.buffers()]
     if optimizer is not None:
         tensors += [
-            value for state in optimizer.state.values()
-            for value in state.values() if isinstance(value, Tensor)
+            value
+            for state in optimizer.state.values()
+            for value in state.values()
+            if isinstance(value, Tensor)
         ]
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def product_rate(device: torch.device,
-                 dtype: torch.dtype,
-                 size: int = 2048,
-                 repeats: int = 10) -> float:
+def product_rate(
+    device: torch.device, dtype: torch.dtype, size: int = 2048, repeats: int = 10
+) -> float:
     """Operations a second in a square matrix product, the machine's limit."""
     a = torch.randn(size, size, device=device, dtype=dtype)
     seconds = interleave({'product': lambda: a @ a}, repeats, device)

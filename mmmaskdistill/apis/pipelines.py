@@ -1,5 +1,4 @@
 """What a config's training images go through."""
-from typing import Optional
 
 from mmengine.config import Config
 
@@ -22,11 +21,12 @@ def training_pipeline(config: Config) -> list:
     if pipeline is None:
         raise ConfigError(
             'the config has no train_dataloader.dataset.pipeline: expected '
-            'a pre-training config')
+            'a pre-training config'
+        )
     return pipeline
 
 
-def mask_generator(config: Config) -> Optional[dict]:
+def mask_generator(config: Config) -> dict | None:
     """The step that draws which patches are hidden, None if none is known."""
     for step in _find_pipeline(config) or []:
         name = class_name(step)
@@ -35,9 +35,10 @@ def mask_generator(config: Config) -> Optional[dict]:
     return None
 
 
-def _find_pipeline(config: Config) -> Optional[list]:
+def _find_pipeline(config: Config) -> list | None:
     dataset = (config.get('train_dataloader') or {}).get('dataset')
     while dataset and 'pipeline' not in dataset:  # one inside another
         dataset = dataset.get('dataset') or next(
-            iter(dataset.get('datasets') or []), None)
+            iter(dataset.get('datasets') or []), None
+        )
     return dataset['pipeline'] if dataset else None

@@ -1,7 +1,9 @@
 """Checks before training: is all there that a config names, and does it fit?"""
+
 import inspect
 import os.path as osp
-from typing import Any, Iterator, Optional, Sequence, Tuple, Union
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.model import is_model_wrapper
@@ -12,6 +14,7 @@ from torch import nn
 from mmmaskdistill.datasets.storage import FOLDERS
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.models import MaskDistill
+
 from .pipelines import class_name, mask_generator
 
 
@@ -35,7 +38,8 @@ def check_data(cfg: dict, loaders: Sequence[str]) -> None:
                     f'data not found: {path!r} ({option}, from '
                     f'{osp.abspath(osp.curdir)!r}). Put or link the data '
                     f'there, or give its place with --cfg-options '
-                    f'{option}=PATH')
+                    f'{option}=PATH'
+                )
 
 
 def check_weights(cfg: dict) -> None:
@@ -52,7 +56,8 @@ def check_weights(cfg: dict) -> None:
             raise ConfigError(
                 f'checkpoint not found: {path!r} ({option}, from '
                 f'{osp.abspath(osp.curdir)!r}). Give a file with '
-                f'--cfg-options {option}=PATH')
+                f'--cfg-options {option}=PATH'
+            )
 
 
 def check_masks(cfg: Config, model: nn.Module) -> None:
@@ -77,16 +82,18 @@ def check_masks(cfg: Config, model: nn.Module) -> None:
     except KeyError:  # what it reads of the image
         return
     rows, columns = model.backbone.patch_resolution
-    if tuple(shape) not in ((rows, columns), (rows * columns, )):
+    if tuple(shape) not in ((rows, columns), (rows * columns,)):
         raise ConfigError(
             f'{class_name(step)} of the training pipeline draws masks of '
             f'{" x ".join(map(str, shape))} patches, the student '
             f'{type(model.backbone).__name__} has {rows} x {columns}: let it '
-            'draw these, by its input_size')
+            'draw these, by its input_size'
+        )
 
 
-def _data_paths(dataset: Any, option: str,
-                scope: Optional[str]) -> Iterator[Tuple[str, str]]:
+def _data_paths(
+    dataset: Any, option: str, scope: str | None
+) -> Iterator[tuple[str, str]]:
     """All (option, path) of a dataset's config and of those it wraps.
 
     Paths are joined as mmengine's ``BaseDataset`` does it.
@@ -113,29 +120,25 @@ def _data_paths(dataset: Any, option: str,
     else:
         for name, prefix in prefixes.items():
             if isinstance(prefix, str):
-                yield (f'{option}.data_prefix.{name}',
-                       osp.join(root, prefix) + packed)
+                yield (f'{option}.data_prefix.{name}', osp.join(root, prefix) + packed)
     for nested in ('dataset', 'datasets'):
-        yield from _data_paths(
-            dataset.get(nested), f'{option}.{nested}', scope)
+        yield from _data_paths(dataset.get(nested), f'{option}.{nested}', scope)
 
 
-def _dataset_class(kind: Union[str, type, None], scope: Optional[str]) -> type:
+def _dataset_class(kind: str | type | None, scope: str | None) -> type:
     """The class that a config's ``type`` is, ``object`` if it is none."""
     if isinstance(kind, str):
-        kind = DATASETS.get(f'{scope}.{kind}' if scope and '.' not in kind
-                            else kind)
+        kind = DATASETS.get(f'{scope}.{kind}' if scope and '.' not in kind else kind)
     return kind if isinstance(kind, type) else object
 
 
 def _downloads(kind: type, dataset: dict) -> bool:
     """Whether a dataset fetches what is missing, as CIFAR10 does."""
     parameter = inspect.signature(kind).parameters.get('download')
-    return parameter is not None and dataset.get('download',
-                                                 parameter.default)
+    return parameter is not None and dataset.get('download', parameter.default)
 
 
-def _checkpoints(node: Any, option: str) -> Iterator[Tuple[str, str]]:
+def _checkpoints(node: Any, option: str) -> Iterator[tuple[str, str]]:
     """All (option, path) named ``checkpoint`` in a model's config."""
     if isinstance(node, (list, tuple)):
         for k, item in enumerate(node):

@@ -1,8 +1,8 @@
 """A pre-trained student and its teacher, looked at from a notebook."""
-from typing import Optional, Sequence, Union
+
+from collections.abc import Sequence
 
 import numpy as np
-import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, default_collate
 from mmengine.registry import init_default_scope
@@ -15,6 +15,7 @@ from mmmaskdistill.models import MaskDistill
 from mmmaskdistill.models.weights import read_state_dict
 from mmmaskdistill.registry import MODELS
 from mmmaskdistill.visualization import draw_pretraining
+
 from .configs import load_config
 from .pipelines import training_pipeline
 
@@ -31,14 +32,15 @@ def build_pretraining(config: Config) -> MaskDistill:
     model = MODELS.build(model)
     if not isinstance(model, MaskDistill):
         raise ConfigError(
-            f'the config\'s model is a {type(model).__name__}: expected the '
-            'MaskDistill of a pre-training config')
+            f"the config's model is a {type(model).__name__}: expected the "
+            'MaskDistill of a pre-training config'
+        )
     return model
 
 
-def init_pretraining(config: Union[str, Config],
-                     checkpoint: Optional[str] = None,
-                     device: str = 'cpu') -> MaskDistill:
+def init_pretraining(
+    config: str | Config, checkpoint: str | None = None, device: str = 'cpu'
+) -> MaskDistill:
     """Build a pre-training model with the weights of a checkpoint.
 
     Args:
@@ -70,10 +72,9 @@ def init_pretraining(config: Union[str, Config],
     return model.to(device).eval()
 
 
-def show_pretraining(model: MaskDistill,
-                     images: Sequence[str],
-                     out: str,
-                     seed: int = 0):
+def show_pretraining(
+    model: MaskDistill, images: Sequence[str], out: str, seed: int = 0
+):
     """Draw images, masks, the teacher's and the student's features, errors.
 
     Images go through the config's own training pipeline, so they are cropped
@@ -98,8 +99,8 @@ def show_pretraining(model: MaskDistill,
     grid = model.backbone.patch_resolution
     mask, target, prediction, error = (
         tokens.unflatten(1, grid).cpu()
-        for tokens in (sides.mask, sides.target, sides.prediction,
-                       sides.error))
+        for tokens in (sides.mask, sides.target, sides.prediction, sides.error)
+    )
     if getattr(model.teacher, 'vocab_size', None):
         prediction = prediction.argmax(-1).where(~error.isnan(), -1)
     splits = getattr(model.teacher, 'splits', None)
@@ -109,7 +110,9 @@ def show_pretraining(model: MaskDistill,
         pairs = dict(
             zip(
                 _distinct(names),
-                zip(target.split(splits, -1), prediction.split(splits, -1))))
+                zip(target.split(splits, -1), prediction.split(splits, -1)),
+            )
+        )
     draw_pretraining(
         pictures,
         mask,
@@ -118,7 +121,8 @@ def show_pretraining(model: MaskDistill,
         out,
         student='student' if model.trained else 'student, untrained',
         distance=type(model.distance).__name__,
-        patch_size=_patch_size(model.backbone))
+        patch_size=_patch_size(model.backbone),
+    )
 
 
 def _distinct(names: Sequence[str]) -> list:
@@ -128,6 +132,6 @@ def _distinct(names: Sequence[str]) -> list:
     return [f'{i}: {name}' for i, name in enumerate(names, 1)]
 
 
-def _patch_size(student) -> Optional[int]:
+def _patch_size(student) -> int | None:
     """Pixels of a patch's side, None if unknown."""
     return getattr(student, 'stride', getattr(student, 'patch_size', None))

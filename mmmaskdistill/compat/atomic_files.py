@@ -5,6 +5,7 @@ points to it, and writes into it: a run killed meanwhile leaves a file that
 exists, is pointed to, and does not load. Here files are written beside their
 destination, flushed to the disk, and renamed.
 """
+
 import builtins
 import os
 from contextlib import contextmanager

@@ -10,6 +10,7 @@ What it hands out raises when it is called. It is gone from ``sys.modules``
 afterwards, because mmengine asks there whether the ops are compiled. A compiled
 mmcv is left untouched.
 """
+
 import importlib
 import importlib.util
 import sys
@@ -28,10 +29,11 @@ class PlaceholderOps(ModuleType):
         def missing_op(*args, **kwargs):
             raise NotImplementedError(
                 f"the op '{name}' is part of compiled mmcv, but the mmcv that "
-                "is installed has no compiled ops. Replace mmcv-lite by "
+                'is installed has no compiled ops. Replace mmcv-lite by '
                 'mmcv==2.1.0, built for your torch (see '
                 'https://mmcv.readthedocs.io/en/latest/get_started/build.html)'
-                ', or onedl-mmcv by a build of it with ops.')
+                ', or onedl-mmcv by a build of it with ops.'
+            )
 
         missing_op.__name__ = name
         return missing_op

@@ -8,6 +8,7 @@ gets no device, and SyncBN becomes BN, which the log says.
 ``init_dist`` must find this in place. In a config, ``custom_imports`` does it:
 it acts when the file is read, before the Runner is built.
 """
+
 import logging
 from unittest.mock import patch
 
@@ -42,13 +43,13 @@ def apply() -> None:
 
 
 def _without_sync_batchnorm(module: torch.nn.Module) -> torch.nn.Module:
-    count = sum(
-        isinstance(m, torch.nn.SyncBatchNorm) for m in module.modules())
+    count = sum(isinstance(m, torch.nn.SyncBatchNorm) for m in module.modules())
     if count:
         print_log(
             f'no accelerator found: {count} SyncBatchNorm layers become '
             'BatchNorm, so each process normalizes by its own images',
             logger='current',
-            level=logging.WARNING)
+            level=logging.WARNING,
+        )
         module = revert_sync_batchnorm(module)
     return module

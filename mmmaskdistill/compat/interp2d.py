@@ -5,6 +5,7 @@ hence fail to load a 224-pixel checkpoint at any other size. SciPy names
 ``RectBivariateSpline`` as the replacement on a regular grid: both rest on the
 same FITPACK routine. Values outside the grid are those of its edge, in both.
 """
+
 import numpy as np
 import scipy.interpolate
 from scipy.interpolate import RectBivariateSpline
@@ -31,10 +32,12 @@ class Interp2d:
             raise ValueError(
                 f'expected values on a grid of {len(y)} x {len(x)} points, '
                 f'got {z.size}; for scattered points use '
-                'scipy.interpolate.bisplrep')
+                'scipy.interpolate.bisplrep'
+            )
         degree = DEGREES[kind]
         self.spline = RectBivariateSpline(
-            y, x, z.reshape(len(y), len(x)), kx=degree, ky=degree)
+            y, x, z.reshape(len(y), len(x)), kx=degree, ky=degree
+        )
 
     def __call__(self, x, y) -> np.ndarray:
         """Values at all pairs of the given coordinates, shape (len(y), len(x)),

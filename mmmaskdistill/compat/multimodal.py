@@ -7,6 +7,7 @@ import fails. The remedy: such a ``transformers`` counts as missing for the
 multimodal models, which mmpretrain replaces by placeholders that raise when
 they are built.
 """
+
 import functools
 import importlib.metadata
 import importlib.util
@@ -15,9 +16,14 @@ from unittest.mock import patch
 
 import importlib_metadata
 
-IMPORTED = ('GenerationConfig', 'GenerationMixin', 'PreTrainedModel',
-            'apply_chunking_to_forward', 'find_pruneable_heads_and_indices',
-            'prune_linear_layer')
+IMPORTED = (
+    'GenerationConfig',
+    'GenerationMixin',
+    'PreTrainedModel',
+    'apply_chunking_to_forward',
+    'find_pruneable_heads_and_indices',
+    'prune_linear_layer',
+)
 
 
 def _breaks_mmpretrain() -> bool:
@@ -48,7 +54,9 @@ def apply() -> None:
     if 'mmpretrain' in sys.modules or not _breaks_mmpretrain():
         return
     # mmpretrain looks in the second, onedl-mmpretrain in the first.
-    with (_without_pycocotools(importlib.metadata),
-          _without_pycocotools(importlib_metadata)):
+    with (
+        _without_pycocotools(importlib.metadata),
+        _without_pycocotools(importlib_metadata),
+    ):
         dependency = importlib.import_module('mmpretrain.utils.dependency')
     dependency.distribution = dependency.distribution.__wrapped__

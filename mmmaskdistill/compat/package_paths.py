@@ -6,6 +6,7 @@ for the distribution ``mmsegmentation`` where the fork is called
 ``onedl-mmsegmentation``. The remedy asks Python's import system where the
 package is, whatever distribution brought it.
 """
+
 import importlib.util
 import os.path as osp
 from importlib.metadata import PackageNotFoundError, version
@@ -48,8 +49,12 @@ def get_installed_path(package: str) -> str:
 
 
 def apply() -> None:
-    for module in (package_utils, mmengine.utils, mmengine.config.config,
-                   mmengine.hub.hub):
+    for module in (
+        package_utils,
+        mmengine.utils,
+        mmengine.config.config,
+        mmengine.hub.hub,
+    ):
         for function in (is_installed, get_installed_path):
             if hasattr(module, function.__name__):
                 setattr(module, function.__name__, function)

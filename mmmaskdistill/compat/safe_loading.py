@@ -12,6 +12,7 @@ Two ways around the check are closed: onedl-mmengine 0.10.12 falls back to
 ``weights_only=False`` after a warning, and torch's ``load_url``, with which
 mmengine reads addresses, has ``weights_only=False`` as its default.
 """
+
 import functools
 from pickle import UnpicklingError
 
@@ -30,7 +31,8 @@ def getattr_of_history_buffer(owner, name: str):
         return getattr(owner, name)
     raise UnpicklingError(
         f'the file asks for the attribute {name!r} of {owner!r}. It was not '
-        'written by mmengine; loading it could run code, so it is refused.')
+        'written by mmengine; loading it could run code, so it is refused.'
+    )
 
 
 def safe_globals() -> list:
@@ -48,18 +50,18 @@ def safe_globals() -> list:
         (getattr_of_history_buffer, 'builtins.getattr'),
         np.ndarray,
         np.dtype,
-        *{type(np.dtype(code))
-          for code in numbers},
-        *[(getattr(multiarray, name), f'numpy.{core}.multiarray.{name}')
-          for name in ('scalar', '_reconstruct') for core in ('core', '_core')],
+        *{type(np.dtype(code)) for code in numbers},
+        *[
+            (getattr(multiarray, name), f'numpy.{core}.multiarray.{name}')
+            for name in ('scalar', '_reconstruct')
+            for core in ('core', '_core')
+        ],
     ]
 
 
 def apply() -> None:
     torch.serialization.add_safe_globals(safe_globals())
     if hasattr(checkpoint, '_safe_torch_load'):
-        checkpoint._safe_torch_load = functools.partial(
-            torch.load, weights_only=True)
+        checkpoint._safe_torch_load = functools.partial(torch.load, weights_only=True)
     if not isinstance(checkpoint.load_url, functools.partial):
-        checkpoint.load_url = functools.partial(
-            checkpoint.load_url, weights_only=True)
+        checkpoint.load_url = functools.partial(checkpoint.load_url, weights_only=True)

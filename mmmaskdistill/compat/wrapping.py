@@ -1,4 +1,5 @@
 """How the quirks replace a function of another library."""
+
 import functools
 
 

@@ -1,12 +1,21 @@
 from .imagenet import ImageNet
 from .jittered_crop import RandomJitteredCrop
 from .loading import StrictLoadImageFromFile
-from .masking import (BlockMaskGenerator, GumbelNoise, NoMaskGenerator,
-                      UniformMaskGenerator)
+from .masking import (
+    BlockMaskGenerator,
+    GumbelNoise,
+    NoMaskGenerator,
+    UniformMaskGenerator,
+)
 from .texture_mosaics import TextureMosaicDataset
 
 __all__ = [
-    'BlockMaskGenerator', 'GumbelNoise', 'ImageNet', 'NoMaskGenerator',
-    'RandomJitteredCrop', 'StrictLoadImageFromFile', 'TextureMosaicDataset',
-    'UniformMaskGenerator'
+    'BlockMaskGenerator',
+    'GumbelNoise',
+    'ImageNet',
+    'NoMaskGenerator',
+    'RandomJitteredCrop',
+    'StrictLoadImageFromFile',
+    'TextureMosaicDataset',
+    'UniformMaskGenerator',
 ]

@@ -6,8 +6,10 @@ ranks). So they depend neither on the number of workers, nor on prefetching,
 nor on how many processes share a batch, and a resumed run has no generator
 state to restore.
 """
+
 import random
-from typing import Any, Iterator, List, Optional, Sized, Union
+from collections.abc import Iterator, Sized
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,7 +65,7 @@ class SeededDataset(Dataset):
         seed (int): The run's seed.
     """
 
-    def __init__(self, dataset: Union[dict, Dataset], seed: int):
+    def __init__(self, dataset: dict | Dataset, seed: int):
         if isinstance(dataset, dict):
             dataset = DATASETS.build(dataset)
         self.dataset = dataset
@@ -115,19 +117,21 @@ class DrawBatchSampler(Sampler):
             of which nothing may be left.
     """
 
-    def __init__(self,
-                 sampler: Sized,
-                 batch_size: int,
-                 drop_last: bool = False,
-                 batch_sampler: Optional[dict] = None,
-                 endless: bool = False,
-                 start: int = 0):
+    def __init__(
+        self,
+        sampler: Sized,
+        batch_size: int,
+        drop_last: bool = False,
+        batch_sampler: dict | None = None,
+        endless: bool = False,
+        start: int = 0,
+    ):
         if batch_sampler is None:
             batches = BatchSampler(sampler, batch_size, drop_last)
         else:
             batches = DATA_SAMPLERS.build(
-                batch_sampler,
-                default_args=dict(sampler=sampler, batch_size=batch_size))
+                batch_sampler, default_args=dict(sampler=sampler, batch_size=batch_size)
+            )
         self.batches = batches
         self.sampler = sampler
         self.batch_size = batch_size
@@ -136,7 +140,7 @@ class DrawBatchSampler(Sampler):
         self.start = start
         self.rank, self.world_size = get_dist_info()
 
-    def __iter__(self) -> Iterator[List[Draw]]:
+    def __iter__(self) -> Iterator[list[Draw]]:
         epoch, skip = 0, self.start
         if hasattr(self.sampler, 'epoch'):
             size = max(len(self.batches), 1)
@@ -165,7 +169,8 @@ class DrawBatchSampler(Sampler):
                 raise ConfigError(
                     f'{len(self.sampler)} samples do not fill a batch of '
                     f'{self.batch_size}: reduce batch_size or set '
-                    'drop_last=False')
+                    'drop_last=False'
+                )
             epoch += 1
 
     def __len__(self) -> int:

@@ -1,6 +1,6 @@
 """ImageNet from folders, tar shards or an LMDB, with some files damaged."""
+
 import logging
-from typing import List, Optional
 
 import torch
 from mmengine.logging import print_log
@@ -38,27 +38,25 @@ class ImageNet(MMPretrainImageNet):
             or more images are unreadable.
     """
 
-    def __init__(self,
-                 *args,
-                 storage: str = 'folder',
-                 max_unreadable: float = 1e-3,
-                 **kwargs):
+    def __init__(
+        self, *args, storage: str = 'folder', max_unreadable: float = 1e-3, **kwargs
+    ):
         if storage not in ('folder', *FOLDERS):
-            raise ConfigError(f"storage='{storage}': expected folder, "
-                              f'{" or ".join(FOLDERS)}')
+            raise ConfigError(
+                f"storage='{storage}': expected folder, {' or '.join(FOLDERS)}"
+            )
         if storage != 'folder' and kwargs.get('ann_file'):
             raise ConfigError(
                 f"ann_file='{kwargs['ann_file']}' has no effect with "
-                f"storage='{storage}', whose index lists the images")
+                f"storage='{storage}', whose index lists the images"
+            )
         if not 0 <= max_unreadable <= 1:
-            raise ConfigError(
-                f'max_unreadable={max_unreadable}: expected 0 to 1')
+            raise ConfigError(f'max_unreadable={max_unreadable}: expected 0 to 1')
         if storage == 'lmdb':
             try:
                 import lmdb  # noqa: F401
             except ImportError:
-                raise ConfigError(
-                    "storage='lmdb' needs: pip install lmdb") from None
+                raise ConfigError("storage='lmdb' needs: pip install lmdb") from None
         self.storage = storage
         self.max_unreadable = max_unreadable
         super().__init__(*args, **kwargs)
@@ -67,21 +65,21 @@ class ImageNet(MMPretrainImageNet):
         if not self._fully_initialized:
             super().full_init()
             # In shared memory: a worker's marks are seen by all.
-            self._unreadable = torch.zeros(
-                len(self), dtype=torch.bool).share_memory_()
+            self._unreadable = torch.zeros(len(self), dtype=torch.bool).share_memory_()
 
-    def load_data_list(self) -> List[dict]:
+    def load_data_list(self) -> list[dict]:
         if self.storage == 'folder':
             return super().load_data_list()
         return read_index(
-            self.img_prefix.rstrip('/') + FOLDERS[self.storage], self.storage)
+            self.img_prefix.rstrip('/') + FOLDERS[self.storage], self.storage
+        )
 
     @property
     def num_unreadable(self) -> int:
         """int: Images that could not be loaded so far."""
         return int(self._unreadable.sum())
 
-    def prepare_data(self, idx: int) -> Optional[dict]:
+    def prepare_data(self, idx: int) -> dict | None:
         try:
             return super().prepare_data(idx)
         except UnreadableImage as error:
@@ -96,11 +94,13 @@ class ImageNet(MMPretrainImageNet):
             print_log(
                 f'{error}. Another image takes its place.',
                 logger='current',
-                level=logging.WARNING)
+                level=logging.WARNING,
+            )
         count = self.num_unreadable
         if count > self.max_unreadable * len(self):
             raise ConfigError(
                 f'{count} of {len(self)} images cannot be loaded, '
                 f'max_unreadable={self.max_unreadable:g} of them may: repair '
                 'them or raise max_unreadable of the dataset. The last one: '
-                f'{error}') from error
+                f'{error}'
+            ) from error

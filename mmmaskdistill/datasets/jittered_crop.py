@@ -1,5 +1,6 @@
 """Colour jitter, flip and random crop, computed on the crop alone."""
-from typing import Callable, List, Optional, Tuple, Union
+
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -47,19 +48,22 @@ class RandomJitteredCrop(RandomResizedCrop):
         ConfigError: If a strength is not from 0 to 1.
     """
 
-    def __init__(self,
-                 scale: Union[int, Tuple[int, int]],
-                 second_scale: Union[int, Tuple[int, int], None] = None,
-                 brightness: float = 0.4,
-                 contrast: float = 0.4,
-                 saturation: float = 0.4,
-                 flip_prob: float = 0.5,
-                 crop_ratio_range: Tuple[float, float] = (0.2, 1.),
-                 aspect_ratio_range: Tuple[float, float] = (3 / 4, 4 / 3)):
+    def __init__(
+        self,
+        scale: int | tuple[int, int],
+        second_scale: int | tuple[int, int] | None = None,
+        brightness: float = 0.4,
+        contrast: float = 0.4,
+        saturation: float = 0.4,
+        flip_prob: float = 0.5,
+        crop_ratio_range: tuple[float, float] = (0.2, 1.0),
+        aspect_ratio_range: tuple[float, float] = (3 / 4, 4 / 3),
+    ):
         super().__init__(
             scale,
             crop_ratio_range=crop_ratio_range,
-            aspect_ratio_range=aspect_ratio_range)
+            aspect_ratio_range=aspect_ratio_range,
+        )
         self.scales = [self.scale]
         if second_scale is not None:
             if isinstance(second_scale, int):
@@ -72,17 +76,17 @@ class RandomJitteredCrop(RandomResizedCrop):
         )
         for jitter, strength in self.jitters:
             if not 0 <= strength <= 1:
-                raise ConfigError(f'{jitter.__name__[1:]}={strength}: '
-                                  'expected 0 to 1')
+                raise ConfigError(f'{jitter.__name__[1:]}={strength}: expected 0 to 1')
         self.flip_prob = flip_prob
 
     @cache_randomness
-    def draw_jitter(self) -> List[Tuple[Callable, float]]:
+    def draw_jitter(self) -> list[tuple[Callable, float]]:
         """Jitters in random order, each with its factor."""
-        return [(jitter, np.random.uniform(1 - strength, 1 + strength))
-                for jitter, strength in
-                (self.jitters[i] for i in np.random.permutation(3))
-                if strength]
+        return [
+            (jitter, np.random.uniform(1 - strength, 1 + strength))
+            for jitter, strength in (self.jitters[i] for i in np.random.permutation(3))
+            if strength
+        ]
 
     @cache_randomness
     def draw_flip(self) -> bool:
@@ -91,7 +95,7 @@ class RandomJitteredCrop(RandomResizedCrop):
     def transform(self, results: dict) -> dict:
         image = results['img']
         top, left, height, width = self.rand_crop_params(image)
-        crop = image[top:top + height, left:left + width]
+        crop = image[top : top + height, left : left + width]
         pictures = [resize(crop, scale) for scale in self.scales]
         jitters = self.draw_jitter()
         mean = _grey_before_contrast(image, jitters)
@@ -103,18 +107,22 @@ class RandomJitteredCrop(RandomResizedCrop):
             img=pictures if len(pictures) > 1 else pictures[0],
             img_shape=pictures[0].shape,
             flip=flip,
-            flip_direction='horizontal' if flip else None)
+            flip_direction='horizontal' if flip else None,
+        )
         return results
 
     def __repr__(self) -> str:
-        strengths = ', '.join(f'{jitter.__name__[1:]}={strength}'
-                              for jitter, strength in self.jitters)
-        return (f'{type(self).__name__}(scales={self.scales}, '
-                f'crop_ratio_range={self.crop_ratio_range}, {strengths}, '
-                f'flip_prob={self.flip_prob})')
+        strengths = ', '.join(
+            f'{jitter.__name__[1:]}={strength}' for jitter, strength in self.jitters
+        )
+        return (
+            f'{type(self).__name__}(scales={self.scales}, '
+            f'crop_ratio_range={self.crop_ratio_range}, {strengths}, '
+            f'flip_prob={self.flip_prob})'
+        )
 
 
-def resize(image: np.ndarray, scale: Tuple[int, int]) -> np.ndarray:
+def resize(image: np.ndarray, scale: tuple[int, int]) -> np.ndarray:
     """Antialiased bicubic resizing, as Pillow's, by torch's faster kernel.
 
     Args:
@@ -131,9 +139,9 @@ def resize(image: np.ndarray, scale: Tuple[int, int]) -> np.ndarray:
     return tensor[0].permute(1, 2, 0).contiguous().numpy()
 
 
-def _jitter(image: np.ndarray,
-            jitters: List[Tuple[Callable, float]],
-            mean: Optional[int] = None) -> np.ndarray:
+def _jitter(
+    image: np.ndarray, jitters: list[tuple[Callable, float]], mean: int | None = None
+) -> np.ndarray:
     """Apply jitters in turn.
 
     Args:
@@ -153,8 +161,7 @@ def _jitter(image: np.ndarray,
     return image if table is LEVELS else cv2.LUT(image, table)
 
 
-def _brightness(levels: np.ndarray, factor: float,
-                mean: Optional[int]) -> np.ndarray:
+def _brightness(levels: np.ndarray, factor: float, mean: int | None) -> np.ndarray:
     return _table(levels * np.float32(factor))
 
 
@@ -171,15 +178,16 @@ def _table(levels: np.ndarray) -> np.ndarray:
     return levels.clip(0, 255).astype(np.uint8)
 
 
-def _grey_before_contrast(image: np.ndarray,
-                          jitters: List[Tuple[Callable, float]]) -> int:
+def _grey_before_contrast(
+    image: np.ndarray, jitters: list[tuple[Callable, float]]
+) -> int:
     """Mean grey of the whole image when contrast's turn comes."""
     height, width = image.shape[:2]
     sample = cv2.resize(
-        image, (-(-width // 4), -(-height // 4)),
-        interpolation=cv2.INTER_NEAREST)
+        image, (-(-width // 4), -(-height // 4)), interpolation=cv2.INTER_NEAREST
+    )
     kinds = [jitter for jitter, _ in jitters]
     if _contrast in kinds:
-        jitters = jitters[:kinds.index(_contrast)]
+        jitters = jitters[: kinds.index(_contrast)]
     grey = cv2.cvtColor(_jitter(sample, jitters), cv2.COLOR_BGR2GRAY)
     return int(cv2.mean(grey)[0] + 0.5)

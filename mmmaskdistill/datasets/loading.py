@@ -1,5 +1,4 @@
 """The toolkits' image loader, whose failures are of one kind."""
-from typing import Optional
 
 from mmcv.transforms import LoadImageFromFile
 
@@ -26,7 +25,7 @@ class StrictLoadImageFromFile(LoadImageFromFile):
             ``ignore_empty``, or holds no image.
     """
 
-    def transform(self, results: dict) -> Optional[dict]:
+    def transform(self, results: dict) -> dict | None:
         try:
             return super().transform(results)
         except Exception as error:

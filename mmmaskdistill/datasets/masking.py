@@ -1,6 +1,6 @@
 """Which patches are hidden from the student."""
+
 import math
-from typing import Optional, Tuple, Union
 
 import numpy as np
 from mmcv.transforms import BaseTransform
@@ -41,20 +41,21 @@ class BlockMaskGenerator(BaseTransform):
         ConfigError: If there are fewer patches than to hide, or none to hide.
     """
 
-    def __init__(self,
-                 input_size: Union[int, Tuple[int, int]],
-                 num_masking_patches: int,
-                 min_num_patches: int = 16,
-                 max_num_patches: Optional[int] = None,
-                 min_aspect: float = 0.3,
-                 max_aspect: Optional[float] = None):
+    def __init__(
+        self,
+        input_size: int | tuple[int, int],
+        num_masking_patches: int,
+        min_num_patches: int = 16,
+        max_num_patches: int | None = None,
+        min_aspect: float = 0.3,
+        max_aspect: float | None = None,
+    ):
         self.input_size = _grid(input_size)
         _check_count(num_masking_patches, self.input_size)
         self.num_masking_patches = num_masking_patches
         self.min_num_patches = min_num_patches
         self.max_num_patches = max_num_patches or num_masking_patches
-        self.log_aspect = (math.log(min_aspect),
-                           math.log(max_aspect or 1 / min_aspect))
+        self.log_aspect = (math.log(min_aspect), math.log(max_aspect or 1 / min_aspect))
 
     def transform(self, results: dict) -> dict:
         mask = np.zeros(self.input_size, np.int64)
@@ -86,7 +87,7 @@ class BlockMaskGenerator(BaseTransform):
                 continue
             top = np.random.randint(rows - height + 1)
             start = np.random.randint(columns - width + 1)
-            block = mask[top:top + height, start:start + width]
+            block = mask[top : top + height, start : start + width]
             new = block.size - int(block.sum())
             if 0 < new <= most:
                 block[:] = 1
@@ -94,10 +95,12 @@ class BlockMaskGenerator(BaseTransform):
         return 0
 
     def __repr__(self) -> str:
-        return (f'{type(self).__name__}(input_size={self.input_size}, '
-                f'num_masking_patches={self.num_masking_patches}, '
-                f'min_num_patches={self.min_num_patches}, '
-                f'max_num_patches={self.max_num_patches})')
+        return (
+            f'{type(self).__name__}(input_size={self.input_size}, '
+            f'num_masking_patches={self.num_masking_patches}, '
+            f'min_num_patches={self.min_num_patches}, '
+            f'max_num_patches={self.max_num_patches})'
+        )
 
 
 @TRANSFORMS.register_module()
@@ -121,34 +124,39 @@ class UniformMaskGenerator(BaseTransform):
             squares do not fit them.
     """
 
-    def __init__(self,
-                 input_size: Union[int, Tuple[int, int]],
-                 num_masking_patches: int,
-                 unit: int = 1):
+    def __init__(
+        self, input_size: int | tuple[int, int], num_masking_patches: int, unit: int = 1
+    ):
         self.input_size = _grid(input_size)
         _check_count(num_masking_patches, self.input_size)
-        if any(side % unit for side in self.input_size) or \
-                num_masking_patches % unit**2:
+        if (
+            any(side % unit for side in self.input_size)
+            or num_masking_patches % unit**2
+        ):
             raise ConfigError(
                 f'unit={unit}: squares of {unit} x {unit} patches do not fill '
                 f'the grid {self.input_size} and num_masking_patches='
-                f'{num_masking_patches}')
+                f'{num_masking_patches}'
+            )
         self.num_masking_patches = num_masking_patches
         self.unit = unit
 
     def transform(self, results: dict) -> dict:
         rows, columns = (side // self.unit for side in self.input_size)
         mask = np.zeros(rows * columns, np.int64)
-        mask[np.random.permutation(len(mask))
-             [:self.num_masking_patches // self.unit**2]] = 1
+        mask[
+            np.random.permutation(len(mask))[: self.num_masking_patches // self.unit**2]
+        ] = 1
         square = np.ones((self.unit, self.unit), np.int64)
         results['mask'] = np.kron(mask.reshape(rows, columns), square)
         return results
 
     def __repr__(self) -> str:
-        return (f'{type(self).__name__}(input_size={self.input_size}, '
-                f'num_masking_patches={self.num_masking_patches}, '
-                f'unit={self.unit})')
+        return (
+            f'{type(self).__name__}(input_size={self.input_size}, '
+            f'num_masking_patches={self.num_masking_patches}, '
+            f'unit={self.unit})'
+        )
 
 
 @TRANSFORMS.register_module()
@@ -161,7 +169,7 @@ class NoMaskGenerator(BaseTransform):
         input_size (int | tuple[int, int]): Patch grid, rows and columns.
     """
 
-    def __init__(self, input_size: Union[int, Tuple[int, int]]):
+    def __init__(self, input_size: int | tuple[int, int]):
         self.input_size = _grid(input_size)
 
     def transform(self, results: dict) -> dict:
@@ -182,7 +190,7 @@ class GumbelNoise(BaseTransform):
         input_size (int | tuple[int, int]): Patch grid, rows and columns.
     """
 
-    def __init__(self, input_size: Union[int, Tuple[int, int]]):
+    def __init__(self, input_size: int | tuple[int, int]):
         self.input_size = _grid(input_size)
 
     def transform(self, results: dict) -> dict:
@@ -194,11 +202,13 @@ class GumbelNoise(BaseTransform):
         return f'{type(self).__name__}(input_size={self.input_size})'
 
 
-def _grid(size: Union[int, Tuple[int, int]]) -> Tuple[int, int]:
+def _grid(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
-def _check_count(hidden: int, grid: Tuple[int, int]):
+def _check_count(hidden: int, grid: tuple[int, int]):
     if not 0 < hidden <= math.prod(grid):
-        raise ConfigError(f'num_masking_patches={hidden}: expected 1 to '
-                          f'{math.prod(grid)}, the patches of the grid {grid}')
+        raise ConfigError(
+            f'num_masking_patches={hidden}: expected 1 to '
+            f'{math.prod(grid)}, the patches of the grid {grid}'
+        )

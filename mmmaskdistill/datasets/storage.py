@@ -9,10 +9,11 @@ that use it take in place of a path::
 Both kinds have a table of contents, ``index.tsv``, a line an image: what
 follows the folder in its URI, and its label.
 """
+
 import os
 from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Iterable, List, Tuple
 
 from mmengine.fileio import BaseStorageBackend, register_backend
 
@@ -58,8 +59,10 @@ class TarShardBackend(_PackedBackend):
         file.seek(offset)
         content = file.read(size)
         if len(content) != size:
-            raise OSError(f"'{shard}' ends within the image: expected {size} "
-                          f'bytes at {offset}, found {len(content)}')
+            raise OSError(
+                f"'{shard}' ends within the image: expected {size} "
+                f'bytes at {offset}, found {len(content)}'
+            )
         return content
 
     def _open_file(self, path: str):
@@ -77,6 +80,7 @@ class ImageLmdbBackend(_PackedBackend):
                 key.
         """
         import lmdb
+
         folder, key = _split(filepath)
         try:
             with self._opened(folder).begin() as transaction:
@@ -89,14 +93,15 @@ class ImageLmdbBackend(_PackedBackend):
 
     def _open_file(self, path: str):
         import lmdb
+
         return lmdb.open(path, readonly=True, lock=False, readahead=False)
 
 
-def _split(uri: str) -> Tuple[str, str]:
+def _split(uri: str) -> tuple[str, str]:
     return tuple(str(uri).split('://', 1)[1].rsplit('#', 1))
 
 
-def write_index(folder: str, rows: Iterable[Tuple[str, int]]):
+def write_index(folder: str, rows: Iterable[tuple[str, int]]):
     """Write ``index.tsv``, complete or not at all.
 
     Args:
@@ -111,7 +116,7 @@ def write_index(folder: str, rows: Iterable[Tuple[str, int]]):
     os.replace(partial, path)
 
 
-def read_index(folder: str, storage: str) -> List[dict]:
+def read_index(folder: str, storage: str) -> list[dict]:
     """Images of shards or an LMDB, in the order they were packed in.
 
     Args:
@@ -128,7 +133,8 @@ def read_index(folder: str, storage: str) -> List[dict]:
     if not path.is_file():
         raise ConfigError(
             f"storage='{storage}': '{path}' is missing; make it with python "
-            f'tools/dataset_converters/pack_imagenet.py --format {storage}')
+            f'tools/dataset_converters/pack_imagenet.py --format {storage}'
+        )
     prefix = dict(shards='tarshard://', lmdb='imagelmdb://')[storage]
     with open(path) as file:
         rows = (line.rstrip('\n').rsplit('\t', 1) for line in file)

@@ -1,4 +1,5 @@
 """The texture mosaics of `tools/dataset_converters/texture_mosaics.py`, as a segmentation data set."""
+
 import json
 from pathlib import Path
 
@@ -17,8 +18,10 @@ def read_classes(data_root: str) -> dict:
     for folder in (Path(data_root), Path(data_root).parent):
         if (folder / 'classes.json').is_file():
             return json.loads((folder / 'classes.json').read_text())
-    raise ConfigError(f"no classes.json in '{data_root}' or its parent: make the data set with "
-                      'python tools/dataset_converters/texture_mosaics.py')
+    raise ConfigError(
+        f"no classes.json in '{data_root}' or its parent: make the data set with "
+        'python tools/dataset_converters/texture_mosaics.py'
+    )
 
 
 @DATASETS.register_module()
@@ -30,6 +33,12 @@ class TextureMosaicDataset(BaseSegDataset):
         kwargs: as for mmseg's `BaseSegDataset`; classes and palette are those of the converter's `classes.json`.
     """
 
-    def __init__(self, data_root: str, reduce_zero_label: bool = True, **kwargs) -> None:
+    def __init__(
+        self, data_root: str, reduce_zero_label: bool = True, **kwargs
+    ) -> None:
         super().__init__(
-            data_root=data_root, reduce_zero_label=reduce_zero_label, metainfo=read_classes(data_root), **kwargs)
+            data_root=data_root,
+            reduce_zero_label=reduce_zero_label,
+            metainfo=read_classes(data_root),
+            **kwargs,
+        )

@@ -1,7 +1,8 @@
 """What a checkpoint says about its run, and whether it fits a model."""
+
 import os.path as osp
 from glob import escape, glob
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 from mmengine.logging import print_log
@@ -11,8 +12,13 @@ from torch import nn
 
 from mmmaskdistill.errors import CheckpointError
 from mmmaskdistill.models import MaskDistillViT
-from mmmaskdistill.models.weights import (OPTIONAL, first_few, first_line,
-                                          fit_to_vit, named_tensors)
+from mmmaskdistill.models.weights import (
+    OPTIONAL,
+    first_few,
+    first_line,
+    fit_to_vit,
+    named_tensors,
+)
 
 
 class ResumePoint(NamedTuple):
@@ -25,13 +31,14 @@ class ResumePoint(NamedTuple):
         validated (bool): Whether the model was validated after them.
         seed (int, optional): The run's seed.
     """
+
     iter: int
     within_epoch: bool
     validated: bool
-    seed: Optional[int]
+    seed: int | None
 
 
-def latest_checkpoint(work_dir: str) -> Optional[str]:
+def latest_checkpoint(work_dir: str) -> str | None:
     """The checkpoint that a run in ``work_dir`` goes on from.
 
     ``last_checkpoint`` names it. A run killed between writing a checkpoint
@@ -49,7 +56,8 @@ def latest_checkpoint(work_dir: str) -> Optional[str]:
             if osp.isfile(path):
                 return path
     written = [
-        path for pattern in ('iter_*.pth', 'epoch_*.pth')
+        path
+        for pattern in ('iter_*.pth', 'epoch_*.pth')
         for path in glob(osp.join(escape(work_dir), pattern))
     ]
     return max(written, key=osp.getmtime, default=None)
@@ -67,26 +75,30 @@ def read_resume_point(checkpoint: str) -> ResumePoint:
     try:
         if osp.isfile(checkpoint):
             content = torch.load(
-                checkpoint, map_location='cpu', mmap=True, weights_only=True)
+                checkpoint, map_location='cpu', mmap=True, weights_only=True
+            )
         else:
             content = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
     except Exception as error:
         raise CheckpointError(
             f'checkpoint {checkpoint!r} cannot be read ({first_line(error)}): '
-            'resume from an earlier one') from error
+            'resume from an earlier one'
+        ) from error
     meta = content.get('meta', {}) if isinstance(content, dict) else {}
     if not {'epoch', 'iter'} <= meta.keys():
         raise CheckpointError(
             f'checkpoint {checkpoint!r} holds no training state, only '
             'weights: start from it with --cfg-options load_from=... instead '
-            'of resuming')
+            'of resuming'
+        )
     info = content.get('message_hub', {}).get('runtime_info', {})
     return ResumePoint(
         iter=meta['iter'],
         within_epoch=info.get('epoch') == meta['epoch'],
         # The best checkpoint so far is saved again while validating.
         validated=info.get('loop_stage') == 'val',
-        seed=meta.get('seed'))
+        seed=meta.get('seed'),
+    )
 
 
 def adopt_backbone(model: nn.Module, checkpoint: dict, name: str) -> None:
@@ -107,17 +119,17 @@ def adopt_backbone(model: nn.Module, checkpoint: dict, name: str) -> None:
     vit = getattr(model, 'backbone', None)
     tensors = named_tensors(checkpoint)
     if not isinstance(vit, MaskDistillViT) or any(
-            key.startswith('backbone.') for key in tensors):
+        key.startswith('backbone.') for key in tensors
+    ):
         return
     own, report = fit_to_vit(tensors, vit, name)
     print_log('\n  '.join(report), logger='current')
     checkpoint['state_dict'] = {f'backbone.{k}': v for k, v in own.items()}
 
 
-def check_coverage(model: nn.Module,
-                   state_dict: dict,
-                   name: str,
-                   complete: bool = True) -> str:
+def check_coverage(
+    model: nn.Module, state_dict: dict, name: str, complete: bool = True
+) -> str:
     """Compare a checkpoint's tensors with a model's.
 
     They are compared as the model's own loading hooks leave them, which may
@@ -154,34 +166,35 @@ def check_coverage(model: nn.Module,
     }
     missing = [key for key in wanted if key not in given]
     matched = len(wanted) - len(differ) - len(missing)
-    report = (f'{matched} of the model\'s {len(wanted)} tensors match '
-              f'checkpoint {name!r}')
+    report = f"{matched} of the model's {len(wanted)} tensors match checkpoint {name!r}"
     if differ:
         report += f'; other shape: {first_few(list(differ.values()))}'
     if missing:
         report += f'; not in the checkpoint: {first_few(missing)}'
-    unused = [
-        key for key in given
-        if key not in wanted and not key.endswith(counters)
-    ]
+    unused = [key for key in given if key not in wanted and not key.endswith(counters)]
     if unused:
         report += f'; not in the model: {first_few(unused)}'
 
     uncovered = [*differ, *missing]
     if complete or not hasattr(model, 'backbone'):
-        advice = ('The checkpoint is of another architecture than the '
-                  'config\'s model: give the checkpoint that this config '
-                  'trained')
+        advice = (
+            'The checkpoint is of another architecture than the '
+            "config's model: give the checkpoint that this config "
+            'trained'
+        )
     else:
         optional = tuple(f'backbone.{key}' for key in OPTIONAL)
         uncovered = [
-            key for key in uncovered
+            key
+            for key in uncovered
             if key.startswith('backbone.') and not key.startswith(optional)
         ]
-        advice = ('The checkpoint does not cover the backbone: give a '
-                  'checkpoint of a whole model with this backbone, or give '
-                  'weights of a backbone alone as '
-                  'model.backbone.init_cfg.checkpoint')
+        advice = (
+            'The checkpoint does not cover the backbone: give a '
+            'checkpoint of a whole model with this backbone, or give '
+            'weights of a backbone alone as '
+            'model.backbone.init_cfg.checkpoint'
+        )
     if uncovered:
         raise CheckpointError(f'{report}. {advice}')
     return report

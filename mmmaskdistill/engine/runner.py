@@ -1,20 +1,26 @@
 """A runner whose killed and resumed runs end where uninterrupted ones do."""
-from typing import Dict, List, Optional, Union
 
 import torch
 from mmengine.config import ConfigDict
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import LOOPS
-from mmengine.runner import (BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop,
-                             Runner)
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
-from mmmaskdistill.datasets.draws import (DrawBatchSampler, SeededDataset,
-                                          seed_generators)
+from mmmaskdistill.datasets.draws import (
+    DrawBatchSampler,
+    SeededDataset,
+    seed_generators,
+)
 from mmmaskdistill.registry import HOOKS, RUNNERS
-from .checkpoints import (adopt_backbone, check_coverage, latest_checkpoint,
-                          read_resume_point)
+
+from .checkpoints import (
+    adopt_backbone,
+    check_coverage,
+    latest_checkpoint,
+    read_resume_point,
+)
 from .compiling import transformer_blocks
 
 
@@ -56,10 +62,10 @@ class CheckpointFitHook(Hook):
         state_dict = checkpoint.get('state_dict', checkpoint)
         report = check_coverage(
             runner.model,
-            {key.removeprefix('module.'): tensor
-             for key, tensor in state_dict.items()},
+            {key.removeprefix('module.'): tensor for key, tensor in state_dict.items()},
             name=str(runner._load_from),
-            complete=runner._resume or not training)
+            complete=runner._resume or not training,
+        )
         runner.logger.info(report)
 
 
@@ -93,8 +99,11 @@ def validate_if_due(runner: Runner, done: int, last: int) -> None:
     """
     loop = runner.train_loop
     loop._decide_current_val_interval()
-    if (runner.val_loop is not None and done >= loop.val_begin
-            and (done % loop.val_interval == 0 or done == last)):
+    if (
+        runner.val_loop is not None
+        and done >= loop.val_begin
+        and (done % loop.val_interval == 0 or done == last)
+    ):
         runner.val_loop.run()
 
 
@@ -144,14 +153,16 @@ class ResumableRunner(Runner):
             seed it had.
     """
 
-    def __init__(self,
-                 model: Union[torch.nn.Module, Dict],
-                 work_dir: str,
-                 *args,
-                 load_from: Optional[str] = None,
-                 resume: bool = False,
-                 randomness: Dict = dict(seed=None),
-                 **kwargs):
+    def __init__(
+        self,
+        model: torch.nn.Module | dict,
+        work_dir: str,
+        *args,
+        load_from: str | None = None,
+        resume: bool = False,
+        randomness: dict = dict(seed=None),
+        **kwargs,
+    ):
         self._resume_point = None
         if resume:
             load_from = load_from or latest_checkpoint(work_dir)
@@ -171,11 +182,13 @@ class ResumableRunner(Runner):
             load_from=load_from,
             resume=resume,
             randomness=randomness,
-            **kwargs)
+            **kwargs,
+        )
         if self._resume_point and asked not in (None, randomness['seed']):
             self.logger.warning(
                 f'the run to resume has seed {seed}: it is kept, and the '
-                f'configured {asked} is not used')
+                f'configured {asked} is not used'
+            )
 
     @property
     def shared_seed(self) -> int:
@@ -199,9 +212,10 @@ class ResumableRunner(Runner):
                 block.compile(**({} if options is True else options))
             self.logger.info(
                 f'{len(blocks)} Transformer blocks are compiled when first '
-                'run: the first iterations take longer')
+                'run: the first iterations take longer'
+            )
 
-    def build_train_loop(self, loop: Union[BaseLoop, Dict]) -> BaseLoop:
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Build the loop over draws instead of indices."""
         if isinstance(loop, BaseLoop):
             return loop
@@ -218,45 +232,49 @@ class ResumableRunner(Runner):
         self._train_dataloader = self._draw_by_number(
             self._train_dataloader,
             endless=issubclass(kind, IterBasedTrainLoop),
-            start=start)
+            start=start,
+        )
         return super().build_train_loop(loop)
 
     @staticmethod
     def _loop_class(loop: dict) -> type:
         if 'type' not in loop:
-            return (EpochBasedTrainLoop
-                    if loop['by_epoch'] else IterBasedTrainLoop)
+            return EpochBasedTrainLoop if loop['by_epoch'] else IterBasedTrainLoop
         kind = loop['type']
         return LOOPS.get(kind) if isinstance(kind, str) else kind
 
-    def _draw_by_number(self, dataloader: Union[DataLoader, dict],
-                        endless: bool, start: int) -> Union[DataLoader, dict]:
+    def _draw_by_number(
+        self, dataloader: DataLoader | dict, endless: bool, start: int
+    ) -> DataLoader | dict:
         """Wrap the dataset and the batch sampler of a loader's config."""
         batch_sampler = (
             dataloader.get('batch_sampler')
-            if isinstance(dataloader, dict) else dataloader)
+            if isinstance(dataloader, dict)
+            else dataloader
+        )
         if not (batch_sampler is None or isinstance(batch_sampler, dict)):
             self.logger.warning(
                 'the training dataloader or its batch sampler is not given '
                 'as a config: its randomness is its own, and a resumed run '
-                'will differ from an uninterrupted one')
+                'will differ from an uninterrupted one'
+            )
             return dataloader
         dataloader = ConfigDict(dataloader)
         dataloader['dataset'] = dict(
-            type=SeededDataset,
-            dataset=dataloader['dataset'],
-            seed=self.shared_seed)
+            type=SeededDataset, dataset=dataloader['dataset'], seed=self.shared_seed
+        )
         dataloader['batch_sampler'] = dict(
             type=DrawBatchSampler,
             batch_sampler=batch_sampler,
             drop_last=dataloader.pop('drop_last', False),
             endless=endless,
-            start=start)
+            start=start,
+        )
         return dataloader
 
-    def register_hooks(self,
-                       default_hooks: Optional[Dict] = None,
-                       custom_hooks: Optional[List] = None) -> None:
+    def register_hooks(
+        self, default_hooks: dict | None = None, custom_hooks: list | None = None
+    ) -> None:
         """Register the config's hooks and those of every run."""
         super().register_hooks(default_hooks, custom_hooks)
         self.register_hook(IterationSeedHook(self.shared_seed))

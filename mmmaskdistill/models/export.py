@@ -1,18 +1,34 @@
 """Weights out: our ViT as timm's and transformers' BEiT have theirs."""
-from typing import NamedTuple, Optional, Tuple
+
+from typing import NamedTuple
 
 import torch
 
 from mmmaskdistill.errors import CheckpointError
-from .checkpoint_formats import (TRANSFORMERS, StateDict, rename,
-                                 tensors_under, to_our_names)
-from .weights import (ESSENTIAL, TABLE, find_prefix, first_few,
-                      read_state_dict, square_grid, square_window)
+
+from .checkpoint_formats import (
+    TRANSFORMERS,
+    StateDict,
+    rename,
+    tensors_under,
+    to_our_names,
+)
+from .weights import (
+    ESSENTIAL,
+    TABLE,
+    find_prefix,
+    first_few,
+    read_state_dict,
+    square_grid,
+    square_window,
+)
 
 SHARED_TABLE = f'rel_pos_bias.{TABLE}'
 LANDMARKS = {
-    'cls_token', 'patch_embed.proj.weight', 'blocks.0.attn.qkv.weight',
-    'blocks.0.mlp.fc1.weight'
+    'cls_token',
+    'patch_embed.proj.weight',
+    'blocks.0.attn.qkv.weight',
+    'blocks.0.mlp.fc1.weight',
 }
 
 
@@ -26,24 +42,28 @@ class ExportedViT(NamedTuple):
         num_heads (int): Attention heads.
         img_size (int): Side in pixels of the images that its window is for.
     """
+
     state: StateDict
     head: StateDict
     num_heads: int
     img_size: int
 
-    depth = property(lambda self: 1 + max(
-        int(k.split('.')[1]) for k in self.state if k.startswith('blocks.')))
+    depth = property(
+        lambda self: (
+            1 + max(int(k.split('.')[1]) for k in self.state if k.startswith('blocks.'))
+        )
+    )
     width = property(lambda self: self.state['cls_token'].shape[2])
-    hidden = property(
-        lambda self: len(self.state['blocks.0.mlp.fc1.weight']))
-    patch_size = property(
-        lambda self: self.state['patch_embed.proj.weight'].shape[2])
+    hidden = property(lambda self: len(self.state['blocks.0.mlp.fc1.weight']))
+    patch_size = property(lambda self: self.state['patch_embed.proj.weight'].shape[2])
 
 
-def read_vit(checkpoint: str,
-             prefix: Optional[str] = None,
-             num_heads: Optional[int] = None,
-             trust_checkpoint: bool = False) -> ExportedViT:
+def read_vit(
+    checkpoint: str,
+    prefix: str | None = None,
+    num_heads: int | None = None,
+    trust_checkpoint: bool = False,
+) -> ExportedViT:
     """Read the ViT of any checkpoint that our backbone could start from.
 
     Args:
@@ -75,15 +95,17 @@ def read_vit(checkpoint: str,
         or key.startswith(('patch_embed.', 'blocks.', 'norm.', 'fc_norm.'))
     }
     foreign = [k for k in every if k.startswith(ESSENTIAL) and k not in state]
-    if foreign or not LANDMARKS <= state.keys():
+    if foreign or not state.keys() >= LANDMARKS:
         raise CheckpointError(
             f'{checkpoint} has no ViT like BEiT under the prefix {prefix!r}: '
-            f'its tensors are {first_few(foreign or list(every))}')
+            f'its tensors are {first_few(foreign or list(every))}'
+        )
     if 'norm.weight' in state and 'fc_norm.weight' in state:
         raise CheckpointError(
             f'{checkpoint} has a final norm and one of pooled patches, where '
             "timm's and transformers' BEiT have one of them: fine-tune with "
-            'final_norm=False')
+            'final_norm=False'
+        )
     table = next((v for k, v in state.items() if k.endswith(TABLE)), None)
     grid = state.get('pos_embed')
     if table is not None:
@@ -95,7 +117,8 @@ def read_vit(checkpoint: str,
         raise CheckpointError(
             f'{checkpoint} has no relative position table, which would tell '
             'the number of heads: give it with --num-heads, and a ViT with a '
-            'position embedding')
+            'position embedding'
+        )
     patch = state['patch_embed.proj.weight'].shape[2]
     return ExportedViT(state, head, num_heads, side * patch)
 
@@ -109,12 +132,13 @@ def with_a_norm(state: StateDict) -> StateDict:
         return dict(state)
     width = state['cls_token'].shape[2]
     return {
-        **state, 'fc_norm.weight': torch.ones(width),
-        'fc_norm.bias': torch.zeros(width)
+        **state,
+        'fc_norm.weight': torch.ones(width),
+        'fc_norm.bias': torch.zeros(width),
     }
 
 
-def to_timm(vit: ExportedViT) -> Tuple[StateDict, str, dict]:
+def to_timm(vit: ExportedViT) -> tuple[StateDict, str, dict]:
     """A ViT as timm's ``beitv2_*``.
 
     timm's models have one relative position table a block and no mask token.
@@ -142,7 +166,8 @@ def to_timm(vit: ExportedViT) -> Tuple[StateDict, str, dict]:
         use_rel_pos_bias=True,
         use_abs_pos_emb=False,
         global_pool='avg',
-        num_classes=1000)
+        num_classes=1000,
+    )
     options = dict(
         embed_dim=vit.width,
         depth=vit.depth,
@@ -154,15 +179,17 @@ def to_timm(vit: ExportedViT) -> Tuple[StateDict, str, dict]:
         use_rel_pos_bias=f'blocks.0.attn.{TABLE}' in state,
         use_abs_pos_emb='pos_embed' in state,
         global_pool='avg' if 'fc_norm.weight' in state else 'token',
-        num_classes=len(vit.head['weight']) if vit.head else 0)
+        num_classes=len(vit.head['weight']) if vit.head else 0,
+    )
     name = f'beitv2_{"large" if large else "base"}_patch16_224'
-    return state, name, {
-        key: value
-        for key, value in options.items() if value != usual[key]
-    }
+    return (
+        state,
+        name,
+        {key: value for key, value in options.items() if value != usual[key]},
+    )
 
 
-def to_transformers(vit: ExportedViT) -> Tuple[StateDict, dict]:
+def to_transformers(vit: ExportedViT) -> tuple[StateDict, dict]:
     """A ViT as transformers' ``BeitModel``, or with a classifier.
 
     Returns:
@@ -187,13 +214,14 @@ def to_transformers(vit: ExportedViT) -> Tuple[StateDict, dict]:
         patch_size=vit.patch_size,
         num_channels=vit.state['patch_embed.proj.weight'].shape[1],
         layer_norm_eps=1e-6,
-        layer_scale_init_value=0.1 if 'blocks.0.gamma_1' in vit.state else 0.,
-        drop_path_rate=0.,
+        layer_scale_init_value=0.1 if 'blocks.0.gamma_1' in vit.state else 0.0,
+        drop_path_rate=0.0,
         use_mask_token='mask_token' in vit.state,
         use_absolute_position_embeddings='pos_embed' in vit.state,
         use_relative_position_bias=f'blocks.0.attn.{TABLE}' in vit.state,
         use_shared_relative_position_bias=SHARED_TABLE in vit.state,
-        use_mean_pooling='norm.weight' not in vit.state)
+        use_mean_pooling='norm.weight' not in vit.state,
+    )
     if vit.head:
         state = {f'beit.{key}': tensor for key, tensor in state.items()}
         state.update({f'classifier.{k}': v for k, v in vit.head.items()})
@@ -201,5 +229,6 @@ def to_transformers(vit: ExportedViT) -> Tuple[StateDict, dict]:
         config.update(
             architectures=['BeitForImageClassification'],
             id2label=dict(enumerate(labels)),
-            label2id={label: i for i, label in enumerate(labels)})
+            label2id={label: i for i, label in enumerate(labels)},
+        )
     return state, config

@@ -3,6 +3,7 @@
 A normalizer maps [B, N, D] to [B, N, D] and learns nothing. One with
 ``per_token`` treats tokens alone, so some of them, [M, D], will do.
 """
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -84,8 +85,7 @@ class BatchNormalizer(_Normalizer):
     """
 
     def forward(self, features: Tensor) -> Tensor:
-        return F.batch_norm(
-            features.mT, None, None, training=True, eps=self.eps).mT
+        return F.batch_norm(features.mT, None, None, training=True, eps=self.eps).mT
 
 
 @MODELS.register_module()

@@ -4,10 +4,11 @@
 they are unpickled. Weights need neither: the archive is a zip file whose
 ``data.pkl`` is a tree of modules and whose ``data/`` holds their tensors.
 """
+
 import pickle
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Dict, Iterator, Tuple
 
 import torch
 from torch import Tensor
@@ -22,18 +23,23 @@ STORAGES = dict(
     ShortStorage=torch.int16,
     CharStorage=torch.int8,
     ByteStorage=torch.uint8,
-    BoolStorage=torch.bool)
+    BoolStorage=torch.bool,
+)
 # Functions that say of a list or a dict what its types are.
-TYPED = ('build_intlist', 'build_doublelist', 'build_boollist',
-         'build_tensorlist', 'restore_type_tag')
+TYPED = (
+    'build_intlist',
+    'build_doublelist',
+    'build_boollist',
+    'build_tensorlist',
+    'restore_type_tag',
+)
 
 
 class _Module:
     """Stands for any module of the archive: its attributes and no code."""
 
 
-def _tensor(values: Tensor, offset: int, size: tuple, stride: tuple,
-            *_) -> Tensor:
+def _tensor(values: Tensor, offset: int, size: tuple, stride: tuple, *_) -> Tensor:
     return values.as_strided(size, stride, offset)
 
 
@@ -76,11 +82,11 @@ def is_torchscript(path: Path) -> bool:
         return False
     with zipfile.ZipFile(path) as archive:
         return any(
-            name.split('/')[1:] == ['constants.pkl']
-            for name in archive.namelist())
+            name.split('/')[1:] == ['constants.pkl'] for name in archive.namelist()
+        )
 
 
-def read_torchscript(path: Path) -> Dict[str, Tensor]:
+def read_torchscript(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a TorchScript archive, named as in its modules.
 
     Args:
@@ -98,8 +104,7 @@ def read_torchscript(path: Path) -> Dict[str, Tensor]:
         return dict(_tensors(_Unpickler(archive, root).load()))
 
 
-def _tensors(module: _Module,
-             prefix: str = '') -> Iterator[Tuple[str, Tensor]]:
+def _tensors(module: _Module, prefix: str = '') -> Iterator[tuple[str, Tensor]]:
     for name, value in vars(module).items():
         if isinstance(value, Tensor):
             yield prefix + name, value

@@ -1,10 +1,11 @@
 """Weights in: reading checkpoint files safely, fitting them to our ViT."""
+
 import argparse
 import logging
 import math
 import re
 from pathlib import Path
-from typing import Any, List, Optional, Tuple
+from typing import Any
 from urllib.parse import urlparse
 
 import torch
@@ -15,11 +16,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mmmaskdistill.errors import CheckpointError
-from .checkpoint_formats import (FORMATS, StateDict, describe_others,
-                                 find_format, find_prefixes, tensors_under,
-                                 to_our_names)
-from .layers import (resize_position_embedding, resize_relative_position_table,
-                     table_length)
+
+from .checkpoint_formats import (
+    FORMATS,
+    StateDict,
+    describe_others,
+    find_format,
+    find_prefixes,
+    tensors_under,
+    to_our_names,
+)
+from .layers import (
+    resize_position_embedding,
+    resize_relative_position_table,
+    table_length,
+)
 from .torchscript import is_torchscript, read_torchscript
 
 TABLE = 'relative_position_bias_table'
@@ -27,9 +38,17 @@ TABLE = 'relative_position_bias_table'
 # other kind does not have them.
 OPTIONAL = ('mask_token', 'norm.', 'fc_norm.')
 # Whoever has these computes other features without them.
-ESSENTIAL = ('blocks.', 'patch_embed.', 'cls_token', 'pos_embed',
-             'rel_pos_bias.', 'norm_pre.', 'pre_norm.', 'reg_token',
-             'dist_token')
+ESSENTIAL = (
+    'blocks.',
+    'patch_embed.',
+    'cls_token',
+    'pos_embed',
+    'rel_pos_bias.',
+    'norm_pre.',
+    'pre_norm.',
+    'reg_token',
+    'dist_token',
+)
 # Parts that a ViT may lack, and what the backbone is to be told.
 CHOICES = (
     ('gamma_1', 'layer_scale_init_value', '0', '0.1'),
@@ -72,7 +91,8 @@ def read_checkpoint(checkpoint: str, trust_checkpoint: bool = False) -> Any:
         print_log(
             f'trust_checkpoint=True: {checkpoint} may run any code',
             logger='current',
-            level=logging.WARNING)
+            level=logging.WARNING,
+        )
     try:
         return _read(checkpoint, trust_checkpoint)
     except Exception as error:
@@ -88,12 +108,13 @@ def read_checkpoint(checkpoint: str, trust_checkpoint: bool = False) -> Any:
         raise CheckpointError(
             f'checkpoint {checkpoint!r} cannot be read '
             f'({first_line(error)}): it is damaged, no file of weights or not '
-            'within reach; get it again') from error
+            'within reach; get it again'
+        ) from error
 
 
-def read_state_dict(checkpoint: str,
-                    map_location: str = 'cpu',
-                    trust_checkpoint: bool = False) -> StateDict:
+def read_state_dict(
+    checkpoint: str, map_location: str = 'cpu', trust_checkpoint: bool = False
+) -> StateDict:
     """Read the tensors of a file and nothing else.
 
     Args:
@@ -114,21 +135,21 @@ def read_state_dict(checkpoint: str,
         raise CheckpointError(
             f'checkpoint {checkpoint!r} holds no weights but a '
             f'{type(content).__name__}: give one whose tensors are named, '
-            "under 'state_dict', 'model', 'module' or directly")
+            "under 'state_dict', 'model', 'module' or directly"
+        )
     return {key: tensor.to(map_location) for key, tensor in tensors.items()}
 
 
 def named_tensors(content: Any) -> StateDict:
     """The tensors of a checkpoint's content, out of all wrappers."""
     for wrapper in ('state_dict', 'model', 'module'):
-        if isinstance(content, dict) and isinstance(
-                content.get(wrapper), dict):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     if not isinstance(content, dict):
         return {}
     tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)}
     if all(key.startswith('module.') for key in tensors):
-        tensors = {key[len('module.'):]: v for key, v in tensors.items()}
+        tensors = {key[len('module.') :]: v for key, v in tensors.items()}
     return tensors
 
 
@@ -150,8 +171,7 @@ def _read(checkpoint: str, trust: bool) -> Any:
 
 def _download(address: str) -> Path:
     """The file in torch's cache; it comes there whole or not at all."""
-    path = Path(torch.hub.get_dir(), 'checkpoints',
-                Path(urlparse(address).path).name)
+    path = Path(torch.hub.get_dir(), 'checkpoints', Path(urlparse(address).path).name)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         if get_rank() == 0 and not path.exists():
@@ -163,11 +183,13 @@ def _download(address: str) -> Path:
     return path
 
 
-def load_backbone(vit: nn.Module,
-                  checkpoint: str,
-                  prefix: Optional[str] = None,
-                  map_location: str = 'cpu',
-                  trust_checkpoint: bool = False) -> List[str]:
+def load_backbone(
+    vit: nn.Module,
+    checkpoint: str,
+    prefix: str | None = None,
+    map_location: str = 'cpu',
+    trust_checkpoint: bool = False,
+) -> list[str]:
     """Start a :class:`MaskDistillViT` from a checkpoint; say what was done.
 
     The formats of :mod:`.checkpoint_formats` are told by their keys. A shared
@@ -197,10 +219,8 @@ def load_backbone(vit: nn.Module,
 
 
 def fit_to_vit(
-        state: StateDict,
-        vit: nn.Module,
-        checkpoint: str,
-        prefix: Optional[str] = None) -> Tuple[StateDict, List[str]]:
+    state: StateDict, vit: nn.Module, checkpoint: str, prefix: str | None = None
+) -> tuple[StateDict, list[str]]:
     """Find the ViT in a checkpoint and make it fit a backbone.
 
     Args:
@@ -225,7 +245,8 @@ def fit_to_vit(
     report = [
         f'backbone from {checkpoint}, {form.name if form else "no"} format, '
         f'prefix {prefix!r}: {len(wanted) - len(fresh)} of {len(wanted)} '
-        'tensors matched', *notes
+        'tensors matched',
+        *notes,
     ]
     if fresh:
         report.append(f'left as initialized: {", ".join(fresh)}')
@@ -233,16 +254,14 @@ def fit_to_vit(
     return {k: own[k] for k in wanted if k in own}, report
 
 
-def _check_fit(own: StateDict, wanted: StateDict, vit: nn.Module,
-               checkpoint: str):
+def _check_fit(own: StateDict, wanted: StateDict, vit: nn.Module, checkpoint: str):
     """Refuse weights that would not give the checkpoint's features."""
     wrong = [
         f'{k} {tuple(own[k].shape)} for {tuple(v.shape)}'
-        for k, v in wanted.items() if k in own and own[k].shape != v.shape
+        for k, v in wanted.items()
+        if k in own and own[k].shape != v.shape
     ]
-    missing = [
-        k for k in wanted if k not in own and not k.startswith(OPTIONAL)
-    ]
+    missing = [k for k in wanted if k not in own and not k.startswith(OPTIONAL)]
     left_over = [k for k in own if k not in wanted and k.startswith(ESSENTIAL)]
     if not (wrong or missing or left_over):
         return
@@ -259,11 +278,11 @@ def _check_fit(own: StateDict, wanted: StateDict, vit: nn.Module,
         f'width {vit.embed_dims}, {vit.num_layers} blocks and patches of '
         f'{vit.patch_size} pixels; set '
         f'{", ".join(settings) or "arch and patch_size"} to have what the '
-        'checkpoint has.')
+        'checkpoint has.'
+    )
 
 
-def adapt_to_vit(state: StateDict,
-                 vit: nn.Module) -> Tuple[StateDict, List[str]]:
+def adapt_to_vit(state: StateDict, vit: nn.Module) -> tuple[StateDict, list[str]]:
     """Fit names, relative position tables and position embedding to a ViT.
 
     Args:
@@ -284,63 +303,66 @@ def adapt_to_vit(state: StateDict,
         rows = len(state[key])
         if rows != table_length(window):
             source = square_window(rows - 3, key)
-            state[key] = resize_relative_position_table(
-                state[key], source, window)
+            state[key] = resize_relative_position_table(state[key], source, window)
             resized[source] = resized.get(source, 0) + 1
     notes += [
-        f'resized {count} relative position tables from the window {source} '
-        f'to {window}' for source, count in resized.items()
+        f'resized {count} relative position tables from the window {source} to {window}'
+        for source, count in resized.items()
     ]
     embedding = state.get('pos_embed')
-    if embedding is not None and vit.pos_embed is not None and \
-            embedding.shape[1] != vit.pos_embed.shape[1]:
+    if (
+        embedding is not None
+        and vit.pos_embed is not None
+        and embedding.shape[1] != vit.pos_embed.shape[1]
+    ):
         source = square_grid(embedding.shape[1] - 1, 'pos_embed')
-        state['pos_embed'] = resize_position_embedding(embedding, source,
-                                                       window)
+        state['pos_embed'] = resize_position_embedding(embedding, source, window)
         notes.append(f'resized pos_embed from {source} to {window}')
     return state, notes
 
 
-def _place_tables(state: StateDict, vit: nn.Module,
-                  notes: List[str]) -> StateDict:
+def _place_tables(state: StateDict, vit: nn.Module, notes: list[str]) -> StateDict:
     """Give each block its own copy of a shared table, if it wants one.
 
     Bias is added to the logits, so a block that had both a shared table and
     its own gets their sum.
     """
     shared_key = f'rel_pos_bias.{TABLE}'
-    if shared_key not in state or vit.rel_pos_bias is not None or \
-            vit.blocks[0].attn.window is None:
+    if (
+        shared_key not in state
+        or vit.rel_pos_bias is not None
+        or vit.blocks[0].attn.window is None
+    ):
         return state
     shared = state.pop(shared_key)
     for i in range(len(vit.blocks)):
         key = f'blocks.{i}.attn.{TABLE}'
         state[key] = shared + state[key] if key in state else shared.clone()
-    notes.append(f'expanded {shared_key} to one table for each of '
-                 f'{len(vit.blocks)} blocks')
+    notes.append(
+        f'expanded {shared_key} to one table for each of {len(vit.blocks)} blocks'
+    )
     return state
 
 
-def square_grid(patches: int, what: str) -> Tuple[int, int]:
+def square_grid(patches: int, what: str) -> tuple[int, int]:
     """The square grid of so many patches, or a CheckpointError."""
     side = math.isqrt(max(patches, 0))
     if side**2 != patches:
         raise CheckpointError(
             f'{what} is for {patches} patches or offsets, which no square '
             'has: cannot tell what to resize it from; set img_size to the '
-            "checkpoint's")
+            "checkpoint's"
+        )
     return side, side
 
 
-def square_window(offsets: int, what: str) -> Tuple[int, int]:
+def square_window(offsets: int, what: str) -> tuple[int, int]:
     """The square window with so many offsets, or a CheckpointError."""
     side, _ = square_grid(offsets, what)
     return (side + 1) // 2, (side + 1) // 2
 
 
-def find_prefix(state: StateDict,
-                checkpoint: str,
-                prefix: Optional[str] = None) -> str:
+def find_prefix(state: StateDict, checkpoint: str, prefix: str | None = None) -> str:
     """The prefix asked for, or that of the only ViT, or a CheckpointError."""
     if prefix is not None:
         # As mmengine completes it.
@@ -351,19 +373,21 @@ def find_prefix(state: StateDict,
             f'{checkpoint} has no ViT that is known here: none of its '
             f'{len(state)} keys ends with '
             f'{" or ".join(form.landmark for form in FORMATS)}, the first are '
-            f'{", ".join(list(state)[:3])}')
+            f'{", ".join(list(state)[:3])}'
+        )
     if len(prefixes) > 1:
         raise CheckpointError(
             f'{checkpoint} has several ViTs, under the prefixes {prefixes}: '
-            'choose one with prefix=...')
+            'choose one with prefix=...'
+        )
     return prefixes[0]
 
 
-def _counted(title: str, names: List[str]) -> str:
+def _counted(title: str, names: list[str]) -> str:
     return f' {len(names)} {title} ({first_few(names, 5)})' if names else ''
 
 
-def first_few(items: List[str], count: int = 3) -> str:
+def first_few(items: list[str], count: int = 3) -> str:
     """A list for a message, cut short."""
     more = f' and {len(items) - count} more' if len(items) > count else ''
     return ', '.join(items[:count]) + more
@@ -375,9 +399,7 @@ def first_line(error: Exception) -> str:
     return message.split('\n')[0] or type(error).__name__
 
 
-def write_weights(state: StateDict,
-                  path: str,
-                  meta: Optional[dict] = None) -> None:
+def write_weights(state: StateDict, path: str, meta: dict | None = None) -> None:
     """Write weights, whole or not at all.
 
     Args:

@@ -5,6 +5,15 @@ from .pretraining import draw_pretraining
 from .segmentation import colorize, draw_segmentation
 
 __all__ = [
-    'PCABasis', 'colorize', 'draw_ablation', 'draw_curves', 'draw_pretraining', 'draw_segmentation', 'fit_pca_basis', 'pca_colors',
-    'read_run', 'read_scalars', 'smooth'
+    'PCABasis',
+    'colorize',
+    'draw_ablation',
+    'draw_curves',
+    'draw_pretraining',
+    'draw_segmentation',
+    'fit_pca_basis',
+    'pca_colors',
+    'read_run',
+    'read_scalars',
+    'smooth',
 ]

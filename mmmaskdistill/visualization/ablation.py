@@ -1,4 +1,5 @@
 """What each axis of an ablation does to a metric."""
+
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,9 @@ PANEL = 0.5  # inches a value
 HEIGHT = 2.6
 
 
-def draw_ablation(panels: dict, path: str | Path, ylabel: str, reference: Sequence[float] = ()) -> None:
+def draw_ablation(
+    panels: dict, path: str | Path, ylabel: str, reference: Sequence[float] = ()
+) -> None:
     """A panel an axis: a point each run, and the mean and deviation of each value.
 
     Args:
@@ -23,18 +26,51 @@ def draw_ablation(panels: dict, path: str | Path, ylabel: str, reference: Sequen
     """
     counts = [len(values) for values in panels.values()]
     figure = Figure(
-        figsize=(0.9 + sum(0.4 + PANEL * count for count in counts), HEIGHT), dpi=DPI, facecolor='white', layout='constrained')
-    panes = figure.subplots(1, len(panels), sharey=True, squeeze=False, width_ratios=[count + 0.8 for count in counts])[0]
+        figsize=(0.9 + sum(0.4 + PANEL * count for count in counts), HEIGHT),
+        dpi=DPI,
+        facecolor='white',
+        layout='constrained',
+    )
+    panes = figure.subplots(
+        1,
+        len(panels),
+        sharey=True,
+        squeeze=False,
+        width_ratios=[count + 0.8 for count in counts],
+    )[0]
     for axes, (axis, values) in zip(panes, panels.items()):
         for place, numbers in enumerate(values.values()):
             numbers = np.asarray(list(numbers), np.float64)
             if not len(numbers):
                 continue
             spread = numbers.std(ddof=1) if len(numbers) > 1 else math.nan
-            axes.plot(np.full(len(numbers), place - 0.15), numbers, 'o', color='C0', alpha=0.45, markersize=4, markeredgewidth=0)
-            axes.errorbar(place + 0.1, numbers.mean(), spread, fmt='_', color='C3', markersize=11, markeredgewidth=1.8, capsize=3)
+            axes.plot(
+                np.full(len(numbers), place - 0.15),
+                numbers,
+                'o',
+                color='C0',
+                alpha=0.45,
+                markersize=4,
+                markeredgewidth=0,
+            )
+            axes.errorbar(
+                place + 0.1,
+                numbers.mean(),
+                spread,
+                fmt='_',
+                color='C3',
+                markersize=11,
+                markeredgewidth=1.8,
+                capsize=3,
+            )
         if len(reference):
-            axes.axhline(np.mean(reference), color='0.4', linewidth=1, linestyle='--', label='from scratch')
+            axes.axhline(
+                np.mean(reference),
+                color='0.4',
+                linewidth=1,
+                linestyle='--',
+                label='from scratch',
+            )
         axes.set_title(axis, fontsize=9)
         axes.set_xticks(range(len(values)), values, rotation=30, ha='right', fontsize=7)
         axes.set_xlim(-0.6, len(values) - 0.4)

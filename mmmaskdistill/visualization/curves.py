@@ -1,4 +1,5 @@
 """Training curves."""
+
 import json
 import math
 from collections import defaultdict
@@ -28,14 +29,19 @@ def read_scalars(path: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         except ValueError:
             if number == len(lines):
                 break
-            raise ValueError(f'{path}, line {number} is not JSON: {line[:40]!r}') from None
+            raise ValueError(
+                f'{path}, line {number} is not JSON: {line[:40]!r}'
+            ) from None
         step = record.pop('step', record.get('iter'))
         if step is None:
             continue
         for name, value in record.items():
             if isinstance(value, (int, float)):
                 series[name][step] = value
-    return {name: tuple(np.array(column) for column in zip(*sorted(values.items()))) for name, values in series.items()}
+    return {
+        name: tuple(np.array(column) for column in zip(*sorted(values.items())))
+        for name, values in series.items()
+    }
 
 
 def read_run(work_dir: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -44,7 +50,10 @@ def read_run(work_dir: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
         for name, (steps, values) in read_scalars(path).items():
             curves[name].update(zip(steps, values))
-    return {name: tuple(np.array(column) for column in zip(*sorted(points.items()))) for name, points in curves.items()}
+    return {
+        name: tuple(np.array(column) for column in zip(*sorted(points.items())))
+        for name, points in curves.items()
+    }
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
@@ -67,7 +76,9 @@ def draw_curves(curves: dict, path: str | Path, xlabel: str, ylabel: str) -> Non
         curves: {name: (x [n], y [n])}
         path: the PNG to write
     """
-    figure = Figure(figsize=(5.6, 3.2), dpi=DPI, facecolor='white', layout='constrained')
+    figure = Figure(
+        figsize=(5.6, 3.2), dpi=DPI, facecolor='white', layout='constrained'
+    )
     axes = figure.add_subplot()
     for index, (name, (x, y)) in enumerate(curves.items()):
         mean = smooth(y, max(1, round(SMOOTHING * len(y))))

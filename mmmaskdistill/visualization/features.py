@@ -1,4 +1,5 @@
 """Features as colours."""
+
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +9,7 @@ from .figures import to_numpy
 
 class PCABasis(NamedTuple):
     """Where a D-dimensional feature falls in the RGB cube."""
+
     mean: np.ndarray  # [D]
     components: np.ndarray  # [D, 3], orthonormal columns
     low: np.ndarray  # [3], projections drawn as 0
@@ -23,7 +25,9 @@ def fit_pca_basis(features) -> PCABasis:
     features = to_numpy(features).astype(np.float64)
     features = features.reshape(-1, features.shape[-1])
     if features.shape[-1] < 3:
-        raise ValueError(f'features have {features.shape[-1]} channels, three principal components need at least 3')
+        raise ValueError(
+            f'features have {features.shape[-1]} channels, three principal components need at least 3'
+        )
     mean = features.mean(axis=0)
     centred = features - mean
     _, vectors = np.linalg.eigh(centred.T @ centred)

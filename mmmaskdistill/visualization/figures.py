@@ -1,4 +1,5 @@
 """What the pictures of this folder share: a grid of equal tiles with column titles, and saving."""
+
 import textwrap
 from pathlib import Path
 
@@ -22,7 +23,13 @@ def to_numpy(array) -> np.ndarray:
     return np.asarray(array)
 
 
-def tile_grid(num_rows: int, titles: list[str], caption: float = 0, bottom: float = 0, right: float = 0) -> tuple[Figure, np.ndarray]:
+def tile_grid(
+    num_rows: int,
+    titles: list[str],
+    caption: float = 0,
+    bottom: float = 0,
+    right: float = 0,
+) -> tuple[Figure, np.ndarray]:
     """A figure of square tiles, a title above each column; a long title takes several lines.
 
     Args:
@@ -33,7 +40,10 @@ def tile_grid(num_rows: int, titles: list[str], caption: float = 0, bottom: floa
     Returns:
         the figure and its axes [num_rows, len(titles)]
     """
-    titles = ['\n'.join(textwrap.fill(line, TITLE_CHARACTERS) for line in title.splitlines()) for title in titles]
+    titles = [
+        '\n'.join(textwrap.fill(line, TITLE_CHARACTERS) for line in title.splitlines())
+        for title in titles
+    ]
     head = LINE * max(title.count('\n') + 1 for title in titles)
     step_x, step_y = TILE + GAP, TILE + GAP + caption
     width = 2 * MARGIN + len(titles) * step_x - GAP + right

@@ -1,4 +1,5 @@
 """Segmentations side by side."""
+
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ IGNORED = 255  # white
 
 def colorize(labels: np.ndarray, palette) -> np.ndarray:
     """Labels [H, W] to colours [H, W, 3] uint8; a label outside the palette, an ignored pixel, is white."""
-    palette = np.vstack([np.asarray(palette, np.uint8), np.full((1, 3), IGNORED, np.uint8)])
+    palette = np.vstack(
+        [np.asarray(palette, np.uint8), np.full((1, 3), IGNORED, np.uint8)]
+    )
     inside = (labels >= 0) & (labels < len(palette) - 1)
     return palette[np.where(inside, labels, len(palette) - 1).astype(int)]
 
@@ -22,7 +25,15 @@ def pixel_accuracy(labels: np.ndarray, truth: np.ndarray, ignore_index: int) -> 
     return float((labels == truth)[valid].mean()) if valid.any() else float('nan')
 
 
-def draw_segmentation(images, truth, predictions: dict, palette, path: str | Path, ignore_index: int = 255, classes=None) -> None:
+def draw_segmentation(
+    images,
+    truth,
+    predictions: dict,
+    palette,
+    path: str | Path,
+    ignore_index: int = 255,
+    classes=None,
+) -> None:
     """A row an image: image, truth, then each prediction with the share of pixels it labels right.
 
     Args:
@@ -38,7 +49,9 @@ def draw_segmentation(images, truth, predictions: dict, palette, path: str | Pat
     predictions = {name: to_numpy(labels) for name, labels in predictions.items()}
     for name, labels in predictions.items():
         if labels.shape != truth.shape:
-            raise ValueError(f"the labels of '{name}' have shape {labels.shape}, the truth {truth.shape}")
+            raise ValueError(
+                f"the labels of '{name}' have shape {labels.shape}, the truth {truth.shape}"
+            )
     columns = ['image', 'truth', *predictions]
     present = np.unique([truth, *predictions.values()])
     present = present[(present != ignore_index) & (present < len(palette))]
@@ -52,10 +65,31 @@ def draw_segmentation(images, truth, predictions: dict, palette, path: str | Pat
             show(axis, colorize(labels[row], palette))
         for axis, labels in zip(axes[row, 2:], predictions.values()):
             accuracy = pixel_accuracy(labels[row], truth[row], ignore_index)
-            axis.text(0.5, -0.02, f'{100 * accuracy:.0f} % of pixels', fontsize=7, color='0.3', ha='center', va='top',
-                      transform=axis.transAxes)
+            axis.text(
+                0.5,
+                -0.02,
+                f'{100 * accuracy:.0f} % of pixels',
+                fontsize=7,
+                color='0.3',
+                ha='center',
+                va='top',
+                transform=axis.transAxes,
+            )
     if classes:
-        handles = [Patch(color=np.asarray(palette[label]) / 255, label=classes[label]) for label in present]
-        figure.legend(handles=handles, loc='lower center', ncols=legend_columns, fontsize=7, frameon=False, handlelength=1,
-                      handleheight=1, columnspacing=1.2, labelspacing=0.3, borderaxespad=0.3)
+        handles = [
+            Patch(color=np.asarray(palette[label]) / 255, label=classes[label])
+            for label in present
+        ]
+        figure.legend(
+            handles=handles,
+            loc='lower center',
+            ncols=legend_columns,
+            fontsize=7,
+            frameon=False,
+            handlelength=1,
+            handleheight=1,
+            columnspacing=1.2,
+            labelspacing=0.3,
+            borderaxespad=0.3,
+        )
     save(figure, path)

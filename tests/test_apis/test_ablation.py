@@ -1,4 +1,5 @@
 """What the cells of an ablation change in a config."""
+
 from copy import deepcopy
 
 import pytest
@@ -18,24 +19,25 @@ CONFIG = dict(
             mean=[124, 116, 104],
             std=[58, 57, 57],
             second_mean=[127, 127, 127],
-            second_std=[128, 128, 128]),
+            second_std=[128, 128, 128],
+        ),
         backbone=dict(
             type='mmmaskdistill.MaskDistillViT',
             arch=dict(
-                embed_dims=48,
-                num_layers=6,
-                num_heads=3,
-                feedforward_channels=96),
-            img_size=64),
+                embed_dims=48, num_layers=6, num_heads=3, feedforward_channels=96
+            ),
+            img_size=64,
+        ),
         teacher=dict(
             type='mmmaskdistill.TimmTeacher',
             model_name='test_vit',
             pretrained='random',
-            img_size=64),
+            img_size=64,
+        ),
         normalizer=dict(type='mmmaskdistill.LayerNormalizer', eps=1e-5),
-        head=dict(
-            type='mmmaskdistill.LinearHead', in_channels=48, out_channels=64),
-        loss=dict(type='mmmaskdistill.SmoothL1Loss', beta=2.)),
+        head=dict(type='mmmaskdistill.LinearHead', in_channels=48, out_channels=64),
+        loss=dict(type='mmmaskdistill.SmoothL1Loss', beta=2.0),
+    ),
     optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3)),
     train_dataloader=dict(
         dataset=dict(
@@ -45,9 +47,13 @@ CONFIG = dict(
                     type='mmmaskdistill.BlockMaskGenerator',
                     input_size=GRID,
                     num_masking_patches=6,
-                    min_num_patches=2),
-                dict(type='PackInputs')
-            ])))
+                    min_num_patches=2,
+                ),
+                dict(type='PackInputs'),
+            ]
+        )
+    ),
+)
 
 
 def config(**model):
@@ -68,15 +74,12 @@ def mask(cfg):
 
 
 def test_grid_and_one_axis_at_a_time():
-    axes = dict(
-        normalizer=['layer_norm', 'none', 'l2'], loss=['smooth_l1', 'l1'])
+    axes = dict(normalizer=['layer_norm', 'none', 'l2'], loss=['smooth_l1', 'l1'])
     product = [cell.settings for cell in make_cells(config(), axes)]
     assert len(product) == 6
     assert dict(normalizer='l2', loss='l1') in product
     single = [cell.name for cell in make_cells(config(), axes, True)]
-    assert single == [
-        'as_configured', 'normalizer=none', 'normalizer=l2', 'loss=l1'
-    ]
+    assert single == ['as_configured', 'normalizer=none', 'normalizer=l2', 'loss=l1']
 
 
 def test_a_value_that_the_config_has_changes_nothing():
@@ -86,15 +89,20 @@ def test_a_value_that_the_config_has_changes_nothing():
             normalizer=['layer_norm'],
             loss=['smooth_l1'],
             mask=['block'],
-            ratio=['0.4']))
+            ratio=['0.4'],
+        )
+    )
     assert made.keys() == {'as_configured'}
     assert made['as_configured']._cfg_dict == config()._cfg_dict
 
 
 def test_normalizers_and_losses():
     made = cells(
-        dict(normalizer=['none', 'batch_norm', 'instance_norm', 'l2'],
-             loss=['l1', 'mse', 'cosine']))
+        dict(
+            normalizer=['none', 'batch_norm', 'instance_norm', 'l2'],
+            loss=['l1', 'mse', 'cosine'],
+        )
+    )
     assert len(made) == 12
     model = made['normalizer=batch_norm,loss=cosine'].model
     assert model.normalizer == dict(type='mmmaskdistill.BatchNormalizer')
@@ -102,38 +110,39 @@ def test_normalizers_and_losses():
 
 
 def test_masks_and_ratios():
-    made = cells(dict(mask=['block', 'random', 'attention'],
-                      ratio=['0.4', '0.75']))
-    assert mask(made['ratio=0.75']) == dict(
-        mask(config()), num_masking_patches=12)
+    made = cells(dict(mask=['block', 'random', 'attention'], ratio=['0.4', '0.75']))
+    assert mask(made['ratio=0.75']) == dict(mask(config()), num_masking_patches=12)
     assert mask(made['mask=random']) == dict(
         type='mmmaskdistill.UniformMaskGenerator',
         input_size=GRID,
-        num_masking_patches=6)
+        num_masking_patches=6,
+    )
     attention = made['mask=attention,ratio=0.75']
     assert mask(attention).type == 'mmmaskdistill.GumbelNoise'
     assert attention.model.masking == dict(
-        type='mmmaskdistill.AttentionMask', num_masking_patches=12)
+        type='mmmaskdistill.AttentionMask', num_masking_patches=12
+    )
 
 
 def test_without_a_mask_all_patches_are_seen_and_predicted():
     made = cells(dict(mask=['none']))['mask=none']
-    assert mask(made) == dict(
-        type='mmmaskdistill.NoMaskGenerator', input_size=GRID)
+    assert mask(made) == dict(type='mmmaskdistill.NoMaskGenerator', input_size=GRID)
     assert made.model.predict == 'all'
     assert made.model.backbone.type == 'mmmaskdistill.AllTokensViT'
     # and back
     made = cells(dict(mask=['random'], ratio=['0.5']), made)
-    made, = made.values()
+    (made,) = made.values()
     assert made.model.predict == 'hidden'
     assert mask(made).num_masking_patches == 8
 
 
 def test_the_ratio_of_no_mask_is_one_cell():
-    made = make_cells(config(), dict(mask=['block', 'none'],
-                                     ratio=['0.4', '0.75']))
+    made = make_cells(config(), dict(mask=['block', 'none'], ratio=['0.4', '0.75']))
     assert [cell.refusal for cell in made] == [
-        '', '', '', 'the same config as mask=none, ratio=0.4'
+        '',
+        '',
+        '',
+        'the same config as mask=none, ratio=0.4',
     ]
 
 
@@ -143,15 +152,17 @@ def test_squares_stay_whole():
         type='mmmaskdistill.UniformMaskGenerator',
         input_size=GRID,
         num_masking_patches=8,
-        unit=2)
-    made, = cells(dict(ratio=['0.8']), cfg).values()
+        unit=2,
+    )
+    (made,) = cells(dict(ratio=['0.8']), cfg).values()
     assert mask(made).num_masking_patches == 12
 
 
-@pytest.mark.parametrize('name, channels', [('pixel', 768), ('hog', 108),
-                                            ('momentum', 48)])
+@pytest.mark.parametrize(
+    'name, channels', [('pixel', 768), ('hog', 108), ('momentum', 48)]
+)
 def test_teachers_bring_their_width_and_view(name, channels):
-    made, = cells(dict(teacher=[name])).values()
+    (made,) = cells(dict(teacher=[name])).values()
     assert made.model.head.out_channels == channels
     view = made.model.data_preprocessor
     assert (view.second_mean, view.second_std) == (view.mean, view.std)
@@ -160,15 +171,18 @@ def test_teachers_bring_their_width_and_view(name, channels):
 def test_timm_teachers_bring_their_width_and_view():
     cfg = config()
     cfg.model.teacher = dict(
-        type='mmmaskdistill.CachedTeacher', teacher=cfg.model.teacher)
-    cell, = make_cells(cfg, dict(teacher=['vit_tiny_patch16_224']))
+        type='mmmaskdistill.CachedTeacher', teacher=cfg.model.teacher
+    )
+    (cell,) = make_cells(cfg, dict(teacher=['vit_tiny_patch16_224']))
     model = cell.config.model
     assert model.teacher == dict(
         type='mmmaskdistill.CachedTeacher',
         teacher=dict(
             type='mmmaskdistill.TimmTeacher',
             model_name='vit_tiny_patch16_224',
-            img_size=64))
+            img_size=64,
+        ),
+    )
     assert model.head.out_channels == 192
     assert model.data_preprocessor.second_mean == [127.5] * 3
 
@@ -177,7 +191,7 @@ def test_what_does_not_go_together_is_refused_with_its_reason():
     made = make_cells(config(), dict(loss=['smooth_l1', 'cross_entropy']))
     assert made[0].refusal == ''
     assert 'take SmoothL1Loss' in made[1].refusal
-    made, = make_cells(config(), dict(ratio=['0.01']))
+    (made,) = make_cells(config(), dict(ratio=['0.01']))
     assert 'num_masking_patches=0' in made.refusal
 
 
@@ -185,18 +199,27 @@ def test_any_key_of_the_config_is_an_axis():
     key = 'optim_wrapper.optimizer.lr'
     made = cells({key: ['1e-3', '2e-3'], 'model.loss.beta': ['2.', '1.']})
     assert made.keys() == {
-        'as_configured', 'model.loss.beta=1.', f'{key}=2e-3',
-        f'{key}=2e-3,model.loss.beta=1.'
+        'as_configured',
+        'model.loss.beta=1.',
+        f'{key}=2e-3',
+        f'{key}=2e-3,model.loss.beta=1.',
     }
     assert made[f'{key}=2e-3'].optim_wrapper.optimizer.lr == 2e-3
     with pytest.raises(ConfigError, match="no 'modle'.*'modle.loss.beta'"):
         cells({'modle.loss.beta': ['1.']})
 
 
-@pytest.mark.parametrize('axis, value', [('normalizer', 'layernorm'),
-                                         ('loss', 'huber'), ('mask', 'grid'),
-                                         ('ratio', '40'), ('ratio', 'half'),
-                                         ('teacher', 'clip')])
+@pytest.mark.parametrize(
+    'axis, value',
+    [
+        ('normalizer', 'layernorm'),
+        ('loss', 'huber'),
+        ('mask', 'grid'),
+        ('ratio', '40'),
+        ('ratio', 'half'),
+        ('teacher', 'clip'),
+    ],
+)
 def test_unknown_values_are_named(axis, value):
     with pytest.raises(ConfigError, match=f'{axis} {value!r}: expected'):
         make_cells(config(), {axis: [value]})

@@ -15,10 +15,10 @@ CPU = torch.device('cpu')
 def test_calls_take_turns():
     calls = []
     seconds = measure.interleave(
-        dict(a=lambda: calls.append('a'), b=lambda: calls.append('b')), 3, CPU)
+        dict(a=lambda: calls.append('a'), b=lambda: calls.append('b')), 3, CPU
+    )
     assert calls == ['a', 'b'] * 4  # one round is not timed
-    assert {name: len(times) for name, times in seconds.items()} == dict(
-        a=3, b=3)
+    assert {name: len(times) for name, times in seconds.items()} == dict(a=3, b=3)
 
 
 LEFT = """
@@ -53,14 +53,20 @@ print(resident() - before)
 
 
 @pytest.mark.skipif(
-    'glibc' not in platform.libc_ver() or
-    {'LD_PRELOAD', 'GLIBC_TUNABLES', 'MALLOC_MMAP_MAX_'} & os.environ.keys(),
-    reason="another allocator than glibc's with its defaults")
+    'glibc' not in platform.libc_ver()
+    or {'LD_PRELOAD', 'GLIBC_TUNABLES', 'MALLOC_MMAP_MAX_'} & os.environ.keys(),
+    reason="another allocator than glibc's with its defaults",
+)
 def test_freed_memory_is_kept():
     def left(how):
         return float(
-            subprocess.run([sys.executable, '-c', LEFT, measure.__file__, how],
-                           check=True, capture_output=True, text=True).stdout)
+            subprocess.run(
+                [sys.executable, '-c', LEFT, measure.__file__, how],
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout
+        )
 
     for how in ('keep', 'keep after a failure'):
         assert left(how) > 32  # of 64 MiB
@@ -69,12 +75,12 @@ def test_freed_memory_is_kept():
 
 
 @pytest.mark.skipif(
-    platform.system() != 'Linux', reason='only Linux says what is available')
+    platform.system() != 'Linux', reason='only Linux says what is available'
+)
 def test_memory_is_limited():
     size = 2**31  # bytes; more than this process has freed
-    with measure.limited_memory(free=2**20):
-        with pytest.raises(RuntimeError) as raised:
-            torch.empty(size, dtype=torch.uint8)
+    with measure.limited_memory(free=2**20), pytest.raises(RuntimeError) as raised:
+        torch.empty(size, dtype=torch.uint8)
     assert measure.is_out_of_memory(raised.value)
     assert not measure.is_out_of_memory(RuntimeError('shapes differ'))
     with measure.limited_memory():
@@ -83,25 +89,22 @@ def test_memory_is_limited():
 
 
 def test_spread_is_of_quartiles():
-    assert measure.spread([5., 1., 2., 3., 4.]) == dict(
-        median=3, low=2, high=4)
-    assert measure.spread([2.]) == dict(median=2, low=2, high=2)
+    assert measure.spread([5.0, 1.0, 2.0, 3.0, 4.0]) == dict(median=3, low=2, high=4)
+    assert measure.spread([2.0]) == dict(median=2, low=2, high=2)
 
 
 def test_flops_are_those_of_the_products():
     linear = nn.Linear(6, 5)
     x = torch.randn(4, 6)
     assert measure.count_flops(lambda: linear(x)) == 2 * 4 * 6 * 5
-    assert measure.count_flops(
-        lambda: linear(x).sum().backward()) == 2 * 2 * 4 * 6 * 5
+    assert measure.count_flops(lambda: linear(x).sum().backward()) == 2 * 2 * 4 * 6 * 5
 
 
 @torch.no_grad()
 def test_flops_of_attention_count():
     q, k = torch.randn(2, 3, 5, 8), torch.randn(2, 3, 7, 8)
     attend = nn.functional.scaled_dot_product_attention
-    assert measure.count_flops(
-        lambda: attend(q, k, k)) == 2 * 3 * 2 * 2 * 5 * 7 * 8
+    assert measure.count_flops(lambda: attend(q, k, k)) == 2 * 3 * 2 * 2 * 5 * 7 * 8
 
 
 def test_a_storage_counts_once_and_parameters_not():
@@ -112,8 +115,7 @@ def test_a_storage_counts_once_and_parameters_not():
         y = linear(x)
         return y * y.view(4, 6)  # keeps y twice, in one storage
 
-    assert measure.kept_bytes(
-        forward, linear.parameters()) == 4 * (x.numel() + 4 * 6)
+    assert measure.kept_bytes(forward, linear.parameters()) == 4 * (x.numel() + 4 * 6)
 
 
 def test_rate_is_a_rate():
@@ -133,8 +135,10 @@ def test_peak_is_of_what_lives_at_the_same_time():
 
     assert measure.peak_bytes(one_after_the_other, CPU) == 2 * 4000
     held.clear()
-    assert measure.peak_bytes(lambda: held.extend([x.exp(), x.exp(), x.exp()]),
-                              CPU) == 3 * 4000
+    assert (
+        measure.peak_bytes(lambda: held.extend([x.exp(), x.exp(), x.exp()]), CPU)
+        == 3 * 4000
+    )
     assert measure.peak_bytes(held.clear, CPU) == 0
 
 

@@ -1,4 +1,5 @@
 """What options do to the configs that they are meant for."""
+
 from glob import glob
 from pathlib import Path
 
@@ -16,8 +17,7 @@ from mmmaskdistill.apis import configs
 ROOT = Path(__file__).parent.parent.parent
 
 
-@pytest.mark.parametrize(
-    'recipe', glob(str(ROOT / 'configs/segmentation/*.py')))
+@pytest.mark.parametrize('recipe', glob(str(ROOT / 'configs/segmentation/*.py')))
 def test_tta_is_the_test_pipeline_at_six_scales(recipe, tmp_path):
     datasets = pytest.importorskip('sklearn.datasets')
     picture = datasets.load_sample_image('china.jpg')  # 427 x 640
@@ -28,7 +28,8 @@ def test_tta_is_the_test_pipeline_at_six_scales(recipe, tmp_path):
         img_path=str(tmp_path / 'a.png'),
         seg_map_path=str(tmp_path / 'b.png'),
         reduce_zero_label=True,
-        seg_fields=[])
+        seg_fields=[],
+    )
     cfg = Config.fromfile(recipe)
     init_default_scope('mmseg')
     plain = Compose(cfg.test_dataloader.dataset.pipeline)(dict(image))
@@ -37,12 +38,17 @@ def test_tta_is_the_test_pipeline_at_six_scales(recipe, tmp_path):
 
     views = tta['inputs']
     assert [tuple(view.shape[1:]) for view in views[::2]] == [
-        (256, 384), (384, 576), (512, 767), (640, 959), (768, 1151),
-        (896, 1343)
+        (256, 384),
+        (384, 576),
+        (512, 767),
+        (640, 959),
+        (768, 1151),
+        (896, 1343),
     ]
     for view, flipped in zip(views[::2], views[1::2]):
         assert torch.equal(view.flip(2), flipped)
     assert torch.equal(views[4], plain['inputs'])
     for sample in tta['data_samples']:
-        assert torch.equal(sample.gt_sem_seg.data,
-                           plain['data_samples'].gt_sem_seg.data)
+        assert torch.equal(
+            sample.gt_sem_seg.data, plain['data_samples'].gt_sem_seg.data
+        )

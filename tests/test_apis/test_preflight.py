@@ -3,8 +3,7 @@ import pytest
 from mmcv.transforms import BaseTransform
 from torch import nn
 
-from mmmaskdistill.apis.preflight import (check_data, check_masks,
-                                          check_weights)
+from mmmaskdistill.apis.preflight import check_data, check_masks, check_weights
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.models import MaskDistill
 
@@ -23,21 +22,19 @@ def test_data_paths_are_joined_as_mmengine_joins_them(tmp_path):
     good = dict(
         data_root=root,
         ann_file='list.txt',
-        data_prefix=dict(img_path='images', seg_map_path=None))
+        data_prefix=dict(img_path='images', seg_map_path=None),
+    )
     check_data(dict(a=dict(dataset=good), c=None), ['a', 'b', 'c'])
     check_data(dict(a=dict(dataset=dict(data_prefix=f'{root}/images'))), ['a'])
-    check_data(dict(a=dict(dataset=dict(data_root='s3://b', ann_file='c'))),
-               ['a'])
+    check_data(dict(a=dict(dataset=dict(data_root='s3://b', ann_file='c'))), ['a'])
 
     for change, path, option in [
         (dict(data_root='nowhere'), 'nowhere', 'data_root'),
         (dict(ann_file='no.txt'), f'{root}/no.txt', 'ann_file'),
         (dict(data_prefix='no'), f'{root}/no', 'data_prefix'),
-        (dict(data_prefix=dict(img_path='no')), f'{root}/no',
-         'data_prefix.img_path'),
+        (dict(data_prefix=dict(img_path='no')), f'{root}/no', 'data_prefix.img_path'),
     ]:
-        text = missing(check_data, dict(a=dict(dataset={**good, **change})),
-                       ['a'])
+        text = missing(check_data, dict(a=dict(dataset={**good, **change})), ['a'])
         assert f"'{path}' (a.dataset.{option}, " in text
 
 
@@ -48,27 +45,32 @@ def test_imagenet_lies_in_the_folder_of_its_split(tmp_path):
     check_data(cfg, ['a'])
     imagenet['split'] = 'val'
     assert missing(check_data, cfg, ['a']).startswith(
-        f"data not found: '{tmp_path}/val' (a.dataset.data_prefix, ")
-    check_data({'a': {'dataset': {**imagenet, 'data_prefix': 'train'}},
-                'default_scope': 'mmpretrain'}, ['a'])
+        f"data not found: '{tmp_path}/val' (a.dataset.data_prefix, "
+    )
+    check_data(
+        {
+            'a': {'dataset': {**imagenet, 'data_prefix': 'train'}},
+            'default_scope': 'mmpretrain',
+        },
+        ['a'],
+    )
     # Packed, it lies beside it.
     packed = dict(imagenet, type='mmmaskdistill.ImageNet', storage='shards')
     cfg['a']['dataset'] = packed
     assert missing(check_data, cfg, ['a']).startswith(
-        f"data not found: '{tmp_path}/val_shards' (a.dataset.data_prefix, ")
+        f"data not found: '{tmp_path}/val_shards' (a.dataset.data_prefix, "
+    )
     (tmp_path / 'val_shards').mkdir()
     check_data(cfg, ['a'])
     # Elsewhere a split is not a folder.
-    check_data({'a': {'dataset': {**imagenet, 'type': 'mmpretrain.CUB'}}},
-               ['a'])
+    check_data({'a': {'dataset': {**imagenet, 'type': 'mmpretrain.CUB'}}}, ['a'])
 
 
 def test_wrapped_data_sets():
     bad = dict(data_root='nowhere')
     for dataset, option in [
         (dict(type='RepeatDataset', dataset=bad), 'dataset.data_root'),
-        (dict(type='ConcatDataset', datasets=[dict(), bad]),
-         'datasets.1.data_root'),
+        (dict(type='ConcatDataset', datasets=[dict(), bad]), 'datasets.1.data_root'),
     ]:
         text = missing(check_data, dict(a=dict(dataset=dataset)), ['a'])
         assert f'--cfg-options a.dataset.{option}=PATH' in text
@@ -81,19 +83,31 @@ def test_data_sets_that_download():
     assert "'no'" in missing(check_data, dict(a=dict(dataset=cifar)), ['a'])
     assert "'no'" in missing(
         check_data,
-        dict(default_scope='mmseg', a=dict(
-            dataset=dict(type='ADE20KDataset', data_root='no'))), ['a'])
+        dict(
+            default_scope='mmseg',
+            a=dict(dataset=dict(type='ADE20KDataset', data_root='no')),
+        ),
+        ['a'],
+    )
 
 
 def test_weights(tmp_path):
     (tmp_path / 'a.pth').touch()
     there = str(tmp_path / 'a.pth')
-    check_weights(dict(load_from=there, model=dict(
-        teacher=dict(checkpoint=there),
-        backbone=dict(init_cfg=dict(checkpoint='https://b/c.pth')))))
+    check_weights(
+        dict(
+            load_from=there,
+            model=dict(
+                teacher=dict(checkpoint=there),
+                backbone=dict(init_cfg=dict(checkpoint='https://b/c.pth')),
+            ),
+        )
+    )
     check_weights(dict(model=dict(init_cfg=dict(checkpoint=None))))
-    text = missing(check_weights, dict(model=dict(
-        parts=[dict(init_cfg=dict(checkpoint='no.pth'))])))
+    text = missing(
+        check_weights,
+        dict(model=dict(parts=[dict(init_cfg=dict(checkpoint='no.pth'))])),
+    )
     assert "'no.pth' (model.parts.0.init_cfg.checkpoint, " in text
     assert 'load_from' in missing(check_weights, dict(load_from='no.pth'))
 
@@ -103,13 +117,11 @@ def pretraining(*steps):
 
 
 class FlatMaskGenerator(BaseTransform):
-
     def transform(self, results):
         return dict(results, mask=np.zeros(8))
 
 
 class ImageMaskGenerator(BaseTransform):
-
     def transform(self, results):
         return dict(results, mask=np.zeros(results['img'].shape))
 
@@ -118,27 +130,36 @@ def test_masks_have_the_students_grid():
     model = MaskDistill(
         backbone=dict(
             type='mmmaskdistill.MaskDistillViT',
-            arch=dict(embed_dims=24, num_layers=1, num_heads=3,
-                      feedforward_channels=48),
-            img_size=(32, 64)),
+            arch=dict(
+                embed_dims=24, num_layers=1, num_heads=3, feedforward_channels=48
+            ),
+            img_size=(32, 64),
+        ),
         teacher=dict(type='mmmaskdistill.PixelTeacher', img_size=(32, 64)),
         normalizer=dict(type='mmmaskdistill.NoNormalizer'),
-        head=dict(type='mmmaskdistill.LinearHead', in_channels=24,
-                  out_channels=768),
-        loss=dict(type='mmmaskdistill.MSELoss'))
-    block = dict(type='mmmaskdistill.BlockMaskGenerator',
-                 num_masking_patches=3, min_num_patches=1)
+        head=dict(type='mmmaskdistill.LinearHead', in_channels=24, out_channels=768),
+        loss=dict(type='mmmaskdistill.MSELoss'),
+    )
+    block = dict(
+        type='mmmaskdistill.BlockMaskGenerator',
+        num_masking_patches=3,
+        min_num_patches=1,
+    )
     load = dict(type='LoadImageFromFile')
-    for step in (dict(block, input_size=(2, 4)),
-                 dict(type='mmmaskdistill.GumbelNoise', input_size=(2, 4)),
-                 dict(type='MyMasks'), dict(type=FlatMaskGenerator),
-                 dict(type=ImageMaskGenerator)):
+    for step in (
+        dict(block, input_size=(2, 4)),
+        dict(type='mmmaskdistill.GumbelNoise', input_size=(2, 4)),
+        dict(type='MyMasks'),
+        dict(type=FlatMaskGenerator),
+        dict(type=ImageMaskGenerator),
+    ):
         check_masks(pretraining(load, step), model)
     check_masks(dict(train_dataloader=dict(dataset=dict(type='Mine'))), model)
     # As many patches, of another grid.
     bad = pretraining(load, dict(block, input_size=(4, 2)))
     for wrapped in (model, nn.parallel.DataParallel(model)):
-        assert ('BlockMaskGenerator of the training pipeline draws masks of '
-                '4 x 2 patches, the student MaskDistillViT has 2 x 4'
-                ) in missing(check_masks, bad, wrapped)
+        assert (
+            'BlockMaskGenerator of the training pipeline draws masks of '
+            '4 x 2 patches, the student MaskDistillViT has 2 x 4'
+        ) in missing(check_masks, bad, wrapped)
     check_masks(dict(), nn.Identity())  # is no pre-training

@@ -21,37 +21,42 @@ CONFIG = Config(
                 std=[58, 57, 57],
                 second_mean=[127, 127, 127],
                 second_std=[128, 128, 128],
-                to_rgb=True),
+                to_rgb=True,
+            ),
             backbone=dict(
                 type='mmmaskdistill.MaskDistillViT',
                 arch=dict(
-                    embed_dims=48,
-                    num_layers=1,
-                    num_heads=3,
-                    feedforward_channels=96),
-                img_size=64),
+                    embed_dims=48, num_layers=1, num_heads=3, feedforward_channels=96
+                ),
+                img_size=64,
+            ),
             teacher=dict(
                 type='mmmaskdistill.TimmTeacher',
                 model_name='test_vit',
                 pretrained='random',
-                img_size=64),
+                img_size=64,
+            ),
             normalizer=dict(type='mmmaskdistill.LayerNormalizer'),
-            head=dict(
-                type='mmmaskdistill.LinearHead',
-                in_channels=48,
-                out_channels=64),
-            loss=dict(type='mmmaskdistill.SmoothL1Loss')),
+            head=dict(type='mmmaskdistill.LinearHead', in_channels=48, out_channels=64),
+            loss=dict(type='mmmaskdistill.SmoothL1Loss'),
+        ),
         train_dataloader=dict(
-            dataset=dict(pipeline=[
-                dict(type='LoadImageFromFile'),
-                dict(type='RandomResizedCrop', scale=64),
-                dict(
-                    type='BEiTMaskGenerator',
-                    input_size=(4, 4),
-                    num_masking_patches=6,
-                    min_num_patches=2),
-                dict(type='PackInputs')
-            ]))))
+            dataset=dict(
+                pipeline=[
+                    dict(type='LoadImageFromFile'),
+                    dict(type='RandomResizedCrop', scale=64),
+                    dict(
+                        type='BEiTMaskGenerator',
+                        input_size=(4, 4),
+                        num_masking_patches=6,
+                        min_num_patches=2,
+                    ),
+                    dict(type='PackInputs'),
+                ]
+            )
+        ),
+    )
+)
 
 
 @pytest.fixture
@@ -97,7 +102,8 @@ def drawn(monkeypatch):
     names = ('images', 'masks', 'pairs', 'errors', 'out')
     monkeypatch.setattr(
         'mmmaskdistill.apis.pretraining.draw_pretraining',
-        lambda *args, **kwargs: drawn.update(zip(names, args), **kwargs))
+        lambda *args, **kwargs: drawn.update(zip(names, args), **kwargs),
+    )
     return drawn
 
 
@@ -108,7 +114,7 @@ def test_picture_shows_what_the_model_was_given(checkpoint, images, drawn):
     np.testing.assert_array_equal(drawn['images'][0, 5, 5], (200, 30, 10))
     np.testing.assert_array_equal(drawn['images'][1, 5, 5], (20, 40, 220))
     assert drawn['masks'].shape == (2, 4, 4) and drawn['masks'].sum() == 12
-    (teacher, student), = drawn['pairs'].values()
+    ((teacher, student),) = drawn['pairs'].values()
     assert teacher.shape == student.shape == (2, 4, 4, 64)
     hidden = ~student.isnan().any(-1)
     assert torch.equal(hidden, drawn['masks'])
@@ -134,27 +140,28 @@ DECODER = dict(
     grid=4,
     embed_dims=16,
     num_layers=1,
-    num_heads=2)
+    num_heads=2,
+)
 CODES = dict(
     teacher=dict(
         type='mmmaskdistill.DALLETeacher',
         img_size=32,
         pretrained='random',
         vocab_size=50,
-        width=8),
+        width=8,
+    ),
     normalizer=dict(type='mmmaskdistill.NoNormalizer'),
-    head=dict(
-        type='mmmaskdistill.CodebookHead', in_channels=48, vocab_size=50),
-    loss=dict(type='mmmaskdistill.CrossEntropyLoss'))
+    head=dict(type='mmmaskdistill.CodebookHead', in_channels=48, vocab_size=50),
+    loss=dict(type='mmmaskdistill.CrossEntropyLoss'),
+)
 TEACHER = dict(CONFIG.model.teacher)
 HEAD = dict(CONFIG.model.head)
 NORMALIZER = dict(CONFIG.model.normalizer)
 NO_MASK = dict(type='mmmaskdistill.NoMaskGenerator', input_size=4)
 NOISE = dict(type='mmmaskdistill.GumbelNoise', input_size=4)
 UNIFORM = dict(
-    type='mmmaskdistill.UniformMaskGenerator',
-    input_size=4,
-    num_masking_patches=6)
+    type='mmmaskdistill.UniformMaskGenerator', input_size=4, num_masking_patches=6
+)
 COARSE = dict(UNIFORM, input_size=2, num_masking_patches=1)
 METHODS = dict(
     codes=variant(
@@ -164,65 +171,78 @@ METHODS = dict(
                 STUDENT,
                 type='mmmaskdistill.PatchAggregationViT',
                 arch=dict(CONFIG.model.backbone.arch, num_layers=2),
-                early_layers=1))),
+                early_layers=1,
+            ),
+        )
+    ),
     pixels_decoded=variant(
         dict(
             backbone=VISIBLE,
             teacher=dict(type='mmmaskdistill.PixelTeacher', img_size=64),
             normalizer=dict(type='mmmaskdistill.PatchPixelNormalizer'),
             head=dict(DECODER, out_channels=768),
-            loss=dict(type='mmmaskdistill.MSELoss')), UNIFORM),
+            loss=dict(type='mmmaskdistill.MSELoss'),
+        ),
+        UNIFORM,
+    ),
     teachers_mask_prompts=variant(
         dict(
             backbone=VISIBLE,
             head=dict(DECODER, type='mmmaskdistill.PromptDecoderHead'),
             loss=dict(type='mmpretrain.CosineSimilarityLoss'),
             predict='all',
-            masking=dict(
-                type='mmmaskdistill.AttentionMask', num_masking_patches=9)),
-        NOISE),
+            masking=dict(type='mmmaskdistill.AttentionMask', num_masking_patches=9),
+        ),
+        NOISE,
+    ),
     no_mask=variant(
-        dict(
-            backbone=dict(STUDENT, type='mmmaskdistill.AllTokensViT'),
-            predict='all'), NO_MASK),
+        dict(backbone=dict(STUDENT, type='mmmaskdistill.AllTokensViT'), predict='all'),
+        NO_MASK,
+    ),
     two_teachers=variant(
         dict(
             teacher=dict(
                 type='mmmaskdistill.TeacherList',
-                teachers=[
-                    TEACHER,
-                    dict(type='mmmaskdistill.HOGTeacher', img_size=64)
-                ],
-                normalizers=[NORMALIZER] * 2),
+                teachers=[TEACHER, dict(type='mmmaskdistill.HOGTeacher', img_size=64)],
+                normalizers=[NORMALIZER] * 2,
+            ),
             normalizer=dict(type='mmmaskdistill.NoNormalizer'),
             head=dict(
                 type='mmmaskdistill.HeadList',
-                heads=[HEAD, dict(HEAD, out_channels=108)]),
+                heads=[HEAD, dict(HEAD, out_channels=108)],
+            ),
             loss=dict(
                 type='mmmaskdistill.LossList',
                 losses=[dict(type='mmmaskdistill.SmoothL1Loss')] * 2,
                 channels=[64, 108],
-                weights=[1., 0.5]))),
+                weights=[1.0, 0.5],
+            ),
+        )
+    ),
     swin=variant(
         dict(
             backbone=dict(
                 type='mmmaskdistill.MaskedSwin',
-                arch=dict(
-                    embed_dims=16, depths=[1] * 4, num_heads=[1, 1, 2, 2]),
+                arch=dict(embed_dims=16, depths=[1] * 4, num_heads=[1, 1, 2, 2]),
                 img_size=64,
-                pad_small_map=True),
-            teacher=dict(
-                type='mmmaskdistill.PixelTeacher', patch_size=32, img_size=64),
-            head=dict(HEAD, in_channels=128, out_channels=3072)), COARSE),
+                pad_small_map=True,
+            ),
+            teacher=dict(type='mmmaskdistill.PixelTeacher', patch_size=32, img_size=64),
+            head=dict(HEAD, in_channels=128, out_channels=3072),
+        ),
+        COARSE,
+    ),
     cnn=variant(
         dict(
             backbone=dict(
-                type='mmmaskdistill.MaskedTimm',
-                model_name='test_resnet',
-                img_size=64),
-            teacher=dict(
-                type='mmmaskdistill.PixelTeacher', patch_size=32, img_size=64),
-            head=dict(HEAD, in_channels=96, out_channels=3072)), COARSE))
+                type='mmmaskdistill.MaskedTimm', model_name='test_resnet', img_size=64
+            ),
+            teacher=dict(type='mmmaskdistill.PixelTeacher', patch_size=32, img_size=64),
+            head=dict(HEAD, in_channels=96, out_channels=3072),
+        ),
+        COARSE,
+    ),
+)
 
 
 @pytest.mark.parametrize('name', METHODS)
@@ -230,7 +250,8 @@ def test_error_of_any_method_is_its_loss(name, images, drawn):
     """Without a checkpoint; the errors' mean is the loss of those images."""
     if name == 'codes':  # DALL-E's stride is half the student's
         METHODS[name].train_dataloader.dataset.pipeline[1] = dict(
-            type='mmmaskdistill.RandomJitteredCrop', scale=64, second_scale=32)
+            type='mmmaskdistill.RandomJitteredCrop', scale=64, second_scale=32
+        )
     model = init_pretraining(METHODS[name])
     assert not model.trained
     given = {}
@@ -246,15 +267,15 @@ def test_error_of_any_method_is_its_loss(name, images, drawn):
     torch.testing.assert_close(drawn['errors'].nanmean(), loss)
     assert drawn['student'] == 'student, untrained'
     predicted = ~drawn['errors'].isnan()
-    where = torch.ones_like(predicted) if model.predict == 'all' \
-        else drawn['masks']
+    where = torch.ones_like(predicted) if model.predict == 'all' else drawn['masks']
     assert torch.equal(predicted, where)
-    assert (drawn['masks'].sum((1, 2)) == dict(
-        teachers_mask_prompts=9, no_mask=0, swin=1, cnn=1).get(name, 6)).all()
+    assert (
+        drawn['masks'].sum((1, 2))
+        == dict(teachers_mask_prompts=9, no_mask=0, swin=1, cnn=1).get(name, 6)
+    ).all()
     for target, prediction in drawn['pairs'].values():
         assert target.shape == prediction.shape
-        blank = prediction == -1 if name == 'codes' else \
-            prediction.isnan().any(-1)
+        blank = prediction == -1 if name == 'codes' else prediction.isnan().any(-1)
         assert torch.equal(blank, ~predicted)
     assert len(drawn['pairs']) == (2 if name == 'two_teachers' else 1)
 
@@ -264,5 +285,6 @@ def test_views_are_normalized_as_in_training(images, drawn):
     config = deepcopy(CONFIG)
     config.data_preprocessor = config.model.pop('data_preprocessor')
     model = init_pretraining(config)
-    assert torch.equal(model.data_preprocessor.mean.flatten(),
-                       torch.tensor([124., 116., 104.]))
+    assert torch.equal(
+        model.data_preprocessor.mean.flatten(), torch.tensor([124.0, 116.0, 104.0])
+    )

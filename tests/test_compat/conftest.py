@@ -13,7 +13,6 @@ import mmmaskdistill.compat  # noqa: F401
 
 
 class Model(BaseModel):
-
     def __init__(self):
         super().__init__()
         self.linear = nn.Linear(2, 1)
@@ -24,17 +23,18 @@ class Model(BaseModel):
 
 
 class Points(Dataset):
-    metainfo = dict(classes=('point', ), palette=[[1, 2, 3]])
+    metainfo = dict(classes=('point',), palette=[[1, 2, 3]])
 
     def __len__(self):
         return 8
 
     def __getitem__(self, i):
-        return dict(x=torch.tensor([i, 1.]))
+        return dict(x=torch.tensor([i, 1.0]))
 
 
 class Count(BaseMetric):
     """What a metric returns is often a numpy scalar."""
+
     default_prefix = 'count'
 
     def process(self, data_batch, data_samples):
@@ -49,25 +49,29 @@ def build_runner(tmp_path):
     """Builds Runners of a tiny model, whose checkpoints have all that
     mmengine writes: log history, scheduler, optimizer, a best score."""
 
-    def build(name='run', iters=4, optim_wrapper='OptimWrapper', keep=-1,
-              **kwargs) -> Runner:
+    def build(
+        name='run', iters=4, optim_wrapper='OptimWrapper', keep=-1, **kwargs
+    ) -> Runner:
         torch.manual_seed(0)  # the model is built before the Runner seeds
         loader = dict(dataset=Points(), batch_size=2, num_workers=0)
         return Runner(
             Model(),
             str(Path(tmp_path) / name),
             train_dataloader=dict(
-                sampler=dict(type='InfiniteSampler', shuffle=False), **loader),
+                sampler=dict(type='InfiniteSampler', shuffle=False), **loader
+            ),
             val_dataloader=dict(
-                sampler=dict(type='DefaultSampler', shuffle=False), **loader),
+                sampler=dict(type='DefaultSampler', shuffle=False), **loader
+            ),
             val_evaluator=[Count()],
             val_cfg=dict(),
             train_cfg=dict(by_epoch=False, max_iters=iters, val_interval=2),
             optim_wrapper=dict(
-                type=optim_wrapper, optimizer=dict(type='AdamW', lr=.1)),
+                type=optim_wrapper, optimizer=dict(type='AdamW', lr=0.1)
+            ),
             param_scheduler=[
-                dict(type='LinearLR', by_epoch=False, start_factor=.1, end=2),
-                dict(type='CosineAnnealingLR', by_epoch=False, begin=2, end=8)
+                dict(type='LinearLR', by_epoch=False, start_factor=0.1, end=2),
+                dict(type='CosineAnnealingLR', by_epoch=False, begin=2, end=8),
             ],
             default_hooks=dict(
                 logger=dict(type='LoggerHook', interval=1),
@@ -77,9 +81,12 @@ def build_runner(tmp_path):
                     interval=2,
                     max_keep_ckpts=keep,
                     save_best='count/total',
-                    rule='greater')),
+                    rule='greater',
+                ),
+            ),
             randomness=dict(seed=0),
             experiment_name=f'{tmp_path.name}_{name}',
-            **kwargs)
+            **kwargs,
+        )
 
     return build

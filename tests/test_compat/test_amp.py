@@ -8,19 +8,20 @@ from torch import nn
 
 from mmmaskdistill.compat import amp
 
-SGD = dict(type='SGD', lr=1., weight_decay=.1)
+SGD = dict(type='SGD', lr=1.0, weight_decay=0.1)
 
 
 @pytest.fixture(autouse=True)
 def no_accelerator(monkeypatch):
     monkeypatch.setattr(amp, 'has_accelerator', lambda: False)
     for kind in ('cuda', 'npu', 'mlu', 'musa'):
-        monkeypatch.setattr(amp_optimizer_wrapper, f'is_{kind}_available',
-                            lambda: False)
+        monkeypatch.setattr(
+            amp_optimizer_wrapper, f'is_{kind}_available', lambda: False
+        )
 
 
 def sgd():
-    return torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.)
+    return torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
 
 
 def test_mmengine_alone_refuses():
@@ -29,29 +30,34 @@ def test_mmengine_alone_refuses():
         wrapper.__init__(optimizer=sgd())
 
 
-@pytest.mark.parametrize('options', [
-    dict(loss_scale='dynamic'),
-    dict(loss_scale=512., dtype='float16'),
-    dict(loss_scale=dict(init_scale=512.), dtype='bfloat16', use_fsdp=False),
-])
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(loss_scale='dynamic'),
+        dict(loss_scale=512.0, dtype='float16'),
+        dict(loss_scale=dict(init_scale=512.0), dtype='bfloat16', use_fsdp=False),
+    ],
+)
 def test_falls_back_and_keeps_the_other_options(options):
     wrapper = OPTIM_WRAPPERS.build(
         dict(
             type='AmpOptimWrapper',
             optimizer=sgd(),
             accumulative_counts=2,
-            clip_grad=dict(max_norm=1.),
-            **options))
+            clip_grad=dict(max_norm=1.0),
+            **options,
+        )
+    )
     assert type(wrapper) is OptimWrapper
     assert wrapper._accumulative_counts == 2
-    assert wrapper.clip_grad_kwargs == dict(max_norm=1.)
+    assert wrapper.clip_grad_kwargs == dict(max_norm=1.0)
 
 
 def test_says_so(caplog):
     logger = MMLogger.get_current_instance()
     logger.addHandler(caplog.handler)
     try:
-        AmpOptimWrapper(optimizer=sgd(), loss_scale=512.)
+        AmpOptimWrapper(optimizer=sgd(), loss_scale=512.0)
     finally:
         logger.removeHandler(caplog.handler)
     assert 'OptimWrapper (loss_scale=512.0' in caplog.text
@@ -59,11 +65,12 @@ def test_says_so(caplog):
 
 def test_through_a_layer_decay_constructor():
     from mmpretrain.models import VisionTransformer
+
     vit = VisionTransformer(
-        arch=dict(
-            embed_dims=4, num_layers=1, num_heads=1, feedforward_channels=4),
+        arch=dict(embed_dims=4, num_layers=1, num_heads=1, feedforward_channels=4),
         img_size=16,
-        patch_size=8)
+        patch_size=8,
+    )
     model = nn.Sequential()
     model.backbone = vit
     model.get_layer_depth = lambda name: vit.get_layer_depth(name, 'backbone.')
@@ -73,7 +80,9 @@ def test_through_a_layer_decay_constructor():
             type='AmpOptimWrapper',
             optimizer=SGD,
             constructor='mmpretrain.LearningRateDecayOptimWrapperConstructor',
-            paramwise_cfg=dict(layer_decay_rate=.5)))
+            paramwise_cfg=dict(layer_decay_rate=0.5),
+        ),
+    )
     assert type(wrapper) is OptimWrapper
     assert len({group['lr'] for group in wrapper.param_groups}) > 1
 
@@ -89,15 +98,15 @@ def test_trains(build_runner):
 def test_resumes_what_was_trained_with_a_loss_scale():
     wrapper = OptimWrapper(sgd())
     state = wrapper.state_dict()
-    state['loss_scaler'] = dict(scale=512.)
-    state['param_groups'][0]['lr'] = .25
+    state['loss_scaler'] = dict(scale=512.0)
+    state['param_groups'][0]['lr'] = 0.25
     wrapper.load_state_dict(state)
-    assert wrapper.param_groups[0]['lr'] == .25
+    assert wrapper.param_groups[0]['lr'] == 0.25
 
 
 def test_with_an_accelerator_nothing_changes(monkeypatch):
     monkeypatch.setattr(amp, 'has_accelerator', lambda: True)
-    wrapper = AmpOptimWrapper.__new__(AmpOptimWrapper, loss_scale=512.)
+    wrapper = AmpOptimWrapper.__new__(AmpOptimWrapper, loss_scale=512.0)
     assert type(wrapper) is AmpOptimWrapper
 
 

@@ -5,23 +5,43 @@ from mmengine.hooks import CheckpointHook
 from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import checkpoint
 
-from mmmaskdistill.compat import (amp, atomic_files, checkpoint_rotation,
-                                  compiled_ops, gloo, interp2d, multimodal,
-                                  package_paths, safe_loading)
+from mmmaskdistill.compat import (
+    amp,
+    atomic_files,
+    checkpoint_rotation,
+    compiled_ops,
+    gloo,
+    interp2d,
+    multimodal,
+    package_paths,
+    safe_loading,
+)
 
 
 def remedies():
-    return (mmengine.dist.utils._init_dist_pytorch,
-            MMDistributedDataParallel.__init__,
-            CheckpointHook._save_checkpoint_with_step, checkpoint.load_url,
-            scipy.interpolate.interp2d)
+    return (
+        mmengine.dist.utils._init_dist_pytorch,
+        MMDistributedDataParallel.__init__,
+        CheckpointHook._save_checkpoint_with_step,
+        checkpoint.load_url,
+        scipy.interpolate.interp2d,
+    )
 
 
 def test_applying_again_changes_nothing():
     before = remedies()
     count = len(torch.serialization.get_safe_globals())
-    for quirk in (package_paths, compiled_ops, multimodal, interp2d,
-                  safe_loading, atomic_files, checkpoint_rotation, amp, gloo):
+    for quirk in (
+        package_paths,
+        compiled_ops,
+        multimodal,
+        interp2d,
+        safe_loading,
+        atomic_files,
+        checkpoint_rotation,
+        amp,
+        gloo,
+    ):
         quirk.apply()
     assert remedies() == before
     assert len(torch.serialization.get_safe_globals()) == count

@@ -30,7 +30,8 @@ def file(tmp_path):
 def test_mmengine_alone_leaves_half_a_file(file):
     put = FunctionType(
         LocalBackend.put.__code__,
-        {**LocalBackend.put.__globals__, 'open': builtins.open})
+        {**LocalBackend.put.__globals__, 'open': builtins.open},
+    )
     with pytest.raises(TypeError):
         put(LocalBackend(), 'text, not bytes', file)
     assert file.read_bytes() == b''
@@ -39,8 +40,11 @@ def test_mmengine_alone_leaves_half_a_file(file):
 def test_killed_run_leaves_the_old_file(file):
     assert killed_during(lambda: LocalBackend().put(b'new', file))
     assert file.read_bytes() == b'old'
-    assert not [name for name in os.listdir(file.parent)
-                if name.endswith('.pth') and name != file.name]
+    assert not [
+        name
+        for name in os.listdir(file.parent)
+        if name.endswith('.pth') and name != file.name
+    ]
 
     LocalBackend().put(b'new', file)
     assert file.read_bytes() == b'new'

@@ -24,14 +24,15 @@ def interrupted(build_runner, monkeypatch):
 
 
 def checkpoints(runner):
-    return sorted(f for f in os.listdir(runner.work_dir)
-                  if f.startswith('iter_'))
+    return sorted(f for f in os.listdir(runner.work_dir) if f.startswith('iter_'))
 
 
 def test_mmengine_alone_leaves_none(interrupted, monkeypatch):
     monkeypatch.setattr(
-        CheckpointHook, '_save_checkpoint_with_step',
-        CheckpointHook._save_checkpoint_with_step.__wrapped__)
+        CheckpointHook,
+        '_save_checkpoint_with_step',
+        CheckpointHook._save_checkpoint_with_step.__wrapped__,
+    )
     with pytest.raises(Killed):
         interrupted.train()
     assert checkpoints(interrupted) == []
@@ -45,11 +46,14 @@ def test_the_first_is_still_there(interrupted):
         assert os.path.isfile(file.read())
 
 
-@pytest.mark.parametrize('keep, kept', [
-    (1, ['iter_6.pth']),
-    (2, ['iter_4.pth', 'iter_6.pth']),
-    (-1, ['iter_2.pth', 'iter_4.pth', 'iter_6.pth']),
-])
+@pytest.mark.parametrize(
+    'keep, kept',
+    [
+        (1, ['iter_6.pth']),
+        (2, ['iter_4.pth', 'iter_6.pth']),
+        (-1, ['iter_2.pth', 'iter_4.pth', 'iter_6.pth']),
+    ],
+)
 def test_as_many_are_kept_as_asked(build_runner, keep, kept):
     runner = build_runner(keep=keep, iters=6)
     runner.train()

@@ -11,15 +11,14 @@ from mmengine.utils.dl_utils import mmcv_full_available
 
 from mmmaskdistill.compat import compiled_ops
 
-without_ops = pytest.mark.skipif(
-    mmcv_full_available(), reason='mmcv is compiled here')
+without_ops = pytest.mark.skipif(mmcv_full_available(), reason='mmcv is compiled here')
 
 
 @without_ops
 def test_mmcv_alone_does_not_import_its_ops():
-    run = subprocess.run([sys.executable, '-c', 'import mmcv.ops'],
-                         capture_output=True,
-                         text=True)
+    run = subprocess.run(
+        [sys.executable, '-c', 'import mmcv.ops'], capture_output=True, text=True
+    )
     assert run.returncode != 0
     assert "No module named 'mmcv._ext'" in run.stderr
 
@@ -40,18 +39,22 @@ def test_placeholder_is_gone_after_import():
 @without_ops
 def test_calling_an_op_names_it_and_the_package():
     from mmcv.ops import ModulatedDeformConv2dPack
+
     conv = ModulatedDeformConv2dPack(1, 1, 1)
     with pytest.raises(
-            NotImplementedError, match="'modulated_deform_conv.*mmcv==2.1.0"):
+        NotImplementedError, match="'modulated_deform_conv.*mmcv==2.1.0"
+    ):
         conv(torch.zeros(1, 1, 2, 2))
 
 
 def test_ops_of_plain_torch_work():
     from mmcv.ops import point_sample
+
     image = torch.rand(1, 2, 4, 5)
     points = torch.rand(1, 3, 2)
-    expected = F.grid_sample(
-        image, 2 * points[:, :, None] - 1, align_corners=False)[..., 0]
+    expected = F.grid_sample(image, 2 * points[:, :, None] - 1, align_corners=False)[
+        ..., 0
+    ]
     torch.testing.assert_close(point_sample(image, points), expected)
 
 

@@ -14,7 +14,7 @@ from mmmaskdistill.compat import gloo
 
 ROOT = Path(__file__).parents[2]
 
-TRAIN = '''
+TRAIN = """
 import sys
 import torch
 import mmmaskdistill.compat
@@ -51,15 +51,20 @@ assert not any(isinstance(m, nn.SyncBatchNorm) for m in runner.model.modules())
 assert not torch.equal(before, after)
 first, second = all_gather(after)
 assert torch.equal(first, second)
-'''
+"""
 
 
 @pytest.mark.skipif(
-    torch.cuda.is_available(), reason='mmengine alone needs no remedy here')
+    torch.cuda.is_available(), reason='mmengine alone needs no remedy here'
+)
 def test_mmengine_alone_needs_a_gpu(monkeypatch):
     for name, value in dict(
-            RANK='0', LOCAL_RANK='0', WORLD_SIZE='1',
-            MASTER_ADDR='127.0.0.1', MASTER_PORT='29511').items():
+        RANK='0',
+        LOCAL_RANK='0',
+        WORLD_SIZE='1',
+        MASTER_ADDR='127.0.0.1',
+        MASTER_PORT='29511',
+    ).items():
         monkeypatch.setenv(name, value)
     with pytest.raises((RuntimeError, AssertionError)):
         mmengine.dist.utils._init_dist_pytorch.__wrapped__('gloo')
@@ -70,7 +75,8 @@ def alone(tmp_path, monkeypatch):
     """A process group of one process, on a machine without an accelerator."""
     monkeypatch.setattr(gloo, 'has_accelerator', lambda: False)
     torch.distributed.init_process_group(
-        'gloo', init_method=(tmp_path / 'group').as_uri(), rank=0, world_size=1)
+        'gloo', init_method=(tmp_path / 'group').as_uri(), rank=0, world_size=1
+    )
     yield
     torch.distributed.destroy_process_group()
 
@@ -79,7 +85,8 @@ def test_mmengine_alone_gives_the_wrapper_a_gpu(alone):
     wrapper = object.__new__(MMDistributedDataParallel)
     with pytest.raises(Exception, match='device_ids'):
         MMDistributedDataParallel.__init__.__wrapped__(
-            wrapper, nn.Linear(1, 1), device_ids=[0])
+            wrapper, nn.Linear(1, 1), device_ids=[0]
+        )
 
 
 def test_wrapper_named_in_a_config(alone):
@@ -88,7 +95,9 @@ def test_wrapper_named_in_a_config(alone):
             type='MMDistributedDataParallel',
             module=nn.Linear(1, 1),
             device_ids=[0],
-            find_unused_parameters=True))
+            find_unused_parameters=True,
+        )
+    )
     assert wrapper.device_ids is None
     assert wrapper.find_unused_parameters
 
@@ -99,7 +108,8 @@ def test_sync_batchnorm_becomes_batchnorm(alone):
     wrapper = MMDistributedDataParallel(nn.Sequential(norm), device_ids=[0])
     x = torch.randn(4, 2, 3, 3)
     expected = nn.functional.batch_norm(
-        x, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
+        x, None, None, norm.weight, norm.bias, training=True, eps=norm.eps
+    )
     torch.testing.assert_close(wrapper(x), expected)
 
 
@@ -108,18 +118,24 @@ def test_two_processes_train_together(tmp_path):
     script.write_text(TRAIN)
     run = subprocess.run(
         [
-            sys.executable, '-m', 'torch.distributed.run', '--standalone',
-            '--nproc_per_node', '2',
+            sys.executable,
+            '-m',
+            'torch.distributed.run',
+            '--standalone',
+            '--nproc_per_node',
+            '2',
             str(script),
-            str(tmp_path / 'run')
+            str(tmp_path / 'run'),
         ],
         env={
-            **os.environ, 'PYTHONPATH': str(ROOT),
+            **os.environ,
+            'PYTHONPATH': str(ROOT),
             'OMP_NUM_THREADS': '1',
-            'CUDA_VISIBLE_DEVICES': ''
+            'CUDA_VISIBLE_DEVICES': '',
         },
         capture_output=True,
         text=True,
-        timeout=300)
+        timeout=300,
+    )
     assert run.returncode == 0, run.stdout + run.stderr
     assert '1 SyncBatchNorm layers become BatchNorm' in run.stdout + run.stderr

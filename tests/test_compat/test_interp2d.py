@@ -6,20 +6,22 @@ from mmengine.utils import digit_version
 
 from mmmaskdistill.compat.interp2d import Interp2d
 
-X = np.array([-5., -2., -1., 0., 1., 2., 5.])
-Y = np.array([-3., -1., 0., 1., 3.])
+X = np.array([-5.0, -2.0, -1.0, 0.0, 1.0, 2.0, 5.0])
+Y = np.array([-3.0, -1.0, 0.0, 1.0, 3.0])
 
 
 def polynomial(x, y):
     """Of third degree, and not symmetric in x and y."""
-    return (x**3 - 2 * x + 1) * (.5 * y**3 + y**2) + 3 * x - y
+    return (x**3 - 2 * x + 1) * (0.5 * y**3 + y**2) + 3 * x - y
 
 
 @pytest.mark.skipif(
     digit_version(scipy.__version__) < digit_version('1.14'),
-    reason='this SciPy has interp2d')
+    reason='this SciPy has interp2d',
+)
 def test_scipy_alone_has_none():
     from scipy.interpolate._interpolate import interp2d
+
     with pytest.raises(NotImplementedError):
         interp2d(X, Y, np.zeros((len(Y), len(X))), kind='cubic')
 
@@ -32,12 +34,12 @@ def test_cubic_reproduces_a_cubic_polynomial():
 
 def test_linear_between_two_rows():
     f = Interp2d([0, 1, 2], [0, 2], [[0, 1, 2], [10, 11, 12]])
-    np.testing.assert_allclose(f([.5, 1.5], [1]), [5.5, 6.5])
+    np.testing.assert_allclose(f([0.5, 1.5], [1]), [5.5, 6.5])
 
 
 def test_outside_is_as_at_the_edge():
     f = Interp2d(X, Y, polynomial(X, Y[:, None]), kind='cubic')
-    np.testing.assert_allclose(f([9], [7]), [polynomial(5., 3.)])
+    np.testing.assert_allclose(f([9], [7]), [polynomial(5.0, 3.0)])
 
 
 def test_scattered_points_are_refused():
@@ -46,14 +48,13 @@ def test_scattered_points_are_refused():
 
 
 def test_both_beits_resize_their_tables():
-    from mmpretrain.models.utils.embed import \
-        resize_relative_position_bias_table
+    from mmpretrain.models.utils.embed import resize_relative_position_bias_table
     from mmseg.models.backbones.beit import BEiT
+
     heads = 2
     table = torch.randn(27 * 27, heads)
     ours = resize_relative_position_bias_table(27, 63, table, heads)
-    beit = BEiT(
-        img_size=64, embed_dims=8, num_layers=1, num_heads=heads, mlp_ratio=1)
+    beit = BEiT(img_size=64, embed_dims=8, num_layers=1, num_heads=heads, mlp_ratio=1)
     theirs = beit._geometric_sequence_interpolation(27, 63, table, heads)
 
     assert ours.shape == (63 * 63, heads)

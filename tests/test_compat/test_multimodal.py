@@ -17,18 +17,22 @@ def newer_transformers(tmp_path):
         info = tmp_path / f'{name}-{version}.dist-info'
         info.mkdir()
         (info / 'METADATA').write_text(
-            f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n')
+            f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n'
+        )
     (tmp_path / 'transformers/modeling_utils.py').write_text(
-        'class PreTrainedModel: pass')
+        'class PreTrainedModel: pass'
+    )
     return tmp_path
 
 
 def run(folder, code):
     path = os.pathsep.join([str(folder), str(ROOT)])
-    return subprocess.run([sys.executable, '-c', code],
-                          env={**os.environ, 'PYTHONPATH': path},
-                          capture_output=True,
-                          text=True)
+    return subprocess.run(
+        [sys.executable, '-c', code],
+        env={**os.environ, 'PYTHONPATH': path},
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_mmpretrain_alone_does_not_import(newer_transformers):
@@ -39,10 +43,12 @@ def test_mmpretrain_alone_does_not_import(newer_transformers):
 
 def test_mmpretrain_imports_without_its_multimodal_models(newer_transformers):
     ours = run(
-        newer_transformers, 'import mmmaskdistill, mmpretrain.models\n'
+        newer_transformers,
+        'import mmmaskdistill, mmpretrain.models\n'
         'from mmpretrain.registry import MODELS\n'
         'from mmpretrain.utils.dependency import satisfy_requirement\n'
         'assert satisfy_requirement("pycocotools")\n'
         'assert MODELS.get("ImageClassifier") is not None\n'
-        'MODELS.build(dict(type="Flamingo"))')
+        'MODELS.build(dict(type="Flamingo"))',
+    )
     assert 'requires extra multi-modal' in ours.stderr, ours.stderr

@@ -13,7 +13,8 @@ from mmmaskdistill.compat import package_paths
 def original():
     """mmengine's own functions, before they were replaced."""
     spec = importlib.util.spec_from_file_location(
-        'original_package_utils', package_paths.package_utils.__file__)
+        'original_package_utils', package_paths.package_utils.__file__
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -21,28 +22,35 @@ def original():
 
 @pytest.mark.skipif(
     importlib.util.find_spec('pkg_resources') is not None,
-    reason='an older setuptools has what mmengine asks for')
+    reason='an older setuptools has what mmengine asks for',
+)
 def test_mmengine_alone_does_not_find_mmseg(original):
     with pytest.raises(Exception):
         original.get_installed_path('mmsegmentation')
 
 
-@pytest.mark.parametrize('base, dataset', [
-    ('mmseg::_base_/datasets/ade20k.py', 'ADE20KDataset'),
-    ('mmpretrain::_base_/datasets/imagenet_bs32.py', 'ImageNet'),
-])
+@pytest.mark.parametrize(
+    'base, dataset',
+    [
+        ('mmseg::_base_/datasets/ade20k.py', 'ADE20KDataset'),
+        ('mmpretrain::_base_/datasets/imagenet_bs32.py', 'ImageNet'),
+    ],
+)
 def test_config_inherits_from_a_toolkit(tmp_path, base, dataset):
     file = tmp_path / 'config.py'
     file.write_text(f'_base_ = [{base!r}]\n')
     assert Config.fromfile(file).dataset_type == dataset
 
 
-@pytest.mark.parametrize('name, package', [
-    ('mmsegmentation', mmseg),
-    ('mmseg', mmseg),
-    ('mmpretrain', mmpretrain),
-    ('mmengine', mmengine),
-])
+@pytest.mark.parametrize(
+    'name, package',
+    [
+        ('mmsegmentation', mmseg),
+        ('mmseg', mmseg),
+        ('mmpretrain', mmpretrain),
+        ('mmengine', mmengine),
+    ],
+)
 def test_paths(name, package):
     assert mmengine.utils.get_installed_path(name) == package.__path__[0]
     assert mmengine.utils.is_installed(name)

@@ -19,7 +19,7 @@ class Harmful:
         self.trace = str(trace)
 
     def __reduce__(self):
-        return os.mkdir, (self.trace, )
+        return os.mkdir, (self.trace,)
 
 
 class Attribute:
@@ -47,8 +47,7 @@ def checkpoint_file(build_runner):
     return os.path.join(runner.work_dir, 'iter_4.pth')
 
 
-def test_torch_alone_refuses_what_mmengine_writes(checkpoint_file,
-                                                  nothing_allowed):
+def test_torch_alone_refuses_what_mmengine_writes(checkpoint_file, nothing_allowed):
     with pytest.raises(UnpicklingError, match='HistoryBuffer'):
         torch.load(checkpoint_file)
 
@@ -56,25 +55,26 @@ def test_torch_alone_refuses_what_mmengine_writes(checkpoint_file,
 def test_resume(build_runner, checkpoint_file):
     straight = build_runner('straight', iters=6)
     straight.train()
-    resumed = build_runner(
-        'resumed', iters=6, resume=True, load_from=checkpoint_file)
+    resumed = build_runner('resumed', iters=6, resume=True, load_from=checkpoint_file)
     resumed.train()
     for name, value in straight.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
     losses = resumed.message_hub.get_scalar('train/loss')
     assert len(losses._log_history) == 6
-    assert losses.mean() == straight.message_hub.get_scalar(
-        'train/loss').mean()
+    assert losses.mean() == straight.message_hub.get_scalar('train/loss').mean()
 
 
-@pytest.mark.parametrize('value', [
-    np.float32(.5),
-    np.int64(3),
-    np.bool_(True),
-    np.arange(3.),
-    ConfigDict(a=dict(b=1)),
-],
-                         ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize(
+    'value',
+    [
+        np.float32(0.5),
+        np.int64(3),
+        np.bool_(True),
+        np.arange(3.0),
+        ConfigDict(a=dict(b=1)),
+    ],
+    ids=lambda v: type(v).__name__,
+)
 def test_what_mmengine_may_write_loads(tmp_path, value):
     file = tmp_path / 'checkpoint.pth'
     torch.save(dict(meta=value), file)
@@ -86,14 +86,13 @@ def test_what_mmengine_may_write_loads(tmp_path, value):
 @pytest.mark.parametrize('core', ['core', '_core'])
 def test_numpy_scalars_of_both_major_versions_load(tmp_path, core):
     file = tmp_path / 'checkpoint.pth'
-    torch.save(
-        dict(score=np.float64(.5)), file, _use_new_zipfile_serialization=False)
-    here = np.float64(.5).__reduce__()[0].__module__.encode()
+    torch.save(dict(score=np.float64(0.5)), file, _use_new_zipfile_serialization=False)
+    here = np.float64(0.5).__reduce__()[0].__module__.encode()
     there = f'numpy.{core}.multiarray'.encode()
     content = file.read_bytes()
     assert here in content
     file.write_bytes(content.replace(here, there))
-    assert torch.load(file)['score'] == .5
+    assert torch.load(file)['score'] == 0.5
 
 
 def test_file_that_runs_code_is_refused(tmp_path):
@@ -115,11 +114,14 @@ def test_address_of_a_file_that_runs_code_is_refused(tmp_path):
     assert trace.exists()
 
 
-@pytest.mark.parametrize('owner, name', [
-    (HistoryBuffer, '__init__'),
-    (np.ndarray, '__class__'),
-    (np.ndarray, 'tofile'),
-])
+@pytest.mark.parametrize(
+    'owner, name',
+    [
+        (HistoryBuffer, '__init__'),
+        (np.ndarray, '__class__'),
+        (np.ndarray, 'tofile'),
+    ],
+)
 def test_other_attributes_are_refused(tmp_path, owner, name):
     file = tmp_path / 'checkpoint.pth'
     torch.save(dict(meta=Attribute(owner, name)), file)
@@ -130,5 +132,4 @@ def test_other_attributes_are_refused(tmp_path, owner, name):
 def test_getattr_itself_is_not_allowed():
     allowed = torch.serialization.get_safe_globals()
     assert getattr not in allowed
-    assert (safe_loading.getattr_of_history_buffer,
-            'builtins.getattr') in allowed
+    assert (safe_loading.getattr_of_history_buffer, 'builtins.getattr') in allowed

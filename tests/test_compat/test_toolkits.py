@@ -8,13 +8,13 @@ OFFICIAL = {
     'mmengine': '0.10.7',
     'mmcv-lite': '2.1.0',
     'mmsegmentation': '1.2.2',
-    'mmpretrain': '1.2.0'
+    'mmpretrain': '1.2.0',
 }
 ONEDL = {
     'onedl-mmengine': '0.10.12',
     'onedl-mmcv': '2.3.6',
     'onedl-mmsegmentation': '1.4.2',
-    'onedl-mmpretrain': '1.3.6'
+    'onedl-mmpretrain': '1.3.6',
 }
 
 
@@ -25,12 +25,15 @@ def test_one_family_is_accepted(installed, recwarn):
     assert not recwarn.list
 
 
-@pytest.mark.parametrize('fork, official', [
-    ('onedl-mmcv', 'mmcv-lite'),
-    ('onedl-mmengine', 'mmengine'),
-    ('onedl-mmsegmentation', 'mmsegmentation'),
-    ('onedl-mmpretrain', 'mmpretrain'),
-])
+@pytest.mark.parametrize(
+    'fork, official',
+    [
+        ('onedl-mmcv', 'mmcv-lite'),
+        ('onedl-mmengine', 'mmengine'),
+        ('onedl-mmsegmentation', 'mmsegmentation'),
+        ('onedl-mmpretrain', 'mmpretrain'),
+    ],
+)
 def test_official_and_fork_together_are_refused(fork, official):
     with pytest.raises(ImportError) as error:
         toolkits.check_mixture({**OFFICIAL, fork: ONEDL[fork]})
@@ -42,10 +45,13 @@ def test_two_mmcvs_are_warned_of():
         toolkits.check_mixture({**OFFICIAL, 'mmcv': '2.1.0'})
 
 
-@pytest.mark.parametrize('installed, command', [
-    (OFFICIAL, 'pip install mmcv-lite==2.1.0'),
-    (ONEDL, 'pip install onedl-mmcv'),
-])
+@pytest.mark.parametrize(
+    'installed, command',
+    [
+        (OFFICIAL, 'pip install mmcv-lite==2.1.0'),
+        (ONEDL, 'pip install onedl-mmcv'),
+    ],
+)
 def test_missing_mmcv_names_the_command(installed, command):
     with pytest.raises(ImportError, match=command):
         toolkits.check_mmcv(installed, importable=False)

@@ -12,9 +12,11 @@ CONFIGS = Path(__file__).parent.parent.parent / 'configs'
 
 
 def recipe_names():
-    return sorted(path.stem
-                  for folder in ('pretrain', 'finetune', 'segmentation')
-                  for path in (CONFIGS / folder).glob('*.py'))
+    return sorted(
+        path.stem
+        for folder in ('pretrain', 'finetune', 'segmentation')
+        for path in (CONFIGS / folder).glob('*.py')
+    )
 
 
 @pytest.fixture(params=recipe_names())
@@ -36,7 +38,7 @@ def recipe():
 
     def get(name):
         if name not in read:
-            path, = CONFIGS.glob(f'*/{name}.py')
+            (path,) = CONFIGS.glob(f'*/{name}.py')
             # Formatting it for the log is slow.
             read[name] = Config.fromfile(path, format_python_code=False)
         return deepcopy(read[name])
@@ -59,8 +61,7 @@ def data(tmp_path_factory):
         for i in range(1000):
             (place / f'data/imagenet/{split}/n{i}').mkdir(parents=True)
         for name in ('n0', 'n1'):
-            picture(place / f'data/imagenet/{split}/{name}/{name}.JPEG',
-                    (90, 100, 3))
+            picture(place / f'data/imagenet/{split}/{name}/{name}.JPEG', (90, 100, 3))
     ade = place / 'data/ade/ADEChallengeData2016'
     for split in ('training', 'validation'):
         for i in range(2):

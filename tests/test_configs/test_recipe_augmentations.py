@@ -2,6 +2,7 @@
 
 The numbers are those of configs/finetune/README.md.
 """
+
 import random
 
 import numpy as np
@@ -39,8 +40,7 @@ def bgr(image):
 
 
 def step(cfg, kind):
-    config, = (s for s in cfg.train_dataloader.dataset.pipeline
-               if s.type == kind)
+    (config,) = (s for s in cfg.train_dataloader.dataset.pipeline if s.type == kind)
     return TRANSFORMS.build(config)
 
 
@@ -48,8 +48,8 @@ def test_test_pictures_are_torchvision_s(recipe, photograph):
     pipeline = recipe(FINETUNING).test_dataloader.dataset.pipeline
     ours = Compose(pipeline[1:-1])(dict(img=bgr(photograph)))['img']
     theirs = transforms.Compose(
-        [transforms.Resize(256, BICUBIC),
-         transforms.CenterCrop(224)])(photograph)
+        [transforms.Resize(256, BICUBIC), transforms.CenterCrop(224)]
+    )(photograph)
     np.testing.assert_array_equal(ours, bgr(theirs))
 
 
@@ -70,12 +70,11 @@ def test_rand_augment_is_timm_s(recipe, photograph, monkeypatch):
     theirs = timm.data.auto_augment.rand_augment_transform(
         'rand-m9-mstd0.5-inc1',
         dict(
-            translate_const=100,
-            img_mean=(124, 116, 104),
-            interpolation=Image.BICUBIC)).ops
+            translate_const=100, img_mean=(124, 116, 104), interpolation=Image.BICUBIC
+        ),
+    ).ops
     assert len(ours) == len(theirs) == 15
-    monkeypatch.setattr(timm.data.auto_augment, '_randomly_negate',
-                        lambda value: value)
+    monkeypatch.setattr(timm.data.auto_augment, '_randomly_negate', lambda value: value)
     distance = {}
     for our, their in zip(ours, theirs):
         assert (our.prob, their.prob) == (0.5, 0.5)
@@ -87,8 +86,7 @@ def test_rand_augment_is_timm_s(recipe, photograph, monkeypatch):
         picture = our(dict(img=bgr(small)))['img']
         difference = picture.astype(float) - bgr(their(small))
         distance[their.name] = np.abs(difference).mean()
-    geometric = ('Rotate', 'ShearX', 'ShearY', 'TranslateXRel',
-                 'TranslateYRel')
+    geometric = ('Rotate', 'ShearX', 'ShearY', 'TranslateXRel', 'TranslateYRel')
     for name in geometric:
         assert distance.pop(name) < 2
     assert distance.pop('ColorIncreasing') < 0.5
@@ -98,7 +96,7 @@ def test_rand_augment_is_timm_s(recipe, photograph, monkeypatch):
 
 def test_random_erasing_is_timm_s_but_clipped(recipe):
     erase = step(recipe(FINETUNING), 'RandomErasing')
-    erase.erase_prob = 1.
+    erase.erase_prob = 1.0
     mean = np.array(erase.fill_color)
     std = np.array(erase.fill_std)
     values, areas = [], []
@@ -107,18 +105,20 @@ def test_random_erasing_is_timm_s_but_clipped(recipe):
         top, left, height, width = erase.random_patch(224, 224)
         areas.append(height * width / 224**2)
         erased = erase._fill_pixels(
-            np.zeros((224, 224, 3), np.uint8), top, left, height, width)
-        noise = erased[top:top + height, left:left + width]
+            np.zeros((224, 224, 3), np.uint8), top, left, height, width
+        )
+        noise = erased[top : top + height, left : left + width]
         values.append(((noise - mean) / std).ravel()[::50])
     values = np.concatenate(values)
     assert abs(values.mean()) < 0.02
     assert values.std() == pytest.approx(0.97, abs=0.01)  # 1 in timm
-    assert -2.2 < values.min() and values.max() < 2.7
+    assert values.min() > -2.2 and values.max() < 2.7
 
     random.seed(0)
-    theirs = RandomErasing(1., mode='pixel', device='cpu')
-    shares = [(theirs(torch.full((3, 224, 224), 9.)) < 9).float().mean()
-              for _ in range(500)]
+    theirs = RandomErasing(1.0, mode='pixel', device='cpu')
+    shares = [
+        (theirs(torch.full((3, 224, 224), 9.0)) < 9).float().mean() for _ in range(500)
+    ]
     assert np.mean(areas) == pytest.approx(np.mean(shares), abs=0.01)
 
 

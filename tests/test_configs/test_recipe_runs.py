@@ -1,4 +1,5 @@
 """Every recipe's config runs, at reduced size, on data in the usual layout."""
+
 from itertools import product
 
 import numpy as np
@@ -57,9 +58,7 @@ class Start(Hook):
     """Remembers the weights that training starts from."""
 
     def before_train(self, runner):
-        self.weights = {
-            k: v.clone() for k, v in runner.model.named_parameters()
-        }
+        self.weights = {k: v.clone() for k, v in runner.model.named_parameters()}
 
 
 def test_two_iterations(name, recipe, data, tmp_path, monkeypatch):
@@ -76,7 +75,8 @@ def test_two_iterations(name, recipe, data, tmp_path, monkeypatch):
         backbone.init_cfg.checkpoint = str(tmp_path / 'student.pth')
         torch.save(
             {f'backbone.{k}': v for k, v in student.state_dict().items()},
-            backbone.init_cfg.checkpoint)
+            backbone.init_cfg.checkpoint,
+        )
     runner = build_runner(cfg)
     start = Start()
     runner.register_hook(start)
@@ -89,7 +89,8 @@ def test_two_iterations(name, recipe, data, tmp_path, monkeypatch):
         assert 0 <= score <= 100
 
     moved = {
-        k for k, v in runner.model.named_parameters()
+        k
+        for k, v in runner.model.named_parameters()
         if not torch.equal(v, start.weights[k])
     }
     if 'linear' in name:
@@ -99,8 +100,11 @@ def test_two_iterations(name, recipe, data, tmp_path, monkeypatch):
 
 
 def test_downstream_starts_where_pre_training_ends(names, recipe):
-    epochs = {name: recipe(name).train_cfg.max_epochs
-              for name in names if name.startswith('maskdistill')}
+    epochs = {
+        name: recipe(name).train_cfg.max_epochs
+        for name in names
+        if name.startswith('maskdistill')
+    }
     kinds, continued = ('linear', 'upernet', 'coslr'), []
     for name in set(names) - set(epochs):
         start = recipe(name).model.backbone.init_cfg.checkpoint
@@ -123,7 +127,8 @@ def test_model_index_lists_the_recipes(names, request):
     root = request.config.rootpath
     index = yaml.safe_load((root / 'model-index.yml').read_text())
     models = [
-        model for path in index['Import']
+        model
+        for path in index['Import']
         for model in yaml.safe_load((root / path).read_text())['Models']
     ]
     listed = {model['Name']: root / model['Config'] for model in models}

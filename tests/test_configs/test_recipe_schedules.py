@@ -1,4 +1,5 @@
 """Learning rate and weight decay of every parameter, over the whole run."""
+
 import math
 
 import numpy as np
@@ -19,7 +20,8 @@ def narrow(cfg):
         embed_dims=width,
         num_layers=ARCHS[cfg.model.backbone.arch]['num_layers'],
         num_heads=2,
-        feedforward_channels=width)
+        feedforward_channels=width,
+    )
     cfg.model.backbone.pop('init_cfg', None)
     if 'decode_head' in cfg.model:
         cfg.model.neck.embed_dim = width
@@ -33,7 +35,8 @@ def narrow(cfg):
             type='mmmaskdistill.TimmTeacher',
             model_name='test_vit',
             pretrained='random',
-            resize='bilinear')
+            resize='bilinear',
+        )
         cfg.model.head.out_channels = 64
     init_default_scope(cfg.default_scope)
     return MODELS.build(cfg.model)
@@ -51,17 +54,19 @@ def depth_of(parameter, blocks):
 
 
 def does_not_decay(parameter, tensor):
-    return tensor.ndim == 1 or parameter in ('backbone.cls_token',
-                                             'backbone.pos_embed')
+    return tensor.ndim == 1 or parameter in ('backbone.cls_token', 'backbone.pos_embed')
 
 
 def expected_groups(model, decay, weight_decay=0.05):
     """{parameter: (factor on the learning rate, weight decay)}."""
     blocks = len(model.backbone.blocks)
     return {
-        name: (decay**(blocks + 1 - depth_of(name, blocks)),
-               0. if does_not_decay(name, tensor) else weight_decay)
-        for name, tensor in model.named_parameters() if tensor.requires_grad
+        name: (
+            decay ** (blocks + 1 - depth_of(name, blocks)),
+            0.0 if does_not_decay(name, tensor) else weight_decay,
+        )
+        for name, tensor in model.named_parameters()
+        if tensor.requires_grad
     }
 
 
@@ -81,8 +86,9 @@ def test_parameters_follow_the_rule(name, recipe):
     paramwise = cfg.optim_wrapper.paramwise_cfg
     model = narrow(cfg)
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
-    expected = expected_groups(model, paramwise.get('layer_decay_rate', 1.),
-                               0. if 'linear' in name else 0.05)
+    expected = expected_groups(
+        model, paramwise.get('layer_decay_rate', 1.0), 0.0 if 'linear' in name else 0.05
+    )
     groups = groups_of(model, optimizer)
     assert set(groups) == set(expected)
     lr = cfg.optim_wrapper.optimizer.lr
@@ -106,14 +112,17 @@ def test_mask_token_decays_in_pretraining(recipe):
     model = narrow(cfg)
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
     groups = groups_of(model, optimizer)
-    for parameter, weight_decay in [('backbone.mask_token', 0.05),
-                                    ('backbone.cls_token', 0)]:
+    for parameter, weight_decay in [
+        ('backbone.mask_token', 0.05),
+        ('backbone.cls_token', 0),
+    ]:
         group = optimizer.param_groups[groups[parameter]]
         assert group['weight_decay'] == weight_decay
 
 
 class Batches(BaseDataset):
     """So many empty samples."""
+
     METAINFO = dict()
 
     def __init__(self, length):
@@ -162,8 +171,11 @@ def run(cfg, model, tmp_path, batches):
             batch_size=1,
             dataset=Batches(batches),
             sampler=dict(
-                type='DefaultSampler' if 'max_epochs' in cfg.train_cfg else
-                'InfiniteSampler')),
+                type='DefaultSampler'
+                if 'max_epochs' in cfg.train_cfg
+                else 'InfiniteSampler'
+            ),
+        ),
         train_cfg=cfg.train_cfg,
         optim_wrapper=wrapper,
         param_scheduler=cfg.param_scheduler,
@@ -171,7 +183,8 @@ def run(cfg, model, tmp_path, batches):
         custom_hooks=[record],
         log_level='ERROR',
         default_scope=cfg.default_scope,
-        experiment_name=tmp_path.name).train()
+        experiment_name=tmp_path.name,
+    ).train()
     return np.array(record.rates), groups_of(model, wrapper.optimizer)
 
 
@@ -179,29 +192,75 @@ def reference_cosine(peak, end, start, epochs, warmup_epochs, batches):
     """`cosine_scheduler` of BEiT v2's utils.py, a value an iteration."""
     warmup = np.linspace(start, peak, warmup_epochs * batches)
     rest = (epochs - warmup_epochs) * batches
-    return np.concatenate([
-        warmup,
-        [end + 0.5 * (peak - end) * (1 + math.cos(math.pi * i / rest))
-         for i in range(rest)]
-    ])
+    return np.concatenate(
+        [
+            warmup,
+            [
+                end + 0.5 * (peak - end) * (1 + math.cos(math.pi * i / rest))
+                for i in range(rest)
+            ],
+        ]
+    )
 
 
 # recipe: peak, end, start, epochs, epochs of warm-up, layer decay
 COSINE = {
-    'maskdistill_vit-b16_clip-b16_8xb256-amp-coslr-300e_in1k':
-    (1.5e-3, 1e-5, 1e-6, 300, 10, 1),
-    'maskdistill_vit-b16_clip-b16_8xb256-amp-coslr-800e_in1k':
-    (1.5e-3, 1e-5, 1e-6, 800, 10, 1),
-    'vit-b16_maskdistill-300e_8xb128-amp-coslr-100e_in1k':
-    (5e-4, 1e-6, 1e-6, 100, 20, 0.65),
-    'vit-b16_maskdistill-800e_8xb128-amp-coslr-100e_in1k':
-    (5e-4, 1e-6, 1e-6, 100, 20, 0.6),
-    'vit-l16_maskdistill-300e_8xb128-amp-coslr-50e_in1k':
-    (5e-4, 1e-6, 1e-6, 50, 5, 0.8),
-    'vit-l16_maskdistill-800e_8xb128-amp-coslr-50e_in1k':
-    (2e-4, 1e-6, 1e-6, 50, 5, 0.8),
-    'vit-h14_maskdistill-300e_8xb64-accum2-amp-coslr-30e_in1k':
-    (2e-4, 1e-6, 1e-6, 30, 5, 0.85),
+    'maskdistill_vit-b16_clip-b16_8xb256-amp-coslr-300e_in1k': (
+        1.5e-3,
+        1e-5,
+        1e-6,
+        300,
+        10,
+        1,
+    ),
+    'maskdistill_vit-b16_clip-b16_8xb256-amp-coslr-800e_in1k': (
+        1.5e-3,
+        1e-5,
+        1e-6,
+        800,
+        10,
+        1,
+    ),
+    'vit-b16_maskdistill-300e_8xb128-amp-coslr-100e_in1k': (
+        5e-4,
+        1e-6,
+        1e-6,
+        100,
+        20,
+        0.65,
+    ),
+    'vit-b16_maskdistill-800e_8xb128-amp-coslr-100e_in1k': (
+        5e-4,
+        1e-6,
+        1e-6,
+        100,
+        20,
+        0.6,
+    ),
+    'vit-l16_maskdistill-300e_8xb128-amp-coslr-50e_in1k': (
+        5e-4,
+        1e-6,
+        1e-6,
+        50,
+        5,
+        0.8,
+    ),
+    'vit-l16_maskdistill-800e_8xb128-amp-coslr-50e_in1k': (
+        2e-4,
+        1e-6,
+        1e-6,
+        50,
+        5,
+        0.8,
+    ),
+    'vit-h14_maskdistill-300e_8xb64-accum2-amp-coslr-30e_in1k': (
+        2e-4,
+        1e-6,
+        1e-6,
+        30,
+        5,
+        0.85,
+    ),
 }
 
 
@@ -216,8 +275,8 @@ def test_cosine_schedule_is_the_reference_s(name, recipe, tmp_path):
     expected = reference_cosine(*schedule, batches)
     for parameter, (scale, _) in expected_groups(model, decay).items():
         np.testing.assert_allclose(
-            rates[:, groups[parameter]], scale * expected, rtol=1e-9,
-            err_msg=parameter)
+            rates[:, groups[parameter]], scale * expected, rtol=1e-9, err_msg=parameter
+        )
 
 
 def test_linear_probe_s_schedule(recipe, tmp_path):
@@ -230,16 +289,15 @@ def test_linear_probe_s_schedule(recipe, tmp_path):
         np.testing.assert_allclose(rates[:, group], expected, rtol=1e-9)
 
 
-@pytest.mark.parametrize('name, peak, decay', [
-    ('vit-b16_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512', 5e-5,
-     0.75),
-    ('vit-l16_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512', 4e-5,
-     0.9),
-    ('vit-h14_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512', 4e-5,
-     0.9),
-])
-def test_segmentation_schedule_is_the_reference_s(name, peak, decay, recipe,
-                                                  tmp_path):
+@pytest.mark.parametrize(
+    'name, peak, decay',
+    [
+        ('vit-b16_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512', 5e-5, 0.75),
+        ('vit-l16_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512', 4e-5, 0.9),
+        ('vit-h14_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512', 4e-5, 0.9),
+    ],
+)
+def test_segmentation_schedule_is_the_reference_s(name, peak, decay, recipe, tmp_path):
     """mmcv 1.x: warmup='linear', warmup_ratio=1e-6, policy='poly', power=1."""
     cfg = recipe(name)
     iterations, warmup = 320, 3  # of 160,000 and 1500
@@ -253,5 +311,5 @@ def test_segmentation_schedule_is_the_reference_s(name, peak, decay, recipe,
     expected[:warmup] *= 1 - (1 - i[:warmup] / warmup) * (1 - 1e-6)
     for parameter, (scale, _) in expected_groups(model, decay).items():
         np.testing.assert_allclose(
-            rates[:, groups[parameter]], scale * expected, rtol=1e-9,
-            err_msg=parameter)
+            rates[:, groups[parameter]], scale * expected, rtol=1e-9, err_msg=parameter
+        )

@@ -1,4 +1,5 @@
 """The recipes' numbers, after inheritance, against the table they come from."""
+
 from math import ceil
 
 import pytest
@@ -11,24 +12,114 @@ WIDTH = dict(tiny=192, small=384, base=768, large=1024, huge=1280)
 # student, patch, layer scale, teacher and its pixels, grid, hidden patches,
 # epochs, second beta, drop path
 PRETRAINING = {
-    'maskdistill_vit-b16_clip-b16_8xb256-amp-coslr-300e_in1k':
-    ('base', 16, 0.1, 'B/16', 224, 14, 75, 300, 0.98, 0),
-    'maskdistill_vit-b16_clip-b16_8xb256-amp-coslr-800e_in1k':
-    ('base', 16, 0.1, 'B/16', 224, 14, 75, 800, 0.999, 0.1),
-    'maskdistill_vit-l16_clip-b16_8xb256-amp-coslr-300e_in1k':
-    ('large', 16, 1e-5, 'B/16', 224, 14, 75, 300, 0.98, 0),
-    'maskdistill_vit-l16_clip-b16_8xb256-amp-coslr-800e_in1k':
-    ('large', 16, 1e-5, 'B/16', 224, 14, 75, 800, 0.999, 0.1),
-    'maskdistill_vit-l16_clip-l14_8xb256-amp-coslr-300e_in1k':
-    ('large', 16, 1e-5, 'L/14', 196, 14, 75, 300, 0.98, 0),
-    'maskdistill_vit-l16_clip-l14_8xb256-amp-coslr-800e_in1k':
-    ('large', 16, 1e-5, 'L/14', 196, 14, 75, 800, 0.999, 0.1),
-    'maskdistill_vit-h14_clip-l14_8xb64-accum4-amp-coslr-300e_in1k':
-    ('huge', 14, 1e-5, 'L/14', 224, 16, 102, 300, 0.98, 0),
-    'maskdistill_vit-s16_clip-b16_8xb256-amp-coslr-300e_in1k':
-    ('small', 16, 0.1, 'B/16', 224, 14, 75, 300, 0.98, 0),
-    'maskdistill_vit-ti16_clip-b16_8xb256-amp-coslr-300e_in1k':
-    ('tiny', 16, 0.1, 'B/16', 224, 14, 75, 300, 0.98, 0),
+    'maskdistill_vit-b16_clip-b16_8xb256-amp-coslr-300e_in1k': (
+        'base',
+        16,
+        0.1,
+        'B/16',
+        224,
+        14,
+        75,
+        300,
+        0.98,
+        0,
+    ),
+    'maskdistill_vit-b16_clip-b16_8xb256-amp-coslr-800e_in1k': (
+        'base',
+        16,
+        0.1,
+        'B/16',
+        224,
+        14,
+        75,
+        800,
+        0.999,
+        0.1,
+    ),
+    'maskdistill_vit-l16_clip-b16_8xb256-amp-coslr-300e_in1k': (
+        'large',
+        16,
+        1e-5,
+        'B/16',
+        224,
+        14,
+        75,
+        300,
+        0.98,
+        0,
+    ),
+    'maskdistill_vit-l16_clip-b16_8xb256-amp-coslr-800e_in1k': (
+        'large',
+        16,
+        1e-5,
+        'B/16',
+        224,
+        14,
+        75,
+        800,
+        0.999,
+        0.1,
+    ),
+    'maskdistill_vit-l16_clip-l14_8xb256-amp-coslr-300e_in1k': (
+        'large',
+        16,
+        1e-5,
+        'L/14',
+        196,
+        14,
+        75,
+        300,
+        0.98,
+        0,
+    ),
+    'maskdistill_vit-l16_clip-l14_8xb256-amp-coslr-800e_in1k': (
+        'large',
+        16,
+        1e-5,
+        'L/14',
+        196,
+        14,
+        75,
+        800,
+        0.999,
+        0.1,
+    ),
+    'maskdistill_vit-h14_clip-l14_8xb64-accum4-amp-coslr-300e_in1k': (
+        'huge',
+        14,
+        1e-5,
+        'L/14',
+        224,
+        16,
+        102,
+        300,
+        0.98,
+        0,
+    ),
+    'maskdistill_vit-s16_clip-b16_8xb256-amp-coslr-300e_in1k': (
+        'small',
+        16,
+        0.1,
+        'B/16',
+        224,
+        14,
+        75,
+        300,
+        0.98,
+        0,
+    ),
+    'maskdistill_vit-ti16_clip-b16_8xb256-amp-coslr-300e_in1k': (
+        'tiny',
+        16,
+        0.1,
+        'B/16',
+        224,
+        14,
+        75,
+        300,
+        0.98,
+        0,
+    ),
 }
 TEACHERS = {
     'B/16': ('vit_base_patch16_clip_quickgelu_224.openai', 768),
@@ -37,75 +128,189 @@ TEACHERS = {
 
 # student, patch, epochs, warm-up, lr at 1024, layer decay, drop path
 FINETUNING = {
-    'vit-b16_maskdistill-300e_8xb128-amp-coslr-100e_in1k':
-    ('base', 16, 100, 20, 5e-4, 0.65, 0.1),
-    'vit-b16_maskdistill-800e_8xb128-amp-coslr-100e_in1k':
-    ('base', 16, 100, 20, 5e-4, 0.6, 0.2),
-    'vit-l16_maskdistill-300e_8xb128-amp-coslr-50e_in1k':
-    ('large', 16, 50, 5, 5e-4, 0.8, 0.2),
-    'vit-l16_maskdistill-800e_8xb128-amp-coslr-50e_in1k':
-    ('large', 16, 50, 5, 2e-4, 0.8, 0.2),
-    'vit-l16_maskdistill-clip-b16-300e_8xb128-amp-coslr-50e_in1k':
-    ('large', 16, 50, 5, 5e-4, 0.8, 0.2),
-    'vit-l16_maskdistill-clip-b16-800e_8xb128-amp-coslr-50e_in1k':
-    ('large', 16, 50, 5, 2e-4, 0.8, 0.2),
-    'vit-h14_maskdistill-300e_8xb64-accum2-amp-coslr-30e_in1k':
-    ('huge', 14, 30, 5, 2e-4, 0.85, 0.3),
-    'vit-s16_maskdistill-300e_8xb128-amp-coslr-100e_in1k':
-    ('small', 16, 100, 20, 5e-4, 0.65, 0.1),
-    'vit-ti16_maskdistill-300e_8xb128-amp-coslr-100e_in1k':
-    ('tiny', 16, 100, 20, 5e-4, 0.65, 0.1),
+    'vit-b16_maskdistill-300e_8xb128-amp-coslr-100e_in1k': (
+        'base',
+        16,
+        100,
+        20,
+        5e-4,
+        0.65,
+        0.1,
+    ),
+    'vit-b16_maskdistill-800e_8xb128-amp-coslr-100e_in1k': (
+        'base',
+        16,
+        100,
+        20,
+        5e-4,
+        0.6,
+        0.2,
+    ),
+    'vit-l16_maskdistill-300e_8xb128-amp-coslr-50e_in1k': (
+        'large',
+        16,
+        50,
+        5,
+        5e-4,
+        0.8,
+        0.2,
+    ),
+    'vit-l16_maskdistill-800e_8xb128-amp-coslr-50e_in1k': (
+        'large',
+        16,
+        50,
+        5,
+        2e-4,
+        0.8,
+        0.2,
+    ),
+    'vit-l16_maskdistill-clip-b16-300e_8xb128-amp-coslr-50e_in1k': (
+        'large',
+        16,
+        50,
+        5,
+        5e-4,
+        0.8,
+        0.2,
+    ),
+    'vit-l16_maskdistill-clip-b16-800e_8xb128-amp-coslr-50e_in1k': (
+        'large',
+        16,
+        50,
+        5,
+        2e-4,
+        0.8,
+        0.2,
+    ),
+    'vit-h14_maskdistill-300e_8xb64-accum2-amp-coslr-30e_in1k': (
+        'huge',
+        14,
+        30,
+        5,
+        2e-4,
+        0.85,
+        0.3,
+    ),
+    'vit-s16_maskdistill-300e_8xb128-amp-coslr-100e_in1k': (
+        'small',
+        16,
+        100,
+        20,
+        5e-4,
+        0.65,
+        0.1,
+    ),
+    'vit-ti16_maskdistill-300e_8xb128-amp-coslr-100e_in1k': (
+        'tiny',
+        16,
+        100,
+        20,
+        5e-4,
+        0.65,
+        0.1,
+    ),
 }
 
 # student, patch, frozen blocks
 LINEAR_PROBES = {
-    'vit-b16_maskdistill-300e_8xb2048-linear-amp-coslr-90e_in1k':
-    ('base', 16, 12),
-    'vit-b16_maskdistill-800e_8xb2048-linear-amp-coslr-90e_in1k':
-    ('base', 16, 12),
-    'vit-l16_maskdistill-300e_8xb2048-linear-amp-coslr-90e_in1k':
-    ('large', 16, 24),
-    'vit-l16_maskdistill-800e_8xb2048-linear-amp-coslr-90e_in1k':
-    ('large', 16, 24),
-    'vit-l16_maskdistill-clip-b16-300e_8xb2048-linear-amp-coslr-90e_in1k':
-    ('large', 16, 24),
-    'vit-l16_maskdistill-clip-b16-800e_8xb2048-linear-amp-coslr-90e_in1k':
-    ('large', 16, 24),
-    'vit-h14_maskdistill-300e_8xb2048-linear-amp-coslr-90e_in1k':
-    ('huge', 14, 32),
-    'vit-s16_maskdistill-300e_8xb2048-linear-amp-coslr-90e_in1k':
-    ('small', 16, 12),
-    'vit-ti16_maskdistill-300e_8xb2048-linear-amp-coslr-90e_in1k':
-    ('tiny', 16, 12),
+    'vit-b16_maskdistill-300e_8xb2048-linear-amp-coslr-90e_in1k': ('base', 16, 12),
+    'vit-b16_maskdistill-800e_8xb2048-linear-amp-coslr-90e_in1k': ('base', 16, 12),
+    'vit-l16_maskdistill-300e_8xb2048-linear-amp-coslr-90e_in1k': ('large', 16, 24),
+    'vit-l16_maskdistill-800e_8xb2048-linear-amp-coslr-90e_in1k': ('large', 16, 24),
+    'vit-l16_maskdistill-clip-b16-300e_8xb2048-linear-amp-coslr-90e_in1k': (
+        'large',
+        16,
+        24,
+    ),
+    'vit-l16_maskdistill-clip-b16-800e_8xb2048-linear-amp-coslr-90e_in1k': (
+        'large',
+        16,
+        24,
+    ),
+    'vit-h14_maskdistill-300e_8xb2048-linear-amp-coslr-90e_in1k': ('huge', 14, 32),
+    'vit-s16_maskdistill-300e_8xb2048-linear-amp-coslr-90e_in1k': ('small', 16, 12),
+    'vit-ti16_maskdistill-300e_8xb2048-linear-amp-coslr-90e_in1k': ('tiny', 16, 12),
 }
 
 # student, patch, lr at 16, layer decay, drop path, taps
 SEGMENTATION = {
-    'vit-b16_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512':
-    ('base', 16, 5e-5, 0.75, 0.15, (3, 5, 7, 11)),
-    'vit-b16_maskdistill-800e_upernet_8xb2-amp-160k_ade20k-512x512':
-    ('base', 16, 5e-5, 0.75, 0.15, (3, 5, 7, 11)),
-    'vit-l16_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512':
-    ('large', 16, 4e-5, 0.9, 0.2, (7, 11, 15, 23)),
-    'vit-l16_maskdistill-800e_upernet_8xb2-amp-160k_ade20k-512x512':
-    ('large', 16, 4e-5, 0.9, 0.2, (7, 11, 15, 23)),
-    'vit-l16_maskdistill-clip-b16-300e_upernet_8xb2-amp-160k_ade20k-512x512':
-    ('large', 16, 4e-5, 0.9, 0.2, (7, 11, 15, 23)),
-    'vit-l16_maskdistill-clip-b16-800e_upernet_8xb2-amp-160k_ade20k-512x512':
-    ('large', 16, 4e-5, 0.9, 0.2, (7, 11, 15, 23)),
-    'vit-h14_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512':
-    ('huge', 14, 4e-5, 0.9, 0.3, (9, 15, 21, 31)),
-    'vit-s16_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512':
-    ('small', 16, 5e-5, 0.75, 0.15, (3, 5, 7, 11)),
-    'vit-ti16_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512':
-    ('tiny', 16, 5e-5, 0.75, 0.15, (3, 5, 7, 11)),
+    'vit-b16_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512': (
+        'base',
+        16,
+        5e-5,
+        0.75,
+        0.15,
+        (3, 5, 7, 11),
+    ),
+    'vit-b16_maskdistill-800e_upernet_8xb2-amp-160k_ade20k-512x512': (
+        'base',
+        16,
+        5e-5,
+        0.75,
+        0.15,
+        (3, 5, 7, 11),
+    ),
+    'vit-l16_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512': (
+        'large',
+        16,
+        4e-5,
+        0.9,
+        0.2,
+        (7, 11, 15, 23),
+    ),
+    'vit-l16_maskdistill-800e_upernet_8xb2-amp-160k_ade20k-512x512': (
+        'large',
+        16,
+        4e-5,
+        0.9,
+        0.2,
+        (7, 11, 15, 23),
+    ),
+    'vit-l16_maskdistill-clip-b16-300e_upernet_8xb2-amp-160k_ade20k-512x512': (
+        'large',
+        16,
+        4e-5,
+        0.9,
+        0.2,
+        (7, 11, 15, 23),
+    ),
+    'vit-l16_maskdistill-clip-b16-800e_upernet_8xb2-amp-160k_ade20k-512x512': (
+        'large',
+        16,
+        4e-5,
+        0.9,
+        0.2,
+        (7, 11, 15, 23),
+    ),
+    'vit-h14_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512': (
+        'huge',
+        14,
+        4e-5,
+        0.9,
+        0.3,
+        (9, 15, 21, 31),
+    ),
+    'vit-s16_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512': (
+        'small',
+        16,
+        5e-5,
+        0.75,
+        0.15,
+        (3, 5, 7, 11),
+    ),
+    'vit-ti16_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512': (
+        'tiny',
+        16,
+        5e-5,
+        0.75,
+        0.15,
+        (3, 5, 7, 11),
+    ),
 }
 
 
 def test_every_recipe_is_in_a_table(names):
-    assert set(names) == {
-        *PRETRAINING, *FINETUNING, *LINEAR_PROBES, *SEGMENTATION
-    }
+    assert set(names) == {*PRETRAINING, *FINETUNING, *LINEAR_PROBES, *SEGMENTATION}
 
 
 def check_batch(cfg, size):
@@ -124,11 +329,13 @@ def check_adamw(cfg, lr, second_beta=0.999):
         betas=(0.9, second_beta),
         eps=1e-8,
         weight_decay=0.05,
-        fused=True)  # a faster kernel, the same numbers
+        fused=True,
+    )  # a faster kernel, the same numbers
     assert (wrapper.type, wrapper.dtype) == ('AmpOptimWrapper', 'bfloat16')
     assert wrapper.paramwise_cfg.flat_decay_mult == 0
     assert wrapper.paramwise_cfg.custom_keys == dict(
-        cls_token=dict(decay_mult=0), pos_embed=dict(decay_mult=0))
+        cls_token=dict(decay_mult=0), pos_embed=dict(decay_mult=0)
+    )
 
 
 def steps(pipeline):
@@ -137,8 +344,18 @@ def steps(pipeline):
 
 @pytest.mark.parametrize('name', PRETRAINING)
 def test_pretraining(name, recipe):
-    (arch, patch, layer_scale, teacher, pixels, grid, hidden, epochs, beta,
-     drop_path) = PRETRAINING[name]
+    (
+        arch,
+        patch,
+        layer_scale,
+        teacher,
+        pixels,
+        grid,
+        hidden,
+        epochs,
+        beta,
+        drop_path,
+    ) = PRETRAINING[name]
     cfg = recipe(name)
     backbone = cfg.model.backbone
     assert backbone == dict(
@@ -147,7 +364,8 @@ def test_pretraining(name, recipe):
         img_size=224,
         patch_size=patch,
         layer_scale_init_value=layer_scale,
-        drop_path_rate=drop_path)
+        drop_path_rate=drop_path,
+    )
     model, channels = TEACHERS[teacher]
     assert cfg.model.teacher.model_name == model
     assert cfg.model.teacher.features == 'block'
@@ -179,13 +397,15 @@ def test_pretraining(name, recipe):
         contrast=0.4,
         saturation=0.4,
         flip_prob=0.5,
-        crop_ratio_range=(0.2, 1))
+        crop_ratio_range=(0.2, 1),
+    )
     assert mask == dict(
         type='mmmaskdistill.BlockMaskGenerator',
         input_size=(grid, grid),
         num_masking_patches=hidden,
         min_num_patches=16,
-        min_aspect=0.3)
+        min_aspect=0.3,
+    )
     views = cfg.data_preprocessor
     assert views.mean == [123.675, 116.28, 103.53]
     assert views.std == [58.395, 57.12, 57.375]
@@ -204,10 +424,11 @@ def test_finetuning(name, recipe):
     assert backbone.use_rel_pos_bias and not backbone.use_shared_rel_pos_bias
     assert cfg.model.head.in_channels == WIDTH[arch]
     assert cfg.model.head.loss == dict(
-        type='LabelSmoothLoss', label_smooth_val=0.1, mode='original')
+        type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'
+    )
     assert cfg.model.train_cfg.augments == [
         dict(type='Mixup', alpha=0.8),
-        dict(type='CutMix', alpha=1)
+        dict(type='CutMix', alpha=1),
     ]
 
     check_batch(cfg, 1024)
@@ -224,18 +445,24 @@ def test_finetuning(name, recipe):
     assert cfg.train_dataloader.drop_last
     train = steps(cfg.train_dataloader.dataset.pipeline)
     assert list(train) == [
-        'LoadImageFromFile', 'RandomResizedCrop', 'RandomFlip', 'RandAugment',
-        'RandomErasing', 'PackInputs'
+        'LoadImageFromFile',
+        'RandomResizedCrop',
+        'RandomFlip',
+        'RandAugment',
+        'RandomErasing',
+        'PackInputs',
     ]
     crop = train['RandomResizedCrop']
-    assert (crop.scale, crop.backend, crop.interpolation) == (
-        224, 'pillow', 'bicubic')
+    assert (crop.scale, crop.backend, crop.interpolation) == (224, 'pillow', 'bicubic')
     augment = train['RandAugment']
-    assert (augment.policies, augment.num_policies, augment.magnitude_level,
-            augment.total_level, augment.magnitude_std) == (
-                'timm_increasing', 2, 9, 10, 0.5)
-    assert augment.hparams == dict(
-        pad_val=[104, 116, 124], interpolation='bicubic')
+    assert (
+        augment.policies,
+        augment.num_policies,
+        augment.magnitude_level,
+        augment.total_level,
+        augment.magnitude_std,
+    ) == ('timm_increasing', 2, 9, 10, 0.5)
+    assert augment.hparams == dict(pad_val=[104, 116, 124], interpolation='bicubic')
     erasing = train['RandomErasing']
     assert (erasing.erase_prob, erasing.mode) == (0.25, 'rand')
     assert (erasing.min_area_ratio, erasing.max_area_ratio) == (0.02, 1 / 3)
@@ -264,7 +491,8 @@ def check_test_pipeline(cfg):
             scale=256,
             edge='short',
             backend='pillow',
-            interpolation='bicubic')
+            interpolation='bicubic',
+        )
         assert test['CenterCrop'].crop_size == 224
 
 
@@ -275,19 +503,22 @@ def test_linear_probe(name, recipe):
     backbone = cfg.model.backbone
     assert (backbone.arch, backbone.patch_size) == (arch, patch)
     assert backbone.frozen_stages == blocks
-    assert cfg.model.neck == dict(
-        type='ClsBatchNormNeck', input_features=WIDTH[arch])
+    assert cfg.model.neck == dict(type='ClsBatchNormNeck', input_features=WIDTH[arch])
     assert cfg.model.head.in_channels == WIDTH[arch]
     assert cfg.model.head.loss == dict(type='CrossEntropyLoss')
     check_batch(cfg, 16384)
     assert cfg.optim_wrapper.optimizer == dict(
-        type='LARS', lr=6.4, momentum=0.9, weight_decay=0)
+        type='LARS', lr=6.4, momentum=0.9, weight_decay=0
+    )
     assert cfg.train_cfg.max_epochs == 90
     warmup, cosine = cfg.param_scheduler
     assert warmup.end == cosine.begin == 10 and cosine.eta_min == 0
     train = steps(cfg.train_dataloader.dataset.pipeline)
     assert list(train) == [
-        'LoadImageFromFile', 'RandomResizedCrop', 'RandomFlip', 'PackInputs'
+        'LoadImageFromFile',
+        'RandomResizedCrop',
+        'RandomFlip',
+        'PackInputs',
     ]
     check_test_pipeline(cfg)
 
@@ -305,15 +536,19 @@ def test_segmentation(name, recipe):
     assert not backbone.final_norm
     neck, head = cfg.model.neck, cfg.model.decode_head
     assert (neck.embed_dim, neck.rescales) == (width, [4, 2, 1, 0.5])
-    assert (head.type, head.channels) == ('mmmaskdistill.UPerHead',
-                                          width)
+    assert (head.type, head.channels) == ('mmmaskdistill.UPerHead', width)
     assert head.in_channels == [width] * 4
     auxiliary = cfg.model.auxiliary_head
-    assert (auxiliary.type, auxiliary.in_index, auxiliary.in_channels,
-            auxiliary.channels, auxiliary.loss_decode.loss_weight) == (
-                'FCNHead', 2, width, 256, 0.4)
+    assert (
+        auxiliary.type,
+        auxiliary.in_index,
+        auxiliary.in_channels,
+        auxiliary.channels,
+        auxiliary.loss_decode.loss_weight,
+    ) == ('FCNHead', 2, width, 256, 0.4)
     assert cfg.model.test_cfg == dict(
-        mode='slide', crop_size=(512, 512), stride=(341, 341))
+        mode='slide', crop_size=(512, 512), stride=(341, 341)
+    )
 
     check_batch(cfg, 16)
     check_adamw(cfg, lr)
@@ -321,15 +556,25 @@ def test_segmentation(name, recipe):
     assert cfg.optim_wrapper.paramwise_cfg.layer_decay_rate == decay
     assert cfg.train_cfg.max_iters == 160000
     schedules = {s.type: s for s in cfg.param_scheduler}
-    assert (schedules['LinearLR'].start_factor,
-            schedules['LinearLR'].end) == (1e-6, 1501)
-    assert (schedules['PolyLR'].power, schedules['PolyLR'].eta_min,
-            schedules['PolyLR'].end) == (1, 0, 160001)
+    assert (schedules['LinearLR'].start_factor, schedules['LinearLR'].end) == (
+        1e-6,
+        1501,
+    )
+    assert (
+        schedules['PolyLR'].power,
+        schedules['PolyLR'].eta_min,
+        schedules['PolyLR'].end,
+    ) == (1, 0, 160001)
 
     train = steps(cfg.train_dataloader.dataset.pipeline)
     assert list(train) == [
-        'LoadImageFromFile', 'LoadAnnotations', 'RandomResize', 'RandomCrop',
-        'RandomFlip', 'PhotoMetricDistortion', 'PackSegInputs'
+        'LoadImageFromFile',
+        'LoadAnnotations',
+        'RandomResize',
+        'RandomCrop',
+        'RandomFlip',
+        'PhotoMetricDistortion',
+        'PackSegInputs',
     ]
     assert train['LoadAnnotations'].reduce_zero_label
     resize = train['RandomResize']

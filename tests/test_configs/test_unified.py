@@ -1,4 +1,5 @@
 """Each method of configs/unified runs, and is in the table of the README."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -35,12 +36,14 @@ def shrink(cfg):
     model.backbone.arch = ARCH
     model.head.in_channels = WIDTH
     kind = model.teacher.type.split('.')[1]
-    model.teacher.update({
-        'TimmTeacher': dict(pretrained='random', layer=0),
-        'DALLETeacher': dict(pretrained='random', width=8),
-        'VQKDTeacher': dict(pretrained='random', arch=ARCH),
-        'MomentumTeacher': dict(num_layers=2),
-    }.get(kind, {}))
+    model.teacher.update(
+        {
+            'TimmTeacher': dict(pretrained='random', layer=0),
+            'DALLETeacher': dict(pretrained='random', width=8),
+            'VQKDTeacher': dict(pretrained='random', arch=ARCH),
+            'MomentumTeacher': dict(num_layers=2),
+        }.get(kind, {})
+    )
     if kind == 'MomentumTeacher':
         model.head.out_channels = WIDTH
     if model.backbone.type.endswith('PatchAggregationViT'):
@@ -62,7 +65,8 @@ def test_two_iterations(name, data, tmp_path, monkeypatch):
     assert runner.iter == 2
     assert np.isfinite(runner.message_hub.get_scalar('train/loss').current())
     still = {
-        k for k, v in runner.model.named_parameters()
+        k
+        for k, v in runner.model.named_parameters()
         if v.requires_grad and torch.equal(v, start.weights[k])
     }
     # Nothing is hidden where all is distilled.
@@ -71,7 +75,8 @@ def test_two_iterations(name, data, tmp_path, monkeypatch):
 
 
 ABSOLUTE = dict(
-    use_abs_pos_emb=True, use_rel_pos_bias=False, layer_scale_init_value=0.)
+    use_abs_pos_emb=True, use_rel_pos_bias=False, layer_scale_init_value=0.0
+)
 
 
 @pytest.mark.parametrize('name', METHODS)
@@ -85,20 +90,19 @@ def test_students_start_the_recipes_downstream(name, tmp_path):
     student.init_weights()
     path = str(tmp_path / 'epoch_300.pth')
     state = student.state_dict()
-    torch.save(
-        dict(state_dict={f'backbone.{k}': v for k, v in state.items()}), path)
-    for recipe in ('finetune/vit-b16_maskdistill-300e_'
-                   '8xb128-amp-coslr-100e_in1k',
-                   'segmentation/vit-b16_maskdistill-300e_upernet_'
-                   '8xb2-amp-160k_ade20k-512x512'):
+    torch.save(dict(state_dict={f'backbone.{k}': v for k, v in state.items()}), path)
+    for recipe in (
+        'finetune/vit-b16_maskdistill-300e_8xb128-amp-coslr-100e_in1k',
+        'segmentation/vit-b16_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512',
+    ):
         after = Config.fromfile(
-            UNIFIED.parent / f'{recipe}.py',
-            format_python_code=False).model.backbone
+            UNIFIED.parent / f'{recipe}.py', format_python_code=False
+        ).model.backbone
         after.update(
             arch=ARCH,
             init_cfg=dict(type='Pretrained', checkpoint=path),
-            **(ABSOLUTE if name in ('eva', 'mae', 'maskfeat', 'milan') else
-               {}))
+            **(ABSOLUTE if name in ('eva', 'mae', 'maskfeat', 'milan') else {}),
+        )
         if 'out_indices' in after:
             after.out_indices = (0, 1, 2, 3)
         started = MODELS.build(after)
@@ -147,7 +151,8 @@ def test_the_table_is_up_to_date(request):
     subprocess.run(
         [sys.executable, 'tools/analysis_tools/list_methods.py', '--check'],
         cwd=root,
-        check=True)
+        check=True,
+    )
     readme = (root / 'configs/unified/README.md').read_text()
     assert all(f']({name}.py)' in readme for name in METHODS)
 
@@ -160,7 +165,8 @@ def test_views_are_the_teachers():
             continue
         published = timm.get_pretrained_cfg(cfg.model.teacher.model_name)
         view = cfg.data_preprocessor
-        for ours, theirs in ((view.second_mean, published.mean),
-                             (view.second_std, published.std)):
-            np.testing.assert_allclose(
-                ours, np.multiply(theirs, 255), atol=2e-3)
+        for ours, theirs in (
+            (view.second_mean, published.mean),
+            (view.second_std, published.std),
+        ):
+            np.testing.assert_allclose(ours, np.multiply(theirs, 255), atol=2e-3)

@@ -1,4 +1,5 @@
 """One transform against three of torchvision, as BEiT v2's code has them."""
+
 from collections import Counter
 
 import numpy as np
@@ -15,13 +16,15 @@ skimage_data = pytest.importorskip('skimage.data')
 ADJUST = dict(
     _brightness=TF.adjust_brightness,
     _contrast=TF.adjust_contrast,
-    _saturation=TF.adjust_saturation)
+    _saturation=TF.adjust_saturation,
+)
 
 
 def build(**options):
     init_default_scope('mmpretrain')
     return TRANSFORMS.build(
-        dict(type='mmmaskdistill.RandomJitteredCrop', scale=224, **options))
+        dict(type='mmmaskdistill.RandomJitteredCrop', scale=224, **options)
+    )
 
 
 @pytest.fixture(scope='module')
@@ -38,8 +41,10 @@ def test_pictures_are_torchvision_s(seed, photograph):
     """Those of jittering the whole image, then flipping, then cropping."""
     crop = build(second_scale=196)
     rng = np.random.RandomState(seed)
-    draws = [(jitter, rng.uniform(0.6, 1.4))
-             for jitter, _ in (crop.jitters[i] for i in rng.permutation(3))]
+    draws = [
+        (jitter, rng.uniform(0.6, 1.4))
+        for jitter, _ in (crop.jitters[i] for i in rng.permutation(3))
+    ]
     flip = bool(seed % 2)
     np.random.seed(seed)
     box = crop.rand_crop_params(bgr(photograph))
@@ -52,8 +57,9 @@ def test_pictures_are_torchvision_s(seed, photograph):
     for jitter, factor in draws:
         jittered = ADJUST[jitter.__name__](jittered, factor)
     for picture, size in zip(results['img'], (224, 196)):
-        expected = TF.resized_crop(jittered, *box, [size, size],
-                                   InterpolationMode.BICUBIC)
+        expected = TF.resized_crop(
+            jittered, *box, [size, size], InterpolationMode.BICUBIC
+        )
         if flip:
             expected = TF.hflip(expected)
         difference = np.abs(picture.astype(float) - bgr(expected))
@@ -69,8 +75,7 @@ def test_without_jitter_it_is_pillow_s_crop(photograph):
     box = crop.rand_crop_params(bgr(photograph))
     np.random.seed(0)
     ours = crop(dict(img=bgr(photograph)))['img']
-    theirs = TF.resized_crop(photograph, *box, [224, 224],
-                             InterpolationMode.BICUBIC)
+    theirs = TF.resized_crop(photograph, *box, [224, 224], InterpolationMode.BICUBIC)
     difference = np.abs(ours.astype(int) - bgr(theirs))
     assert difference.max() <= 2 and difference.mean() < 0.1
 

@@ -1,4 +1,5 @@
 """Whatever mmcv's loader reads is read alike; what it does not is named."""
+
 import io
 
 import cv2
@@ -59,8 +60,15 @@ def test_exif_orientations(photograph, tmp_path, orientation):
 
 
 @pytest.mark.parametrize(
-    'body', [b'Exif\0\0', b'Exif\0\0MM\0*', b'Exif\0\0II*\0\xff\xff\xff\xff',
-             b'Exif\0\0' + bytes(range(60)), b'Exif'])
+    'body',
+    [
+        b'Exif\0\0',
+        b'Exif\0\0MM\0*',
+        b'Exif\0\0II*\0\xff\xff\xff\xff',
+        b'Exif\0\0' + bytes(range(60)),
+        b'Exif',
+    ],
+)
 def test_corrupt_exif(photograph, tmp_path, body):
     assert_same(with_exif(jpeg(photograph), body), tmp_path)
 
@@ -68,16 +76,16 @@ def test_corrupt_exif(photograph, tmp_path, body):
 def test_what_is_no_colour_jpeg(photograph, tmp_path):
     pixels = np.asarray(photograph)
     for content in [
-            jpeg(photograph.convert('L')),
-            jpeg(photograph.convert('CMYK')),
-            encoded(photograph, '.png'),
-            encoded(photograph.convert('L'), '.png'),
-            encoded(photograph.convert('RGBA'), '.png'),
-            encoded(pixels.astype(np.uint16) * 257, '.png'),
-            encoded(pixels[..., 0].astype(np.uint16) * 257, '.png'),
-            encoded(photograph, '.bmp'),
-            encoded(photograph, '.webp'),
-            encoded(photograph, '.tiff'),
+        jpeg(photograph.convert('L')),
+        jpeg(photograph.convert('CMYK')),
+        encoded(photograph, '.png'),
+        encoded(photograph.convert('L'), '.png'),
+        encoded(photograph.convert('RGBA'), '.png'),
+        encoded(pixels.astype(np.uint16) * 257, '.png'),
+        encoded(pixels[..., 0].astype(np.uint16) * 257, '.png'),
+        encoded(photograph, '.bmp'),
+        encoded(photograph, '.webp'),
+        encoded(photograph, '.tiff'),
     ]:
         assert_same(content, tmp_path)
 
@@ -86,9 +94,12 @@ def test_damaged_jpegs(photograph, tmp_path):
     """Some OpenCVs show what they can of them, some nothing."""
     content = jpeg(photograph)
     for k in (len(content) // 3, len(content) // 2, len(content) - 2):
-        for damaged in (content[:k], content[:k] + b'\0' * 40,
-                        content[:k] + bytes(40) + content[k + 40:],
-                        content + b'appended'):
+        for damaged in (
+            content[:k],
+            content[:k] + b'\0' * 40,
+            content[:k] + bytes(40) + content[k + 40 :],
+            content + b'appended',
+        ):
             try:
                 load(LoadImageFromFile(), tmp_path / 'image', damaged)
             except AssertionError:
@@ -101,9 +112,11 @@ def test_damaged_jpegs(photograph, tmp_path):
 def test_other_arguments(photograph, tmp_path):
     content = jpeg(photograph)
     assert_same(content, tmp_path, to_float32=True)
-    for options in (dict(color_type='grayscale'),
-                    dict(color_type='unchanged'),
-                    dict(imdecode_backend='pillow')):
+    for options in (
+        dict(color_type='grayscale'),
+        dict(color_type='unchanged'),
+        dict(imdecode_backend='pillow'),
+    ):
         assert_same(content, tmp_path, **options)
 
 

@@ -1,4 +1,5 @@
 """Block masks against the procedure of BEiT v2, written out plainly."""
+
 import math
 import random
 
@@ -24,8 +25,11 @@ def reference_block(hidden, left, rows=14, columns=14):
             continue
         top = random.randint(0, rows - height)  # both ends included
         start = random.randint(0, columns - width)
-        cells = {(i, j) for i in range(top, top + height)
-                 for j in range(start, start + width)}
+        cells = {
+            (i, j)
+            for i in range(top, top + height)
+            for j in range(start, start + width)
+        }
         if 0 < len(cells - hidden) <= left:
             return top, start, height, width
     return None
@@ -37,13 +41,15 @@ def reference_mask():
     while len(hidden) < 75:
         block = reference_block(hidden, 75 - len(hidden))
         if block is None:
-            visible = sorted({(i, j) for i in range(14)
-                              for j in range(14)} - hidden)
+            visible = sorted({(i, j) for i in range(14) for j in range(14)} - hidden)
             hidden.update(random.sample(visible, 75 - len(hidden)))
             break
         top, start, height, width = block
-        hidden |= {(i, j) for i in range(top, top + height)
-                   for j in range(start, start + width)}
+        hidden |= {
+            (i, j)
+            for i in range(top, top + height)
+            for j in range(start, start + width)
+        }
         blocks += 1
     mask = np.zeros((14, 14), int)
     mask[tuple(zip(*hidden))] = 1
@@ -62,16 +68,14 @@ def seed():
 
 
 def test_masks_follow_the_recipe():
-    generate = TRANSFORMS.build(
-        dict(type='mmmaskdistill.BlockMaskGenerator', **RECIPE))
+    generate = TRANSFORMS.build(dict(type='mmmaskdistill.BlockMaskGenerator', **RECIPE))
     ours = np.stack([generate({})['mask'] for _ in range(DRAWS)])
     assert (ours.sum((1, 2)) == 75).all() and set(np.unique(ours)) == {0, 1}
     reference = np.stack([reference_mask() for _ in range(DRAWS)])
     # Each patch's frequency: five standard errors of the difference of two.
     error = math.sqrt(2 * 0.25 / DRAWS)
     assert np.abs(ours.mean(0) - reference.mean(0)).max() < 5 * error
-    scattered = [[edges(mask) for mask in masks]
-                 for masks in (ours, reference)]
+    scattered = [[edges(mask) for mask in masks] for masks in (ours, reference)]
     assert ks_2samp(*scattered).pvalue > 1e-3
 
 
@@ -86,8 +90,7 @@ def test_blocks_follow_the_recipe():
         return rows[0], columns[0], len(rows), len(columns)
 
     ours = np.array([block() for _ in range(DRAWS)], float)
-    reference = np.array([reference_block(set(), 75) for _ in range(DRAWS)],
-                         float)
+    reference = np.array([reference_block(set(), 75) for _ in range(DRAWS)], float)
 
     def described(blocks):
         top, start, height, width = blocks.T
@@ -95,7 +98,8 @@ def test_blocks_follow_the_recipe():
             area=height * width,
             aspect=height / width,
             top=top / (14 - height),
-            left=start / (14 - width))
+            left=start / (14 - width),
+        )
 
     for name, values in described(ours).items():
         match = ks_2samp(values, described(reference)[name])

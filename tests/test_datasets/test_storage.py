@@ -1,4 +1,5 @@
 """ImageNet in folders, tar shards and an LMDB: the same samples."""
+
 import runpy
 import sys
 import tarfile
@@ -20,7 +21,7 @@ LOAD = [dict(type='mmmaskdistill.StrictLoadImageFromFile')]
 CROP = [
     *LOAD,
     dict(type='mmmaskdistill.RandomJitteredCrop', scale=32),
-    dict(type='mmpretrain.PackInputs')
+    dict(type='mmpretrain.PackInputs'),
 ]
 
 
@@ -41,8 +42,7 @@ def root(tmp_path):
     for i in range(12):
         folder = tmp_path / 'data # 1/train' / 'abc'[i % 3]
         folder.mkdir(parents=True, exist_ok=True)
-        name, kind = (f'{i}.JPEG', '.jpg') if i else ('a b#c.d\u00e9.png',
-                                                      '.png')
+        name, kind = (f'{i}.JPEG', '.jpg') if i else ('a b#c.d\u00e9.png', '.png')
         image = rng.integers(0, 256, (40 + i, 50, 3), np.uint8)
         (folder / name).write_bytes(cv2.imencode(kind, image)[1].tobytes())
     return tmp_path / 'data # 1'
@@ -55,7 +55,8 @@ def build(root, storage='folder', pipeline=LOAD, **options):
         metainfo=dict(classes=tuple('abc')),
         pipeline=pipeline,
         storage=storage,
-        **options)
+        **options,
+    )
 
 
 def assert_same(ours, theirs):
@@ -73,8 +74,10 @@ def test_packed_samples_are_the_folders(root, pack, storage):
     folders, packed = build(root), build(root, storage)
     assert_same(packed, folders)
     for k in range(12):  # the files themselves
-        assert fileio.get(packed.get_data_info(k)['img_path']) == Path(
-            folders.get_data_info(k)['img_path']).read_bytes()
+        assert (
+            fileio.get(packed.get_data_info(k)['img_path'])
+            == Path(folders.get_data_info(k)['img_path']).read_bytes()
+        )
     # mmcv's loader reads them as well
     toolkit = [dict(type='LoadImageFromFile')]
     assert_same(build(root, storage, toolkit), folders)
@@ -90,8 +93,8 @@ def test_workers_read_what_the_process_had_open(root, pack, storage, method):
     dataset = build(root, storage)
     dataset[0]
     loader = DataLoader(
-        dataset, 3, num_workers=1, collate_fn=list,
-        multiprocessing_context=method)
+        dataset, 3, num_workers=1, collate_fn=list, multiprocessing_context=method
+    )
     loaded = [sample['img'] for batch in loader for sample in batch]
     assert all(map(np.array_equal, loaded, folders))
 
@@ -100,8 +103,11 @@ def test_shards_are_webdataset_s(root, pack):
     webdataset = pytest.importorskip('webdataset')
     pack(root, '--format', 'shards')
     shard = str(root / 'train_shards/000000.tar')
-    samples = list(webdataset.tariterators.tarfile_samples(
-        [dict(url=shard, stream=open(shard, 'rb'))]))
+    samples = list(
+        webdataset.tariterators.tarfile_samples(
+            [dict(url=shard, stream=open(shard, 'rb'))]
+        )
+    )
     folders = build(root)
     assert len(samples) == 12
     for k, sample in enumerate(samples):
@@ -132,8 +138,7 @@ def test_several_shards(root, pack):
     assert len(list((root / 'train_shards').glob('*.tar'))) == 3
     packed, folders = build(root, 'shards', []), build(root, 'folder', [])
     for mine, other in zip(packed, folders):
-        assert fileio.get(mine['img_path']) == Path(
-            other['img_path']).read_bytes()
+        assert fileio.get(mine['img_path']) == Path(other['img_path']).read_bytes()
 
 
 def test_a_shard_cut_short(root, pack):
@@ -168,15 +173,18 @@ def batches(dataset, num_workers, start=0):
         dataset,
         batch_sampler=DrawBatchSampler(sampler, 3, start=start),
         num_workers=num_workers,
-        collate_fn=lambda batch: torch.stack([s['inputs'] for s in batch]))
+        collate_fn=lambda batch: torch.stack([s['inputs'] for s in batch]),
+    )
     return list(loader)
 
 
 def test_damaged_files_are_replaced(root, monkeypatch):
     damage(root, 'b/1.JPEG', 'c/5.JPEG')
     logged = []
-    monkeypatch.setattr('mmmaskdistill.datasets.imagenet.print_log',
-                        lambda message, **kwargs: logged.append(message))
+    monkeypatch.setattr(
+        'mmmaskdistill.datasets.imagenet.print_log',
+        lambda message, **kwargs: logged.append(message),
+    )
     dataset = build(root, pipeline=CROP, max_unreadable=0.2)
     here = torch.cat(batches(dataset, 0))
     assert len(here) == 12
@@ -199,8 +207,7 @@ def test_too_many_damaged_files(root, num_workers):
     dataset = build(root, pipeline=CROP, max_unreadable=0.2)
     with pytest.raises(ValueError) as error:
         batches(dataset, num_workers)
-    assert '3 of 12 images cannot be loaded, max_unreadable=0.2' in str(
-        error.value)
+    assert '3 of 12 images cannot be loaded, max_unreadable=0.2' in str(error.value)
 
 
 def test_missing_files_count(root):

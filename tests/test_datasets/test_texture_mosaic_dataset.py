@@ -8,7 +8,9 @@ import mmmaskdistill  # noqa: F401
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import DATASETS
 
-CLASSES = dict(classes=['grass', 'gravel', 'moon'], palette=[[1, 2, 3], [4, 5, 6], [7, 8, 9]])
+CLASSES = dict(
+    classes=['grass', 'gravel', 'moon'], palette=[[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+)
 PIPELINE = [dict(type='mmseg.LoadImageFromFile'), dict(type='mmseg.LoadAnnotations')]
 
 
@@ -19,7 +21,9 @@ def root(tmp_path):
     for index in range(2):
         labels = np.full((8, 8), index + 1, np.uint8)
         labels[0] = 0
-        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / f'ade/images/training/{index}.jpg')
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(
+            tmp_path / f'ade/images/training/{index}.jpg'
+        )
         Image.fromarray(labels).save(tmp_path / f'ade/annotations/training/{index}.png')
     (tmp_path / 'classes.json').write_text(json.dumps(CLASSES))
     return tmp_path / 'ade'
@@ -30,13 +34,20 @@ def build(root):
         dict(
             type='mmmaskdistill.TextureMosaicDataset',
             data_root=str(root),
-            data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
-            pipeline=PIPELINE))
+            data_prefix=dict(
+                img_path='images/training', seg_map_path='annotations/training'
+            ),
+            pipeline=PIPELINE,
+        )
+    )
 
 
 def test_classes_and_labels(root):
     dataset = build(root)
-    assert list(dataset.metainfo['classes']) == CLASSES['classes'] and dataset.metainfo['palette'] == CLASSES['palette']
+    assert (
+        list(dataset.metainfo['classes']) == CLASSES['classes']
+        and dataset.metainfo['palette'] == CLASSES['palette']
+    )
     assert len(dataset) == 2
     for index in range(2):
         labels = dataset[index]['gt_seg_map']

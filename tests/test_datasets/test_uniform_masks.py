@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from mmmaskdistill.datasets.draws import seed_generators
-from mmmaskdistill.datasets.masking import (NoMaskGenerator,
-                                            UniformMaskGenerator)
+from mmmaskdistill.datasets.masking import NoMaskGenerator, UniformMaskGenerator
 from mmmaskdistill.errors import ConfigError
 
 
@@ -18,7 +17,7 @@ def test_uniform(unit):
     squares = masks.reshape(2000, 6 // unit, unit, 8 // unit, unit)
     assert (squares == squares[:, :, :1, :, :1]).all()
     # 0.25 within five deviations
-    assert abs(masks.mean(0) - 0.25).max() < 5 * (0.25 * 0.75 / 2000)**0.5
+    assert abs(masks.mean(0) - 0.25).max() < 5 * (0.25 * 0.75 / 2000) ** 0.5
     seed_generators(0)
     np.testing.assert_array_equal(draw({})['mask'], masks[0])
 
@@ -28,12 +27,15 @@ def test_no_mask():
     assert mask.shape == (7, 7) and mask.dtype == np.int64 and not mask.any()
 
 
-@pytest.mark.parametrize('grid, hidden, unit, says', [
-    ((6, 8), 0, 1, 'num_masking_patches=0: expected 1 to 48'),
-    ((6, 8), 50, 1, 'num_masking_patches=50: expected 1 to 48'),
-    ((7, 7), 9, 3, r'unit=3: .*grid \(7, 7\)'),
-    ((6, 8), 13, 2, 'unit=2: .*num_masking_patches=13'),
-])
+@pytest.mark.parametrize(
+    'grid, hidden, unit, says',
+    [
+        ((6, 8), 0, 1, 'num_masking_patches=0: expected 1 to 48'),
+        ((6, 8), 50, 1, 'num_masking_patches=50: expected 1 to 48'),
+        ((7, 7), 9, 3, r'unit=3: .*grid \(7, 7\)'),
+        ((6, 8), 13, 2, 'unit=2: .*num_masking_patches=13'),
+    ],
+)
 def test_what_does_not_fit_is_refused(grid, hidden, unit, says):
     with pytest.raises(ConfigError, match=says):
         UniformMaskGenerator(grid, hidden, unit)

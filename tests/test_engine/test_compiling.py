@@ -1,4 +1,5 @@
 """``compile``: the same numbers, from few graphs without breaks."""
+
 from copy import deepcopy
 
 import pytest
@@ -14,28 +15,28 @@ from mmmaskdistill.models import MaskDistill
 from mmmaskdistill.models.layers import Block
 
 
-def pretraining(drop_path_rate=0., **backbone):
+def pretraining(drop_path_rate=0.0, **backbone):
     torch.manual_seed(0)
     model = MaskDistill(
         backbone=dict(
             type='mmmaskdistill.MaskDistillViT',
             arch=dict(
-                embed_dims=48,
-                num_layers=6,
-                num_heads=3,
-                feedforward_channels=96),
+                embed_dims=48, num_layers=6, num_heads=3, feedforward_channels=96
+            ),
             img_size=64,
             drop_path_rate=drop_path_rate,
-            **backbone),
+            **backbone,
+        ),
         teacher=dict(
             type='mmmaskdistill.TimmTeacher',
             model_name='test_vit',
             pretrained='random',
-            img_size=64),
+            img_size=64,
+        ),
         normalizer=dict(type='mmmaskdistill.LayerNormalizer'),
-        head=dict(
-            type='mmmaskdistill.LinearHead', in_channels=48, out_channels=64),
-        loss=dict(type='mmmaskdistill.SmoothL1Loss'))
+        head=dict(type='mmmaskdistill.LinearHead', in_channels=48, out_channels=64),
+        loss=dict(type='mmmaskdistill.SmoothL1Loss'),
+    )
     model.init_weights()
     return model.train()
 
@@ -44,38 +45,39 @@ def loss_and_gradients(model, batch=4):
     torch.manual_seed(1)
     images = torch.randn(batch, 3, 64, 64)
     mask = torch.rand(batch, 16).argsort(1) < 6
-    loss = model.loss([images, images],
-                      [DataSample(mask=m) for m in mask])['loss']
+    loss = model.loss([images, images], [DataSample(mask=m) for m in mask])['loss']
     model.zero_grad()
     loss.backward()
     return loss, {n: p.grad for n, p in model.named_parameters()}
 
 
 def runner(model, tmp_path, **cfg):
-    return ResumableRunner(
-        model, str(tmp_path), cfg=cfg, experiment_name=tmp_path.name)
+    return ResumableRunner(model, str(tmp_path), cfg=cfg, experiment_name=tmp_path.name)
 
 
-@pytest.mark.parametrize('options', [
-    dict(),
-    dict(drop_path_rate=0.3),
-    dict(use_rel_pos_bias=True, use_shared_rel_pos_bias=False),
-    dict(with_cp=True),
-])
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(),
+        dict(drop_path_rate=0.3),
+        dict(use_rel_pos_bias=True, use_shared_rel_pos_bias=False),
+        dict(with_cp=True),
+    ],
+)
 def test_compiled_blocks_compute_the_same(tmp_path, options):
     torch._dynamo.reset()
     plain, compiled = pretraining(**options), pretraining(**options)
     runner(
         compiled,
         tmp_path,
-        compile=dict(backend='aot_eager', fullgraph=True,
-                     dynamic=False))._maybe_compile('train_step')
-    (loss, gradients), (expected, wanted) = map(loss_and_gradients,
-                                                (compiled, plain))
+        compile=dict(backend='aot_eager', fullgraph=True, dynamic=False),
+    )._maybe_compile('train_step')
+    (loss, gradients), (expected, wanted) = map(loss_and_gradients, (compiled, plain))
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
     for name, gradient in wanted.items():
         assert (gradients[name] - gradient).norm() <= 1e-5 * max(
-            gradient.norm(), 1e-3), name
+            gradient.norm(), 1e-3
+        ), name
 
 
 def test_blocks_share_graphs():
@@ -133,8 +135,7 @@ def test_under_autocast(tmp_path):
 def test_not_unless_asked(tmp_path, cfg):
     model = pretraining()
     runner(model, tmp_path, **cfg)._maybe_compile('train_step')
-    assert all(block._compiled_call_impl is None
-               for block in transformer_blocks(model))
+    assert all(block._compiled_call_impl is None for block in transformer_blocks(model))
 
 
 def test_checkpoints_have_the_same_names(tmp_path):

@@ -8,12 +8,10 @@ from mmmaskdistill.models import MaskDistillViT
 
 
 class Segmentor(nn.Module):
-
     def __init__(self, **kwargs):
         super().__init__()
         self.backbone = MaskDistillViT('tiny', **kwargs)
-        self.decode_head = nn.Sequential(
-            nn.Conv2d(192, 8, 1), nn.BatchNorm2d(8))
+        self.decode_head = nn.Sequential(nn.Conv2d(192, 8, 1), nn.BatchNorm2d(8))
 
 
 def build(model, **paramwise):
@@ -22,7 +20,9 @@ def build(model, **paramwise):
         dict(
             optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
             constructor='mmmaskdistill.LayerDecayOptimWrapperConstructor',
-            paramwise_cfg=paramwise))
+            paramwise_cfg=paramwise,
+        ),
+    )
 
 
 def settings(model, wrapper):
@@ -30,15 +30,20 @@ def settings(model, wrapper):
     names = {id(p): n for n, p in model.named_parameters()}
     return {
         names[id(p)]: (g['lr'], g['weight_decay'])
-        for g in wrapper.optimizer.param_groups for p in g['params']
+        for g in wrapper.optimizer.param_groups
+        for p in g['params']
     }
 
 
 def test_every_parameter_follows_the_rule():
     model = Segmentor(use_rel_pos_bias=True, use_shared_rel_pos_bias=False)
     rate = 0.65
-    wrapper = build(model, layer_decay_rate=rate, flat_decay_mult=0.,
-                    custom_keys={'cls_token': dict(decay_mult=0.)})
+    wrapper = build(
+        model,
+        layer_decay_rate=rate,
+        flat_decay_mult=0.0,
+        custom_keys={'cls_token': dict(decay_mult=0.0)},
+    )
     result = settings(model, wrapper)
     trained = {n for n, p in model.named_parameters() if p.requires_grad}
     assert set(result) == trained
@@ -49,10 +54,10 @@ def test_every_parameter_follows_the_rule():
             depth = 0
         else:
             depth = 13
-        assert lr == pytest.approx(1e-3 * rate**(13 - depth)), name
+        assert lr == pytest.approx(1e-3 * rate ** (13 - depth)), name
         shape = dict(model.named_parameters())[name].shape
         flat = len(shape) == 1 or 'cls_token' in name
-        assert decay == (0. if flat else 0.05), name
+        assert decay == (0.0 if flat else 0.05), name
     # One group for each depth and weight decay, not one for each tensor.
     assert len(wrapper.optimizer.param_groups) == 28
 
@@ -75,8 +80,10 @@ def test_order_of_rules():
             flat_decay_mult=0.3,
             custom_keys={
                 'blocks': dict(lr_mult=0.5),
-                'blocks.1.norm1': dict(decay_mult=0.4)
-            }))
+                'blocks.1.norm1': dict(decay_mult=0.4),
+            },
+        ),
+    )
     for name, lr, decay in [
         ('backbone.blocks.0.norm1.bias', 0.5, 0.1),
         ('backbone.blocks.1.norm1.bias', 1, 0.4),
@@ -91,38 +98,40 @@ def test_order_of_rules():
 
 def test_table_is_printed(caplog):
     from mmengine.logging import MMLogger
+
     logger = MMLogger.get_current_instance()
     logger.addHandler(caplog.handler)
     model = Segmentor()
-    build(model, layer_decay_rate=0.5, flat_decay_mult=0.)
+    build(model, layer_decay_rate=0.5, flat_decay_mult=0.0)
     logger.removeHandler(caplog.handler)
-    message, = [m for m in caplog.messages if m.startswith('Parameter gro')]
+    (message,) = [m for m in caplog.messages if m.startswith('Parameter gro')]
     lines = [
-        line.split('|')[1:-1] for line in message.split('\n')
-        if line.startswith('|')
+        line.split('|')[1:-1] for line in message.split('\n') if line.startswith('|')
     ]
     assert [cell.strip() for cell in lines[0]] == [
-        'depth', 'lr scale', 'weight decay', 'tensors', 'parameters'
+        'depth',
+        'lr scale',
+        'weight decay',
+        'tensors',
+        'parameters',
     ]
     counts = [int(line[4].replace(',', '')) for line in lines[1:]]
-    assert sum(counts) == sum(
-        p.numel() for p in model.parameters() if p.requires_grad)
+    assert sum(counts) == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def test_without_decay_a_group_spans_depths():
     model = Segmentor()
-    groups = build(model, flat_decay_mult=0.).optimizer.param_groups
-    assert [(g['lr'], g['weight_decay']) for g in groups] == [(1e-3, 0),
-                                                              (1e-3, 0.05)]
+    groups = build(model, flat_decay_mult=0.0).optimizer.param_groups
+    assert [(g['lr'], g['weight_decay']) for g in groups] == [(1e-3, 0), (1e-3, 0.05)]
 
 
 def test_schedule_keeps_the_scales():
     """The whole schedule is scaled, to its end."""
     from mmengine.optim import CosineAnnealingLR
+
     model = Segmentor()
     wrapper = build(model, layer_decay_rate=0.65)
-    schedule = CosineAnnealingLR(
-        wrapper.optimizer, T_max=5, eta_min_ratio=0.01)
+    schedule = CosineAnnealingLR(wrapper.optimizer, T_max=5, eta_min_ratio=0.01)
     start = [g['lr'] for g in wrapper.optimizer.param_groups]
     for _ in range(5):
         wrapper.optimizer.step()

@@ -12,9 +12,11 @@ from torch import nn
 
 import mmmaskdistill  # noqa: F401
 from mmmaskdistill.engine import ResumableRunner
-from mmmaskdistill.engine.checkpoints import (check_coverage,
-                                              latest_checkpoint,
-                                              read_resume_point)
+from mmmaskdistill.engine.checkpoints import (
+    check_coverage,
+    latest_checkpoint,
+    read_resume_point,
+)
 from mmmaskdistill.errors import CheckpointError
 from mmmaskdistill.models import MaskDistillViT
 
@@ -23,6 +25,7 @@ VIT = dict(embed_dims=48, num_layers=2, num_heads=3, feedforward_channels=96)
 
 class Noisy(BaseDataset):
     """Samples that are new at every draw; remembers what was asked for."""
+
     METAINFO = dict(classes=('a', 'b'))
     asked = []
 
@@ -34,8 +37,7 @@ class Noisy(BaseDataset):
 
     def __getitem__(self, index):
         Noisy.asked.append(index)
-        return self.pipeline(
-            dict(inputs=torch.rand(4) + float(np.random.rand())))
+        return self.pipeline(dict(inputs=torch.rand(4) + float(np.random.rand())))
 
 
 class Dropped(BaseModel):
@@ -44,8 +46,11 @@ class Dropped(BaseModel):
     def __init__(self, width=8):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(4, width), nn.BatchNorm1d(width), nn.Dropout(0.5),
-            nn.Linear(width, 1))
+            nn.Linear(4, width),
+            nn.BatchNorm1d(width),
+            nn.Dropout(0.5),
+            nn.Linear(width, 1),
+        )
 
     def forward(self, inputs, mode='tensor'):
         loss = self.layers(torch.stack(inputs)).square().mean()
@@ -53,7 +58,6 @@ class Dropped(BaseModel):
 
 
 class LossMetric(BaseMetric):
-
     def process(self, data_batch, data_samples):
         self.results += data_samples
 
@@ -66,7 +70,6 @@ class Stop(Exception):
 
 
 class StopAt(Hook):
-
     def __init__(self, iteration):
         self.iteration = iteration
 
@@ -76,7 +79,6 @@ class StopAt(Hook):
 
 
 class StopInValidation(Hook):
-
     def __init__(self, iteration):
         self.iteration = iteration
 
@@ -95,23 +97,41 @@ class Scores(Hook):
         self.seen.append((runner.iter, metrics['loss']))
 
 
-def train(work_dir, by_epoch=True, stop_at=None, resume=False, num_workers=0,
-          sampler='DefaultSampler', loop=None, checkpoint=None, seed=None,
-          load_from=None, width=8, accumulate=1, val_interval=None, hooks=(),
-          **dataloader):
+def train(
+    work_dir,
+    by_epoch=True,
+    stop_at=None,
+    resume=False,
+    num_workers=0,
+    sampler='DefaultSampler',
+    loop=None,
+    checkpoint=None,
+    seed=None,
+    load_from=None,
+    width=8,
+    accumulate=1,
+    val_interval=None,
+    hooks=(),
+    **dataloader,
+):
     """13 iterations or 4 epochs of 3; returns the runner."""
     if loop is None:
-        loop = (dict(by_epoch=True, max_epochs=4)
-                if by_epoch else dict(type='IterBasedTrainLoop', max_iters=13))
+        loop = (
+            dict(by_epoch=True, max_epochs=4)
+            if by_epoch
+            else dict(type='IterBasedTrainLoop', max_iters=13)
+        )
     validation = {}
     if val_interval:
         loop['val_interval'] = val_interval
         validation = dict(
             val_dataloader=dict(
                 dataset=[dict(inputs=torch.ones(4))] * 2,
-                sampler=dict(type='DefaultSampler', shuffle=False)),
+                sampler=dict(type='DefaultSampler', shuffle=False),
+            ),
             val_cfg=dict(),
-            val_evaluator=dict(type=LossMetric))
+            val_evaluator=dict(type=LossMetric),
+        )
     runner = ResumableRunner(
         model=dict(type=Dropped, width=width),  # built with the run's seed
         work_dir=str(work_dir),
@@ -121,29 +141,35 @@ def train(work_dir, by_epoch=True, stop_at=None, resume=False, num_workers=0,
             persistent_workers=num_workers > 0,
             sampler=dict(type=sampler),
             dataset=Noisy(),
-            **dataloader),
+            **dataloader,
+        ),
         train_cfg=loop,
         optim_wrapper=dict(
-            accumulative_counts=accumulate,
-            optimizer=dict(type='AdamW', lr=0.01)),
+            accumulative_counts=accumulate, optimizer=dict(type='AdamW', lr=0.01)
+        ),
         param_scheduler=[
             dict(type='LinearLR', start_factor=0.1, end=5, by_epoch=False),
-            dict(type='CosineAnnealingLR', begin=5, by_epoch=False)
+            dict(type='CosineAnnealingLR', begin=5, by_epoch=False),
         ],
         default_hooks=dict(
             logger=dict(type='LoggerHook', interval=1),
             checkpoint={
-                **dict(type='CheckpointHook', by_epoch=by_epoch,
-                       interval=1 if by_epoch else 5),
-                **(checkpoint or {})
-            }),
-        custom_hooks=[dict(type='EMAHook', momentum=0.1), *hooks] +
-        ([StopAt(stop_at)] if stop_at else []),
+                **dict(
+                    type='CheckpointHook',
+                    by_epoch=by_epoch,
+                    interval=1 if by_epoch else 5,
+                ),
+                **(checkpoint or {}),
+            },
+        ),
+        custom_hooks=[dict(type='EMAHook', momentum=0.1), *hooks]
+        + ([StopAt(stop_at)] if stop_at else []),
         load_from=load_from,
         resume=resume,
         randomness=dict(seed=seed),
         experiment_name=f'{work_dir}{resume}',
-        **validation)
+        **validation,
+    )
     try:
         runner.train()
     except Stop:
@@ -153,8 +179,10 @@ def train(work_dir, by_epoch=True, stop_at=None, resume=False, num_workers=0,
 
 def parameters(runner):
     ema = next(hook for hook in runner._hooks if hasattr(hook, 'ema_model'))
-    return {**runner.model.state_dict(),
-            **{f'ema.{k}': v for k, v in ema.ema_model.state_dict().items()}}
+    return {
+        **runner.model.state_dict(),
+        **{f'ema.{k}': v for k, v in ema.ema_model.state_dict().items()},
+    }
 
 
 def assert_same(a, b):
@@ -163,21 +191,25 @@ def assert_same(a, b):
         assert torch.equal(a[key], b[key]), key
 
 
-@pytest.mark.parametrize('case', [
-    dict(by_epoch=True),
-    dict(by_epoch=True, num_workers=2),
-    dict(by_epoch=True, sampler='mmpretrain.RepeatAugSampler'),
-    dict(by_epoch=True, drop_last=True),
-    dict(by_epoch=True, accumulate=3),
-    dict(by_epoch=True, num_batch_per_epoch=2),
-    dict(by_epoch=True, checkpoint=dict(by_epoch=False, interval=5)),
-    # After the last iteration of an epoch, which does not count yet.
-    dict(by_epoch=True, checkpoint=dict(by_epoch=False, interval=3)),
-    dict(by_epoch=False),
-    dict(by_epoch=False, sampler='InfiniteSampler'),
-    dict(by_epoch=False, sampler='InfiniteSampler', num_workers=2),
-    dict(by_epoch=False, loop=dict(by_epoch=False, max_iters=13)),
-], ids=lambda case: ' '.join(f'{k}={v}' for k, v in case.items()))
+@pytest.mark.parametrize(
+    'case',
+    [
+        dict(by_epoch=True),
+        dict(by_epoch=True, num_workers=2),
+        dict(by_epoch=True, sampler='mmpretrain.RepeatAugSampler'),
+        dict(by_epoch=True, drop_last=True),
+        dict(by_epoch=True, accumulate=3),
+        dict(by_epoch=True, num_batch_per_epoch=2),
+        dict(by_epoch=True, checkpoint=dict(by_epoch=False, interval=5)),
+        # After the last iteration of an epoch, which does not count yet.
+        dict(by_epoch=True, checkpoint=dict(by_epoch=False, interval=3)),
+        dict(by_epoch=False),
+        dict(by_epoch=False, sampler='InfiniteSampler'),
+        dict(by_epoch=False, sampler='InfiniteSampler', num_workers=2),
+        dict(by_epoch=False, loop=dict(by_epoch=False, max_iters=13)),
+    ],
+    ids=lambda case: ' '.join(f'{k}={v}' for k, v in case.items()),
+)
 def test_resumed_run_equals_uninterrupted_one(tmp_path, case):
     """No seed is configured: the drawn one must be taken up again."""
     whole = train(tmp_path / 'whole', seed=7, **case)
@@ -187,8 +219,9 @@ def test_resumed_run_equals_uninterrupted_one(tmp_path, case):
     assert resumed.seed == 7
     assert resumed.iter == whole.iter and resumed.epoch == whole.epoch
     assert_same(whole, resumed)
-    for group, other in zip(whole.optim_wrapper.param_groups,
-                            resumed.optim_wrapper.param_groups):
+    for group, other in zip(
+        whole.optim_wrapper.param_groups, resumed.optim_wrapper.param_groups
+    ):
         assert group['lr'] == other['lr']
     losses = [
         runner.message_hub.get_scalar('train/loss').data[0]
@@ -206,10 +239,10 @@ def test_randomness_does_not_repeat(tmp_path):
     seen = []
 
     class Listen(Hook):
-
         def before_train_iter(self, runner, batch_idx, data_batch):
-            seen.append((torch.rand(()).item(), *(
-                x[0].item() for x in data_batch['inputs'])))
+            seen.append(
+                (torch.rand(()).item(), *(x[0].item() for x in data_batch['inputs']))
+            )
 
     runner = train(tmp_path, by_epoch=False, stop_at=1, seed=1)
     runner.register_hook(Listen(), 'VERY_LOW')
@@ -219,29 +252,33 @@ def test_randomness_does_not_repeat(tmp_path):
     assert len(values) > 40 and len(set(values)) == len(values)
 
 
-@pytest.mark.parametrize('by_epoch, val_interval, checkpoint, stop, resumed', [
-    (True, 1, {}, StopInValidation(6), [6, 9, 12]),
-    (True, 3, {}, StopInValidation(12), [12]),
-    (True, 2, {}, StopAt(10), [12]),
-    (True, 1, dict(by_epoch=False, interval=3), StopInValidation(6),
-     [6, 9, 12]),
-    (True, 1, dict(by_epoch=False, interval=4), StopAt(9), [9, 12]),
-    (False, 5, {}, StopInValidation(10), [10, 13]),
-    (False, 5, {}, StopInValidation(13), [13]),
-    (False, 5, dict(interval=4), StopAt(10), [10, 13]),
-    # The whole run was stopped after its end.
-    (False, 5, dict(save_best='loss', rule='greater'), Hook(), []),
-])
+@pytest.mark.parametrize(
+    'by_epoch, val_interval, checkpoint, stop, resumed',
+    [
+        (True, 1, {}, StopInValidation(6), [6, 9, 12]),
+        (True, 3, {}, StopInValidation(12), [12]),
+        (True, 2, {}, StopAt(10), [12]),
+        (True, 1, dict(by_epoch=False, interval=3), StopInValidation(6), [6, 9, 12]),
+        (True, 1, dict(by_epoch=False, interval=4), StopAt(9), [9, 12]),
+        (False, 5, {}, StopInValidation(10), [10, 13]),
+        (False, 5, {}, StopInValidation(13), [13]),
+        (False, 5, dict(interval=4), StopAt(10), [10, 13]),
+        # The whole run was stopped after its end.
+        (False, 5, dict(save_best='loss', rule='greater'), Hook(), []),
+    ],
+)
 def test_a_stopped_validation_is_made_up_for(
-        tmp_path, by_epoch, val_interval, checkpoint, stop, resumed):
-    args = dict(by_epoch=by_epoch, val_interval=val_interval, seed=7,
-                checkpoint=checkpoint)
+    tmp_path, by_epoch, val_interval, checkpoint, stop, resumed
+):
+    args = dict(
+        by_epoch=by_epoch, val_interval=val_interval, seed=7, checkpoint=checkpoint
+    )
     whole, before, after = Scores(), Scores(), Scores()
     train(tmp_path / 'whole', hooks=[whole], **args)
     train(tmp_path / 'parts', hooks=[before, stop], **args)
     train(tmp_path / 'parts', hooks=[after], resume=True, **args)
     assert [iteration for iteration, _ in after.seen] == resumed
-    assert after.seen == whole.seen[len(whole.seen) - len(resumed):]
+    assert after.seen == whole.seen[len(whole.seen) - len(resumed) :]
     assert {**dict(before.seen), **dict(after.seen)} == dict(whole.seen)
     assert len(whole.seen) == len(dict(whole.seen))
 
@@ -250,9 +287,15 @@ def test_the_data_pipeline_may_be_switched(tmp_path):
     """mmpretrain's hook writes to the dataset, whoever wraps it."""
 
     def recipe():
-        return dict(type='mmpretrain.SwitchRecipeHook', schedule=[
-            dict(action_epoch=3, train_pipeline=[
-                lambda sample: dict(inputs=sample['inputs'] * 0)])])
+        return dict(
+            type='mmpretrain.SwitchRecipeHook',
+            schedule=[
+                dict(
+                    action_epoch=3,
+                    train_pipeline=[lambda sample: dict(inputs=sample['inputs'] * 0)],
+                )
+            ],
+        )
 
     whole = train(tmp_path / 'whole', seed=7, hooks=[recipe()])
     losses = whole.message_hub.get_scalar('train/loss').data[0]
@@ -263,8 +306,9 @@ def test_the_data_pipeline_may_be_switched(tmp_path):
     for num_workers in (0, 2):
         parts = tmp_path / f'parts{num_workers}'
         train(parts, seed=7, stop_at=8, hooks=[recipe()])
-        assert_same(whole, train(parts, resume=True, num_workers=num_workers,
-                                 hooks=[recipe()]))
+        assert_same(
+            whole, train(parts, resume=True, num_workers=num_workers, hooks=[recipe()])
+        )
 
 
 def test_other_loops_advance_the_data_themselves(tmp_path):
@@ -292,8 +336,7 @@ def test_auto_scale_lr_sees_the_batch_size(tmp_path):
     runner = train(tmp_path, stop_at=1)
     runner.param_schedulers = None
     before = runner.optim_wrapper.param_groups[0]['lr']
-    runner.scale_lr(runner.optim_wrapper,
-                    dict(enable=True, base_batch_size=8))
+    runner.scale_lr(runner.optim_wrapper, dict(enable=True, base_batch_size=8))
     after = runner.optim_wrapper.param_groups[0]['lr']
     assert after == before / 2
 
@@ -333,12 +376,12 @@ def test_coverage():
     model = Dropped()
     weights = model.state_dict()
     assert check_coverage(model, weights, 'a.pth') == (
-        "8 of the model's 8 tensors match checkpoint 'a.pth'")
+        "8 of the model's 8 tensors match checkpoint 'a.pth'"
+    )
 
     with pytest.raises(CheckpointError) as error:
         check_coverage(model, Dropped(width=16).state_dict(), 'a.pth')
-    assert "1 of the model's 8 tensors match checkpoint 'a.pth'" in str(
-        error.value)
+    assert "1 of the model's 8 tensors match checkpoint 'a.pth'" in str(error.value)
     assert 'layers.0.weight is (16, 4), not (8, 4)' in str(error.value)
     assert ' and 4 more' in str(error.value)
 
@@ -352,20 +395,31 @@ def test_coverage():
 
 def test_training_starts_from_whole_backbones_only():
     """The head may differ, and what only one of the tasks learns."""
-    model = nn.ModuleDict(dict(
-        backbone=MaskDistillViT(VIT, img_size=32, final_norm=False),
-        head=nn.Linear(48, 3)))
-    other = nn.ModuleDict(dict(
-        backbone=MaskDistillViT(
-            VIT, img_size=48, out_type='avg_featmap', use_rel_pos_bias=True,
-            use_shared_rel_pos_bias=False),
-        head=nn.Linear(48, 5)))
+    model = nn.ModuleDict(
+        dict(
+            backbone=MaskDistillViT(VIT, img_size=32, final_norm=False),
+            head=nn.Linear(48, 3),
+        )
+    )
+    other = nn.ModuleDict(
+        dict(
+            backbone=MaskDistillViT(
+                VIT,
+                img_size=48,
+                out_type='avg_featmap',
+                use_rel_pos_bias=True,
+                use_shared_rel_pos_bias=False,
+            ),
+            head=nn.Linear(48, 5),
+        )
+    )
     # The shared table becomes one a block, of another window.
-    report = check_coverage(
-        other, model.state_dict(), 'a.pth', complete=False)
+    report = check_coverage(other, model.state_dict(), 'a.pth', complete=False)
     assert 'other shape: head.weight is (3, 48), not (5, 48)' in report
-    assert ('not in the checkpoint: backbone.norm.weight, backbone.norm.bias, '
-            'backbone.fc_norm.weight') in report
+    assert (
+        'not in the checkpoint: backbone.norm.weight, backbone.norm.bias, '
+        'backbone.fc_norm.weight'
+    ) in report
     with pytest.raises(CheckpointError, match='another architecture'):
         check_coverage(other, model.state_dict(), 'a.pth')
 
@@ -382,7 +436,9 @@ def test_loading_hooks_may_make_a_checkpoint_fit():
     model = Dropped()
     model.layers[0]._register_load_state_dict_pre_hook(
         lambda state, prefix, *args: state.update(
-            {f'{prefix}weight': state[f'{prefix}weight'][:8]}))
+            {f'{prefix}weight': state[f'{prefix}weight'][:8]}
+        )
+    )
     weights = Dropped().state_dict()
     weights['layers.0.weight'] = torch.ones(16, 4)
     assert '8 of' in check_coverage(model, weights, 'a.pth')
@@ -393,6 +449,7 @@ def test_resuming_another_model_fails(tmp_path):
     with pytest.raises(CheckpointError, match="of the model's 8 tensors"):
         train(tmp_path, resume=True, width=16)
     with pytest.raises(CheckpointError, match='another architecture'):
-        torch.save(dict(state_dict=nn.Linear(1, 1).state_dict()),
-                   tmp_path / 'other.pth')
+        torch.save(
+            dict(state_dict=nn.Linear(1, 1).state_dict()), tmp_path / 'other.pth'
+        )
         train(tmp_path / 'b', load_from=str(tmp_path / 'other.pth'))

@@ -17,8 +17,7 @@ def test_visible_patches_are_drawn_in_proportion():
     mask = AttentionMask(2)(attention, noise)
     assert (mask.sum(1) == 2).all()
     # five deviations
-    assert ((~mask).float().mean(0) -
-            attention[0]).abs().max() < 5 * 0.5 / 20000**0.5
+    assert ((~mask).float().mean(0) - attention[0]).abs().max() < 5 * 0.5 / 20000**0.5
     seed_generators(0)
     assert torch.equal(torch.from_numpy(draw({})['mask']), noise)
 
@@ -31,8 +30,12 @@ def test_attention_of_a_timm_teacher():
     torch.testing.assert_close(features, teacher(images))
     blocks = teacher.model.blocks
     x = teacher.model.forward_intermediates(
-        images, indices=[len(blocks) - 2], return_prefix_tokens=True,
-        output_fmt='NLC', intermediates_only=True)[0]
+        images,
+        indices=[len(blocks) - 2],
+        return_prefix_tokens=True,
+        output_fmt='NLC',
+        intermediates_only=True,
+    )[0]
     x = blocks[-1].norm1(torch.cat([x[1], x[0]], 1))
     layer = blocks[-1].attn
     q, k, _ = layer.qkv(x).unflatten(2, (3, layer.num_heads, -1)).unbind(2)
@@ -48,27 +51,28 @@ def build(model_name='test_vit', **kwargs):
             'backbone': dict(
                 type='mmmaskdistill.AllTokensViT',
                 arch=dict(
-                    embed_dims=24,
-                    num_layers=2,
-                    num_heads=3,
-                    feedforward_channels=48),
-                img_size=64),
+                    embed_dims=24, num_layers=2, num_heads=3, feedforward_channels=48
+                ),
+                img_size=64,
+            ),
             'teacher': dict(
                 type='mmmaskdistill.TimmTeacher',
                 model_name=model_name,
                 pretrained='random',
                 resize='bilinear' if 'resnet' in model_name else None,
-                img_size=64),
+                img_size=64,
+            ),
             'normalizer': dict(type='mmmaskdistill.L2Normalizer'),
             'head': dict(
                 type='mmmaskdistill.LinearHead',
                 in_channels=24,
-                out_channels=64 if 'vit' in model_name else 384),
+                out_channels=64 if 'vit' in model_name else 384,
+            ),
             'loss': dict(type='mmmaskdistill.MSELoss'),
-            'masking': dict(
-                type='mmmaskdistill.AttentionMask', num_masking_patches=12),
-            **kwargs
-        })
+            'masking': dict(type='mmmaskdistill.AttentionMask', num_masking_patches=12),
+            **kwargs,
+        }
+    )
     model.init_weights()
     return model.eval()
 
@@ -83,8 +87,11 @@ def test_in_the_algorithm(monkeypatch):
     model = build()
     seen = []
     forward = model.backbone.forward
-    monkeypatch.setattr(model.backbone, 'forward', lambda images, mask: (
-        seen.append(mask), forward(images, mask))[1])
+    monkeypatch.setattr(
+        model.backbone,
+        'forward',
+        lambda images, mask: (seen.append(mask), forward(images, mask))[1],
+    )
     assert loss(model, torch.randn(4, 4)).isfinite()
     assert (seen[0].sum(1) == 12).all()
 
@@ -101,6 +108,4 @@ def test_masks_and_noise_are_not_mixed_up():
     with pytest.raises(ConfigError, match='num_masking_patches=12'):
         AttentionMask(12)(torch.rand(2, 9), torch.randn(2, 9))
     with pytest.raises(ConfigError, match='=16, the student .* 4 x 4 patches'):
-        build(
-            masking=dict(
-                type='mmmaskdistill.AttentionMask', num_masking_patches=16))
+        build(masking=dict(type='mmmaskdistill.AttentionMask', num_masking_patches=16))

@@ -1,8 +1,7 @@
 """Weights that other projects' models wrote give those models' features."""
+
 import pytest
 import torch
-
-import mmmaskdistill  # noqa: F401  before the toolkits
 from mmengine.model import BaseModel
 from mmpretrain.models import BEiTViT, MAEViT
 from mmseg.models import MAE, BEiT
@@ -11,24 +10,21 @@ from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+import mmmaskdistill  # noqa: F401  before the toolkits
 from mmmaskdistill.engine import ResumableRunner
 from mmmaskdistill.errors import CheckpointError
 from mmmaskdistill.models import MaskDistillViT
-from mmmaskdistill.models.checkpoint_formats import (TRANSFORMERS,
-                                                     find_prefixes, rename)
+from mmmaskdistill.models.checkpoint_formats import TRANSFORMERS, find_prefixes, rename
 from mmmaskdistill.models.weights import load_backbone
 
 DEPTH, WIDTH, HEADS, HIDDEN, SIZE = 3, 48, 3, 96, 64
 ARCH = dict(
-    embed_dims=WIDTH,
-    num_layers=DEPTH,
-    num_heads=HEADS,
-    feedforward_channels=HIDDEN)
+    embed_dims=WIDTH, num_layers=DEPTH, num_heads=HEADS, feedforward_channels=HIDDEN
+)
 OWN = dict(use_rel_pos_bias=True, use_shared_rel_pos_bias=False)
 SHARED = dict(use_rel_pos_bias=False, use_shared_rel_pos_bias=True)
 NONE = dict(use_rel_pos_bias=False, use_shared_rel_pos_bias=False)
-IMAGES = torch.randn(
-    2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+IMAGES = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
 
 
 def randomized(model):
@@ -42,11 +38,7 @@ def load(path, state, **options):
     """Our ViT from a file, and the report."""
     if isinstance(state, dict):
         torch.save(state, path)
-    vit = MaskDistillViT(
-        ARCH, img_size=SIZE, **{
-            'out_type': 'raw',
-            **options
-        }).eval()
+    vit = MaskDistillViT(ARCH, img_size=SIZE, **{'out_type': 'raw', **options}).eval()
     return vit, load_backbone(vit, str(path))
 
 
@@ -71,8 +63,10 @@ def timm_beit(**options):
                 'init_values': 0.1,
                 'use_abs_pos_emb': False,
                 'global_pool': 'token',
-                **options
-            }))
+                **options,
+            },
+        )
+    )
 
 
 @pytest.mark.parametrize('tables', [OWN, SHARED])
@@ -93,8 +87,7 @@ def test_beit_as_its_authors_publish_it(tmp_path, tables):
     assert torch.equal(vit.mask_token, state['mask_token'])
     total = len(vit.state_dict())
     assert report[0].endswith(f'{total} of {total} tensors matched')
-    assert ("not used: lm_head, 2 tensors (predicts BEiT's visual tokens)"
-            in report)
+    assert "not used: lm_head, 2 tensors (predicts BEiT's visual tokens)" in report
     assert any('cls_pt_layers, 1 tensors' in line for line in report)
     assert any('head, 2 tensors (classifier)' in line for line in report)
 
@@ -109,9 +102,12 @@ def test_fine_tuned_beit(tmp_path):
         dict(module=state),
         out_type='avg_featmap',
         final_norm=False,
-        **OWN)
-    assert_close(vit(IMAGES)[0], beit.forward_head(
-        beit.forward_features(IMAGES), pre_logits=True))
+        **OWN,
+    )
+    assert_close(
+        vit(IMAGES)[0],
+        beit.forward_head(beit.forward_features(IMAGES), pre_logits=True),
+    )
 
 
 @torch.no_grad()
@@ -121,16 +117,23 @@ def test_upernet_of_beits_authors(tmp_path):
     state['backbone.fpn1.0.weight'] = torch.zeros(WIDTH, WIDTH, 2, 2)
     state['decode_head.conv_seg.weight'] = torch.zeros(150, WIDTH, 1, 1)
     vit, report = load(
-        tmp_path / 'a.pth', dict(state_dict=state, meta=dict(epoch=1)), **OWN)
+        tmp_path / 'a.pth', dict(state_dict=state, meta=dict(epoch=1)), **OWN
+    )
     assert_close(vit(IMAGES)[0], beit.forward_features(IMAGES))
     assert any('fpn1' in line and 'a neck' in line for line in report)
 
 
-@pytest.mark.parametrize('teacher', [
-    {'teacher.net.class_embedding': torch.zeros(8)},
-    under('teacher.net.',
-          VisionTransformer(depth=1, embed_dim=8, num_heads=1).state_dict())
-], ids=['clip', 'timm'])
+@pytest.mark.parametrize(
+    'teacher',
+    [
+        {'teacher.net.class_embedding': torch.zeros(8)},
+        under(
+            'teacher.net.',
+            VisionTransformer(depth=1, embed_dim=8, num_heads=1).state_dict(),
+        ),
+    ],
+    ids=['clip', 'timm'],
+)
 @torch.no_grad()
 def test_re_implementation_with_lightning(tmp_path, teacher):
     """bwconrad/masked-distillation: the student is timm's Beit with a mask
@@ -144,14 +147,11 @@ def test_re_implementation_with_lightning(tmp_path, teacher):
         'state_dict': state,
         'epoch': 3,
         'pytorch-lightning_version': '1.8',
-        'hyper_parameters': dict(lr=1e-3)
+        'hyper_parameters': dict(lr=1e-3),
     }
     vit, report = load(
-        tmp_path / 'last.ckpt',
-        content,
-        use_abs_pos_emb=True,
-        final_norm=False,
-        **OWN)
+        tmp_path / 'last.ckpt', content, use_abs_pos_emb=True, final_norm=False, **OWN
+    )
     assert_close(vit(IMAGES)[0], beit.forward_features(IMAGES))
     assert "prefix 'student.'" in report[0]
     assert torch.equal(vit.mask_token, state['student.mask_token'])
@@ -181,7 +181,9 @@ def test_mmseg_beit(tmp_path, final_norm):
             mlp_ratio=HIDDEN // WIDTH,
             norm_cfg=dict(type='LN', eps=1e-6),
             out_indices=(0, 2),
-            final_norm=final_norm))
+            final_norm=final_norm,
+        )
+    )
     state = under('backbone.', beit.state_dict())
     state['decode_head.conv_seg.weight'] = torch.zeros(150, WIDTH, 1, 1)
     vit, report = load(
@@ -190,7 +192,8 @@ def test_mmseg_beit(tmp_path, final_norm):
         out_type='featmap',
         out_indices=(0, 2),
         final_norm=final_norm,
-        **OWN)
+        **OWN,
+    )
     for ours, theirs in zip(vit(IMAGES), beit(IMAGES)):
         assert_close(ours, theirs)
     assert 'OpenMMLab format' in report[0]
@@ -201,12 +204,12 @@ def test_mmseg_beit(tmp_path, final_norm):
 def test_mmpretrain_beit(tmp_path, tables):
     options = dict(
         use_abs_pos_emb=tables is NONE,
-        layer_scale_init_value=0. if tables is NONE else 0.1,
+        layer_scale_init_value=0.0 if tables is NONE else 0.1,
         out_type='avg_featmap',
         final_norm=tables is SHARED,
-        **tables)
-    beit = randomized(
-        BEiTViT(ARCH, SIZE, out_indices=[-1], **options))
+        **tables,
+    )
+    beit = randomized(BEiTViT(ARCH, SIZE, out_indices=[-1], **options))
     state = under('backbone.', beit.state_dict())
     # BEiT v2's tokenizer is a ViT too.
     state.update(under('target_generator.encoder.', beit.state_dict()))
@@ -225,8 +228,10 @@ def test_mae(tmp_path, decoder):
             depth=DEPTH,
             num_heads=HEADS,
             mlp_ratio=HIDDEN / WIDTH,
-            num_classes=0))
-    assert mae.blocks[0].attn.qkv.bias[WIDTH:2 * WIDTH].abs().max() > 0.1
+            num_classes=0,
+        )
+    )
+    assert mae.blocks[0].attn.qkv.bias[WIDTH : 2 * WIDTH].abs().max() > 0.1
     state = mae.state_dict()
     if decoder:
         state['mask_token'] = torch.zeros(1, 1, 512)
@@ -236,44 +241,49 @@ def test_mae(tmp_path, decoder):
         tmp_path / 'a.pth',
         dict(model=state),
         use_abs_pos_emb=True,
-        layer_scale_init_value=0.,
-        **NONE)
+        layer_scale_init_value=0.0,
+        **NONE,
+    )
     assert_close(vit(IMAGES)[0], mae.forward_features(IMAGES))
     assert any('bias of the keys in 3 blocks' in line for line in report)
-    assert decoder == any("dropped mask_token" in line for line in report)
-    assert decoder == any("decoder_blocks, 1 tensors (MAE's" in line
-                          for line in report)
+    assert decoder == any('dropped mask_token' in line for line in report)
+    assert decoder == any("decoder_blocks, 1 tensors (MAE's" in line for line in report)
 
 
 @torch.no_grad()
 def test_openmmlab_mae(tmp_path):
     mae = randomized(
-        MAEViT(
-            {**ARCH, 'feedforward_channels': HIDDEN}, SIZE, mask_ratio=0.))
+        MAEViT({**ARCH, 'feedforward_channels': HIDDEN}, SIZE, mask_ratio=0.0)
+    )
     state = under('backbone.', mae.state_dict())
     state['neck.mask_token'] = torch.zeros(1, 1, 512)
     vit, _ = load(
         tmp_path / 'a.pth',
         dict(state_dict=state),
         use_abs_pos_emb=True,
-        layer_scale_init_value=0.,
-        **NONE)
+        layer_scale_init_value=0.0,
+        **NONE,
+    )
     assert_close(vit(IMAGES)[0], mae(IMAGES, mask=None)[0])
 
     mae = randomized(
-        MAE(img_size=SIZE,
+        MAE(
+            img_size=SIZE,
             embed_dims=WIDTH,
             num_layers=DEPTH,
             num_heads=HEADS,
             mlp_ratio=HIDDEN // WIDTH,
-            norm_cfg=dict(type='LN', eps=1e-6)))
+            norm_cfg=dict(type='LN', eps=1e-6),
+        )
+    )
     vit, _ = load(
         tmp_path / 'b.pth',
         dict(state_dict=under('backbone.', mae.state_dict())),
         out_type='featmap',
         use_abs_pos_emb=True,
         final_norm=False,
-        **OWN)
+        **OWN,
+    )
     assert_close(vit(IMAGES)[0], mae(IMAGES)[0])
 
 
@@ -287,7 +297,8 @@ def transformers_config(**options):
         image_size=SIZE,
         layer_norm_eps=1e-6,
         vocab_size=10,
-        **options)
+        **options,
+    )
 
 
 @pytest.mark.parametrize('tables', [OWN, SHARED, NONE])
@@ -297,10 +308,12 @@ def test_transformers_beit(tmp_path, tables):
         use_mask_token=True,
         use_mean_pooling=False,
         use_absolute_position_embeddings=tables is NONE,
-        layer_scale_init_value=0. if tables is NONE else 0.1,
+        layer_scale_init_value=0.0 if tables is NONE else 0.1,
         use_relative_position_bias=tables is OWN,
-        use_shared_relative_position_bias=tables is SHARED)
+        use_shared_relative_position_bias=tables is SHARED,
+    )
     from transformers import BeitModel
+
     beit = randomized(BeitModel(config))
     beit.save_pretrained(tmp_path)
     vit, report = load(
@@ -308,7 +321,8 @@ def test_transformers_beit(tmp_path, tables):
         None,
         use_abs_pos_emb=tables is NONE,
         layer_scale_init_value=config.layer_scale_init_value,
-        **tables)
+        **tables,
+    )
     assert_close(vit(IMAGES)[0], beit(IMAGES).last_hidden_state)
     assert torch.equal(vit.mask_token, beit.embeddings.mask_token)
     assert 'transformers format' in report[0]
@@ -319,8 +333,8 @@ def test_transformers_beit_with_heads(tmp_path):
     """The classifier pools with a norm, masked image modeling has the final
     norm beside the backbone."""
     config = transformers_config(use_relative_position_bias=True)
-    from transformers import (BeitForImageClassification,
-                              BeitForMaskedImageModeling)
+    from transformers import BeitForImageClassification, BeitForMaskedImageModeling
+
     beit = randomized(BeitForImageClassification(config))
     beit.save_pretrained(tmp_path)
     vit, _ = load(
@@ -328,14 +342,16 @@ def test_transformers_beit_with_heads(tmp_path):
         None,
         out_type='avg_featmap',
         final_norm=False,
-        **OWN)
+        **OWN,
+    )
     assert_close(vit(IMAGES)[0], beit.beit(IMAGES).pooler_output)
 
     beit = randomized(BeitForMaskedImageModeling(config))
     beit.save_pretrained(tmp_path)
     vit, _ = load(tmp_path / 'model.safetensors', None, **OWN)
     logits = nn.functional.linear(
-        vit(IMAGES)[0], beit.lm_head.weight, beit.lm_head.bias)
+        vit(IMAGES)[0], beit.lm_head.weight, beit.lm_head.bias
+    )
     assert_close(logits[:, 1:], beit(IMAGES).logits)
 
 
@@ -349,25 +365,31 @@ def test_names_go_both_ways():
 
 def test_prefixes():
     keys = [
-        'student.patch_embed.proj.weight', 'teacher.patch_embed.proj.weight',
-        'repatch_embed.proj.weight'
+        'student.patch_embed.proj.weight',
+        'teacher.patch_embed.proj.weight',
+        'repatch_embed.proj.weight',
     ]
     assert find_prefixes(dict.fromkeys(keys)) == ['student.']
 
 
-@pytest.mark.parametrize('saved, wanted, message', [
-    (dict(init_values=None), {}, 'set layer_scale_init_value=0 to have'),
-    ({}, dict(layer_scale_init_value=0), 'set layer_scale_init_value=0.1 to'),
-    (dict(use_abs_pos_emb=True), {}, 'set use_abs_pos_emb=True to have'),
-    ({}, dict(use_abs_pos_emb=True), 'set use_abs_pos_emb=False to have'),
-    (OWN, SHARED,
-     'set use_rel_pos_bias=True, use_shared_rel_pos_bias=False to have'),
-    (SHARED, NONE, 'set use_shared_rel_pos_bias=True to have'),
-    (NONE, SHARED, 'set use_shared_rel_pos_bias=False to have'),
-    (dict(depth=4), {}, r'without a place \(blocks.3.*set arch and patch_s'),
-])
-def test_other_parts_are_refused_with_a_remedy(tmp_path, saved, wanted,
-                                               message):
+@pytest.mark.parametrize(
+    'saved, wanted, message',
+    [
+        (dict(init_values=None), {}, 'set layer_scale_init_value=0 to have'),
+        ({}, dict(layer_scale_init_value=0), 'set layer_scale_init_value=0.1 to'),
+        (dict(use_abs_pos_emb=True), {}, 'set use_abs_pos_emb=True to have'),
+        ({}, dict(use_abs_pos_emb=True), 'set use_abs_pos_emb=False to have'),
+        (
+            OWN,
+            SHARED,
+            'set use_rel_pos_bias=True, use_shared_rel_pos_bias=False to have',
+        ),
+        (SHARED, NONE, 'set use_shared_rel_pos_bias=True to have'),
+        (NONE, SHARED, 'set use_shared_rel_pos_bias=False to have'),
+        (dict(depth=4), {}, r'without a place \(blocks.3.*set arch and patch_s'),
+    ],
+)
+def test_other_parts_are_refused_with_a_remedy(tmp_path, saved, wanted, message):
     options = {**dict(depth=DEPTH), **SHARED, **saved}
     if saved is OWN or saved is NONE:
         options['use_shared_rel_pos_bias'] = False
@@ -379,11 +401,8 @@ def test_other_parts_are_refused_with_a_remedy(tmp_path, saved, wanted,
         num_heads=HEADS,
         mlp_ratio=HIDDEN / WIDTH,
         global_pool='token',
-        **{
-            'init_values': 0.1,
-            'use_abs_pos_emb': False,
-            **options
-        })
+        **{'init_values': 0.1, 'use_abs_pos_emb': False, **options},
+    )
     with pytest.raises(CheckpointError, match=message):
         load(tmp_path / 'a.pth', beit.state_dict(), **wanted)
 
@@ -391,27 +410,33 @@ def test_other_parts_are_refused_with_a_remedy(tmp_path, saved, wanted,
 def test_load_state_dict_takes_other_names():
     """A segmentor of mmseg goes on with our backbone in place of its own."""
     beit = randomized(
-        BEiT(img_size=SIZE, embed_dims=WIDTH, num_layers=DEPTH,
-             num_heads=HEADS, mlp_ratio=HIDDEN // WIDTH))
+        BEiT(
+            img_size=SIZE,
+            embed_dims=WIDTH,
+            num_layers=DEPTH,
+            num_heads=HEADS,
+            mlp_ratio=HIDDEN // WIDTH,
+        )
+    )
     model = nn.Module()
-    model.backbone = MaskDistillViT(
-        ARCH, img_size=SIZE, final_norm=False, **OWN)
+    model.backbone = MaskDistillViT(ARCH, img_size=SIZE, final_norm=False, **OWN)
     missing, unused = model.load_state_dict(
-        under('backbone.', beit.state_dict()), strict=False)
+        under('backbone.', beit.state_dict()), strict=False
+    )
     assert missing == ['backbone.mask_token'] and not unused
-    assert torch.equal(model.backbone.blocks[2].mlp.fc2.weight,
-                       beit.layers[2].ffn.layers[1].weight)
+    assert torch.equal(
+        model.backbone.blocks[2].mlp.fc2.weight, beit.layers[2].ffn.layers[1].weight
+    )
 
 
 class Pooled(BaseModel):
-
     def __init__(self):
         super().__init__()
         self.backbone = MaskDistillViT(ARCH, img_size=SIZE, **OWN)
         self.head = nn.Linear(WIDTH, 5)
 
     def forward(self, inputs, mode='loss'):
-        maps, = self.backbone(torch.stack(inputs))
+        (maps,) = self.backbone(torch.stack(inputs))
         return dict(loss=self.head(maps.mean((2, 3))).square().mean())
 
 
@@ -433,11 +458,13 @@ def test_load_from_takes_a_backbone_alone(tmp_path, suffix):
                 sampler=dict(type='DefaultSampler'),
                 collate_fn=dict(type='pseudo_collate'),
                 batch_size=1,
-                num_workers=0),
+                num_workers=0,
+            ),
             train_cfg=dict(type='IterBasedTrainLoop', max_iters=1),
-            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.)),
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.0)),
             load_from=load_from,
-            experiment_name=tmp_path.name)
+            experiment_name=tmp_path.name,
+        )
         return runner.train()
 
     backbone = train(path).backbone

@@ -1,4 +1,5 @@
 """Each student, pre-trained, is a classifier's and a segmentor's backbone."""
+
 import pytest
 import torch
 from mmengine.config import ConfigDict
@@ -13,46 +14,60 @@ from mmmaskdistill.registry import MODELS
 ARCH = dict(embed_dims=24, num_layers=4, num_heads=3, feedforward_channels=48)
 SWIN = dict(
     arch=dict(embed_dims=12, depths=[1, 1, 2, 1], num_heads=[1, 2, 2, 3]),
-    stage_cfgs=dict(block_cfgs=dict(window_size=2)))
+    stage_cfgs=dict(block_cfgs=dict(window_size=2)),
+)
 # Of pre-training, afterwards of classification, of segmentation, width there.
 VIT = dict(type='mmmaskdistill.MaskDistillViT', arch=ARCH)
 TABLES = dict(use_rel_pos_bias=True, use_shared_rel_pos_bias=False)
 ABSOLUTE = dict(
-    use_abs_pos_emb=True,
-    use_shared_rel_pos_bias=False,
-    layer_scale_init_value=0.)
+    use_abs_pos_emb=True, use_shared_rel_pos_bias=False, layer_scale_init_value=0.0
+)
 FOUR = dict(out_indices=(0, 1, 2, 3), final_norm=False)
 STUDENTS = {
-    'MaskDistillViT': (VIT, dict(VIT, **TABLES),
-                       dict(VIT, **TABLES, **FOUR), [24] * 4),
-    'AllTokensViT': (dict(VIT, type='mmmaskdistill.AllTokensViT'),
-                     dict(VIT, **TABLES), dict(VIT, **TABLES, **FOUR),
-                     [24] * 4),
-    'PatchAggregationViT': (dict(
-        VIT, type='mmmaskdistill.PatchAggregationViT', early_layers=2),
-                            dict(VIT, **TABLES), dict(VIT, **TABLES, **FOUR),
-                            [24] * 4),
-    'VisibleViT': (dict(VIT, type='mmmaskdistill.VisibleViT'),
-                   dict(VIT, **ABSOLUTE), dict(VIT, **ABSOLUTE, **FOUR),
-                   [24] * 4),
-    'MaskedSwin': (dict(type='mmmaskdistill.MaskedSwin', **SWIN),
-                   dict(type='mmpretrain.SwinTransformer', **SWIN),
-                   dict(
-                       type='mmpretrain.SwinTransformer',
-                       out_indices=(0, 1, 2, 3),
-                       **SWIN), [12, 24, 48, 96]),
+    'MaskDistillViT': (VIT, dict(VIT, **TABLES), dict(VIT, **TABLES, **FOUR), [24] * 4),
+    'AllTokensViT': (
+        dict(VIT, type='mmmaskdistill.AllTokensViT'),
+        dict(VIT, **TABLES),
+        dict(VIT, **TABLES, **FOUR),
+        [24] * 4,
+    ),
+    'PatchAggregationViT': (
+        dict(VIT, type='mmmaskdistill.PatchAggregationViT', early_layers=2),
+        dict(VIT, **TABLES),
+        dict(VIT, **TABLES, **FOUR),
+        [24] * 4,
+    ),
+    'VisibleViT': (
+        dict(VIT, type='mmmaskdistill.VisibleViT'),
+        dict(VIT, **ABSOLUTE),
+        dict(VIT, **ABSOLUTE, **FOUR),
+        [24] * 4,
+    ),
+    'MaskedSwin': (
+        dict(type='mmmaskdistill.MaskedSwin', **SWIN),
+        dict(type='mmpretrain.SwinTransformer', **SWIN),
+        dict(type='mmpretrain.SwinTransformer', out_indices=(0, 1, 2, 3), **SWIN),
+        [12, 24, 48, 96],
+    ),
     # With the taps that README.md names: of a CNN four strides.
-    'MaskedTimm, ResNet': (dict(
-        type='mmmaskdistill.MaskedTimm', model_name='test_resnet'),
-                           None, dict(out_indices=(-4, -3, -2, -1)),
-                           [32, 48, 192, 96]),
-    'MaskedTimm, ConvNeXt': (dict(
-        type='mmmaskdistill.MaskedTimm', model_name='test_convnext'),
-                             None, dict(out_indices=(-4, -3, -2, -1)),
-                             [24, 32, 48, 64]),
-    'MaskedTimm, ViT': (dict(
-        type='mmmaskdistill.MaskedTimm', model_name='vit_tiny_patch16_224'),
-                        None, dict(out_indices=(3, 5, 7, 11)), [192] * 4),
+    'MaskedTimm, ResNet': (
+        dict(type='mmmaskdistill.MaskedTimm', model_name='test_resnet'),
+        None,
+        dict(out_indices=(-4, -3, -2, -1)),
+        [32, 48, 192, 96],
+    ),
+    'MaskedTimm, ConvNeXt': (
+        dict(type='mmmaskdistill.MaskedTimm', model_name='test_convnext'),
+        None,
+        dict(out_indices=(-4, -3, -2, -1)),
+        [24, 32, 48, 64],
+    ),
+    'MaskedTimm, ViT': (
+        dict(type='mmmaskdistill.MaskedTimm', model_name='vit_tiny_patch16_224'),
+        None,
+        dict(out_indices=(3, 5, 7, 11)),
+        [192] * 4,
+    ),
 }
 
 
@@ -66,23 +81,23 @@ def student(request, tmp_path):
     width = getattr(built, 'out_channels', None) or built.embed_dims
     stride = 64 // side
     head = dict(
-        type='mmmaskdistill.LinearHead',
-        in_channels=width,
-        out_channels=3 * stride**2)
+        type='mmmaskdistill.LinearHead', in_channels=width, out_channels=3 * stride**2
+    )
     if request.param == 'VisibleViT':
         head.update(
             type='mmmaskdistill.DecoderHead',
             grid=side,
             embed_dims=16,
             num_layers=1,
-            num_heads=2)
+            num_heads=2,
+        )
     model = MaskDistill(
         backbone=backbone,
-        teacher=dict(
-            type='mmmaskdistill.PixelTeacher', patch_size=stride, img_size=64),
+        teacher=dict(type='mmmaskdistill.PixelTeacher', patch_size=stride, img_size=64),
         normalizer=dict(type='mmmaskdistill.NoNormalizer'),
         head=head,
-        loss=dict(type='mmmaskdistill.L1Loss'))
+        loss=dict(type='mmmaskdistill.L1Loss'),
+    )
     model.init_weights()
     path = str(tmp_path / 'epoch_300.pth')
     torch.save(dict(state_dict=model.state_dict()), path)
@@ -94,16 +109,17 @@ def started(backbone, path, **more):
     """The backbone's config, with the line of README.md that starts it."""
     return dict(
         backbone,
-        init_cfg=dict(
-            type='Pretrained', checkpoint=path, prefix='backbone.'),
-        **more)
+        init_cfg=dict(type='Pretrained', checkpoint=path, prefix='backbone.'),
+        **more,
+    )
 
 
 def check_gradients(model, loss):
     """DistributedDataParallel refuses a parameter that has none."""
     loss.backward()
-    assert not [k for k, p in model.named_parameters()
-                if p.requires_grad and p.grad is None]
+    assert not [
+        k for k, p in model.named_parameters() if p.requires_grad and p.grad is None
+    ]
 
 
 @pytest.mark.parametrize('student', STUDENTS, indirect=True)
@@ -116,14 +132,16 @@ def test_fine_tuning(student):
             backbone=started(after or before, path, img_size=64),
             neck=dict(type='mmpretrain.GlobalAveragePooling'),
             head=dict(
-                type='mmpretrain.LinearClsHead',
-                num_classes=5,
-                in_channels=channels[-1])))
+                type='mmpretrain.LinearClsHead', num_classes=5, in_channels=channels[-1]
+            ),
+        )
+    )
     model.init_weights()
     model.eval()
     images = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(
-        model.backbone(images)[-1], trained(images)[-1], rtol=1e-4, atol=1e-4)
+        model.backbone(images)[-1], trained(images)[-1], rtol=1e-4, atol=1e-4
+    )
     model.train()
     samples = [DataSample().set_gt_label(k) for k in (1, 3)]
     check_gradients(model, model.loss(images, samples)['loss'])
@@ -143,24 +161,36 @@ def test_segmentation(student):
             neck=dict(
                 type='mmseg.Feature2Pyramid',
                 embed_dim=channels[0],
-                rescales=[4, 2, 1, 0.5]) if plain else None,
+                rescales=[4, 2, 1, 0.5],
+            )
+            if plain
+            else None,
             decode_head=dict(
                 type='mmmaskdistill.UPerHead',
                 in_channels=channels,
                 in_index=[0, 1, 2, 3],
                 channels=8,
                 num_classes=5,
-                align_corners=False),
-            test_cfg=ConfigDict(
-                mode='slide', crop_size=(128, 128), stride=(64, 64))))
+                align_corners=False,
+            ),
+            test_cfg=ConfigDict(mode='slide', crop_size=(128, 128), stride=(64, 64)),
+        )
+    )
     model.init_weights()
     kept = trained.state_dict()
-    same = [k for k, v in model.backbone.state_dict().items()
-            if k in kept and torch.equal(v, kept[k])]
+    same = [
+        k
+        for k, v in model.backbone.state_dict().items()
+        if k in kept and torch.equal(v, kept[k])
+    ]
     resized = ('pos_embed', 'relative_position')
-    assert not [k for k in kept if k not in same
-                and k in model.backbone.state_dict()
-                and not any(part in k for part in resized)]
+    assert not [
+        k
+        for k in kept
+        if k not in same
+        and k in model.backbone.state_dict()
+        and not any(part in k for part in resized)
+    ]
     model.eval()
     maps = model.backbone(torch.randn(1, 3, 128, 128))
     strides = [128 // x.shape[-1] for x in maps]
@@ -168,15 +198,14 @@ def test_segmentation(student):
     assert [x.shape[1] for x in maps] == channels
     model.train()
     samples = [
-        SegDataSample(
-            gt_sem_seg=PixelData(data=torch.randint(5, (1, 128, 128))))
+        SegDataSample(gt_sem_seg=PixelData(data=torch.randint(5, (1, 128, 128))))
         for _ in range(2)
     ]
     losses = model.loss(torch.randn(2, 3, 128, 128), samples)
     check_gradients(model, losses['decode.loss_ce'])
     logits = model.eval().inference(
-        torch.randn(1, 3, 128, 192),
-        [dict(ori_shape=(128, 192), img_shape=(128, 192))])
+        torch.randn(1, 3, 128, 192), [dict(ori_shape=(128, 192), img_shape=(128, 192))]
+    )
     assert logits.shape == (1, 5, 128, 192)
 
 
@@ -190,8 +219,8 @@ def test_position_embedding_is_resized_as_timm_does_it():
     torch.testing.assert_close(resized[:, 0], small.timm_model.pos_embed[:, 0])
     torch.testing.assert_close(
         resized[:, 1:].mT.unflatten(2, (8, 8)),
-        torch.nn.functional.interpolate(
-            given, (8, 8), mode='bicubic', antialias=True))
+        torch.nn.functional.interpolate(given, (8, 8), mode='bicubic', antialias=True),
+    )
 
 
 def test_a_checkpoint_without_prefix_is_refused(tmp_path):
@@ -200,8 +229,7 @@ def test_a_checkpoint_without_prefix_is_refused(tmp_path):
     path = str(tmp_path / 'epoch_300.pth')
     torch.save({f'backbone.{k}': v for k, v in state.items()}, path)
     backbone = MaskedTimm(
-        'test_resnet',
-        img_size=64,
-        init_cfg=dict(type='Pretrained', checkpoint=path))
+        'test_resnet', img_size=64, init_cfg=dict(type='Pretrained', checkpoint=path)
+    )
     with pytest.raises(CheckpointError, match="prefix='backbone.'"):
         backbone.init_weights()

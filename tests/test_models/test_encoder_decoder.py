@@ -1,4 +1,5 @@
 """Sliding windows against mmseg's."""
+
 import pytest
 import torch
 from mmengine.config import ConfigDict
@@ -11,28 +12,25 @@ from mmmaskdistill.registry import MODELS
 
 BACKBONE = dict(
     type='mmmaskdistill.MaskDistillViT',
-    arch=dict(
-        embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
-    img_size=32)
+    arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
+    img_size=32,
+)
 HEAD = dict(
     type='mmseg.FCNHead',
     in_channels=16,
     channels=8,
     num_convs=1,
     num_classes=5,
-    norm_cfg=dict(type='BN'))
+    norm_cfg=dict(type='BN'),
+)
 TEST = ConfigDict(mode='slide', crop_size=(32, 48), stride=(21, 20))
 
 
 def build(kind, **options):
     torch.manual_seed(0)
     model = MODELS.build(
-        dict(
-            type=kind,
-            backbone=BACKBONE,
-            decode_head=HEAD,
-            test_cfg=TEST,
-            **options))
+        dict(type=kind, backbone=BACKBONE, decode_head=HEAD, test_cfg=TEST, **options)
+    )
     model.init_weights()
     return model.eval()
 
@@ -40,33 +38,37 @@ def build(kind, **options):
 @pytest.mark.parametrize('size', [(32, 48), (33, 95), (70, 20), (16, 16)])
 @torch.no_grad()
 def test_logits_are_mmseg_s(size, monkeypatch):
-    ours, theirs = build('mmmaskdistill.EncoderDecoder'), build(
-        'mmseg.EncoderDecoder')
+    ours, theirs = build('mmmaskdistill.EncoderDecoder'), build('mmseg.EncoderDecoder')
     assert type(ours) is EncoderDecoder
     assert type(theirs).__module__.startswith('mmseg.')
     images = torch.randn(2, 3, *size)
     expected = theirs.inference(images, [dict(ori_shape=size)] * 2)
     assert expected.shape == (2, 5, *size)
     torch.testing.assert_close(
-        ours.inference(images, [dict(ori_shape=size)] * 2), expected)
+        ours.inference(images, [dict(ori_shape=size)] * 2), expected
+    )
     # What a GPU does: all windows at once.
     monkeypatch.setattr(torch.Tensor, 'is_cuda', True)
     torch.testing.assert_close(
-        ours.inference(images, [dict(ori_shape=size)] * 2), expected)
+        ours.inference(images, [dict(ori_shape=size)] * 2), expected
+    )
 
 
-@pytest.mark.parametrize('auxiliary', [
-    dict(HEAD, channels=4),
-    [dict(HEAD, channels=4), HEAD],
-])
+@pytest.mark.parametrize(
+    'auxiliary',
+    [
+        dict(HEAD, channels=4),
+        [dict(HEAD, channels=4), HEAD],
+    ],
+)
 def test_losses_and_gradients_are_mmseg_s(auxiliary):
     ours, theirs = (
         build(f'{scope}.EncoderDecoder', auxiliary_head=auxiliary).train()
-        for scope in ('mmmaskdistill', 'mmseg'))
+        for scope in ('mmmaskdistill', 'mmseg')
+    )
     images = torch.randn(2, 3, 32, 48)
     samples = [
-        SegDataSample(
-            gt_sem_seg=PixelData(data=torch.randint(5, (1, 32, 48))))
+        SegDataSample(gt_sem_seg=PixelData(data=torch.randint(5, (1, 32, 48))))
         for _ in images
     ]
     kept = []
@@ -76,8 +78,8 @@ def test_losses_and_gradients_are_mmseg_s(auxiliary):
         sum(v for k, v in losses.items() if 'loss' in k).backward()
         model.losses = losses
         kept.append(
-            measure.kept_bytes(lambda: model.loss(images, samples),
-                               model.parameters()))
+            measure.kept_bytes(lambda: model.loss(images, samples), model.parameters())
+        )
     assert ours.losses == theirs.losses and len(ours.losses) >= 4
     for (name, p), q in zip(ours.named_parameters(), theirs.parameters()):
         if q.grad is not None:

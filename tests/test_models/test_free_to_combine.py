@@ -1,4 +1,5 @@
 """Every T with every S on every kind of patches; N, H and L take turns."""
+
 from itertools import count, product
 
 import pytest
@@ -12,7 +13,8 @@ from mmmaskdistill.models.selfsup.combinations import PREDICT
 ARCH = dict(embed_dims=24, num_layers=2, num_heads=3, feedforward_channels=48)
 SWIN = dict(
     arch=dict(embed_dims=12, depths=[1, 1, 2, 1], num_heads=[1, 2, 2, 3]),
-    stage_cfgs=dict(block_cfgs=dict(window_size=4)))
+    stage_cfgs=dict(block_cfgs=dict(window_size=4)),
+)
 # Student, its width, its patches' side in pixels; all have 4 x 4 of them.
 STUDENTS = [
     (dict(type='MaskDistillViT', arch=ARCH), 24, 16),
@@ -23,11 +25,7 @@ STUDENTS = [
     (dict(type='MaskedTimm', model_name='test_vit'), 64, 16),
     (dict(type='MaskedTimm', model_name='test_resnet', fill='mean'), 96, 32),
 ]
-VIT = dict(
-    type='TimmTeacher',
-    model_name='test_vit',
-    pretrained='random',
-    img_size=64)
+VIT = dict(type='TimmTeacher', model_name='test_vit', pretrained='random', img_size=64)
 # Teacher, and its channels, vocabulary or None for the student's width.
 TEACHERS = [
     (VIT, 64),
@@ -35,26 +33,32 @@ TEACHERS = [
     (dict(VIT, model_name='test_resnet', layer=3, resize='bilinear'), 192),
     (dict(type='PixelTeacher', img_size=64), 768),
     (dict(type='HOGTeacher', img_size=64), 108),
-    (dict(
-        type='DALLETeacher',
-        img_size=32,
-        vocab_size=40,
-        width=8,
-        pretrained='random'), 40),
+    (
+        dict(
+            type='DALLETeacher',
+            img_size=32,
+            vocab_size=40,
+            width=8,
+            pretrained='random',
+        ),
+        40,
+    ),
     (dict(type='MomentumTeacher', num_layers=2), None),
 ]
 NORMALIZERS = [
-    'NoNormalizer', 'LayerNormalizer', 'InstanceNormalizer', 'BatchNormalizer',
-    'L2Normalizer', 'PatchPixelNormalizer'
+    'NoNormalizer',
+    'LayerNormalizer',
+    'InstanceNormalizer',
+    'BatchNormalizer',
+    'L2Normalizer',
+    'PatchPixelNormalizer',
 ]
 HEADS = [dict(type='LinearHead'), dict(type='MLPHead', hidden_channels=16)]
 DECODERS = [
     dict(type=kind, grid=4, embed_dims=16, num_layers=1, num_heads=2)
     for kind in ('DecoderHead', 'PromptDecoderHead')
 ]
-LOSSES = [
-    'SmoothL1Loss', 'L1Loss', 'MSELoss', 'mmpretrain.CosineSimilarityLoss'
-]
+LOSSES = ['SmoothL1Loss', 'L1Loss', 'MSELoss', 'mmpretrain.CosineSimilarityLoss']
 TURN = count()
 
 
@@ -68,7 +72,8 @@ def fits(student, teacher, predict):
     hidden_alone = ('MaskDistillViT', 'PatchAggregationViT')
     follows = 'arch' in student and student['type'] != 'MaskedSwin'
     return (predict == 'hidden' or student['type'] not in hidden_alone) and (
-        follows or teacher['type'] != 'MomentumTeacher')
+        follows or teacher['type'] != 'MomentumTeacher'
+    )
 
 
 @pytest.mark.parametrize('student', STUDENTS, ids=lambda s: s[0]['type'])
@@ -81,16 +86,13 @@ def test_trains_or_is_refused(student):
         parts = dict(
             backbone=ours(dict(student, img_size=4 * side)),
             teacher=ours(teacher),
-            normalizer=ours(
-                NORMALIZERS[0 if discrete else turn % len(NORMALIZERS)]),
+            normalizer=ours(NORMALIZERS[0 if discrete else turn % len(NORMALIZERS)]),
             head=ours(
-                dict(
-                    heads[turn % 2],
-                    in_channels=width,
-                    out_channels=channels or width)),
-            loss=ours('CrossEntropyLoss' if discrete else
-                      LOSSES[turn % len(LOSSES)]),
-            predict=predict)
+                dict(heads[turn % 2], in_channels=width, out_channels=channels or width)
+            ),
+            loss=ours('CrossEntropyLoss' if discrete else LOSSES[turn % len(LOSSES)]),
+            predict=predict,
+        )
         if not fits(student, teacher, predict):
             with pytest.raises(ConfigError):
                 MaskDistill(**parts)
@@ -100,10 +102,10 @@ def test_trains_or_is_refused(student):
         mask = torch.arange(16) % 3 > 0
         # The teacher's view has the patches that its own model wants.
         size = 32 if discrete else 64
-        views = [torch.randn(2, 3, 4 * side, 4 * side),
-                 torch.rand(2, 3, size, size)]
+        views = [torch.randn(2, 3, 4 * side, 4 * side), torch.rand(2, 3, size, size)]
         loss = model.loss(views, [DataSample().set_mask(mask)] * 2)['loss']
         loss.backward()
         assert loss.isfinite(), parts
-        assert any(p.grad.any() for p in model.backbone.parameters()
-                   if p.grad is not None), parts
+        assert any(
+            p.grad.any() for p in model.backbone.parameters() if p.grad is not None
+        ), parts

@@ -1,4 +1,5 @@
 """Which library multiplies, and that it counts and computes the same."""
+
 import importlib
 
 import pytest
@@ -6,15 +7,14 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmmaskdistill.models.layers.linear import (linear, takes_onednn,
-                                                weight_gradient)
+from mmmaskdistill.models.layers.linear import linear, takes_onednn, weight_gradient
 
 # The package has a function of this name.
 MODULE = importlib.import_module('mmmaskdistill.models.layers.linear')
 
 needs_onednn = pytest.mark.skipif(
-    not hasattr(torch.ops.mkldnn, '_linear_pointwise'),
-    reason='torch without oneDNN')
+    not hasattr(torch.ops.mkldnn, '_linear_pointwise'), reason='torch without oneDNN'
+)
 
 
 @pytest.fixture
@@ -27,10 +27,13 @@ def processor(request, monkeypatch):
     monkeypatch.setattr(MODULE, 'on_amd', lambda: request.param)
 
 
-@pytest.mark.parametrize('info, expected', [
-    ('vendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC\n', True),
-    ('vendor_id\t: GenuineIntel\nmodel name\t: Intel Xeon\n', False),
-])
+@pytest.mark.parametrize(
+    'info, expected',
+    [
+        ('vendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC\n', True),
+        ('vendor_id\t: GenuineIntel\nmodel name\t: Intel Xeon\n', False),
+    ],
+)
 def test_processor_is_told_by_its_vendor(monkeypatch, tmp_path, info, expected):
     file = tmp_path / 'cpuinfo'
     file.write_text(info)
@@ -99,5 +102,6 @@ def test_compiled_graphs_have_torchs_own_product(amd):
 
     layer = nn.Linear(4, 3)
     torch.compile(linear, backend=backend, fullgraph=True)(
-        torch.ones(2, 4), layer.weight)
+        torch.ones(2, 4), layer.weight
+    )
     assert 'linear_pointwise' not in graphs[0] and 'linear' in graphs[0]

@@ -14,21 +14,23 @@ from mmmaskdistill.registry import MODELS
 
 BACKBONE = dict(
     type='mmmaskdistill.MaskDistillViT',
-    arch=dict(
-        embed_dims=48, num_layers=2, num_heads=3, feedforward_channels=96),
-    img_size=96)
+    arch=dict(embed_dims=48, num_layers=2, num_heads=3, feedforward_channels=96),
+    img_size=96,
+)
 TEACHER = dict(
     type='mmmaskdistill.TimmTeacher',
     model_name='test_vit',
     pretrained='random',
-    img_size=96)
+    img_size=96,
+)
 PREPROCESSOR = dict(
     type='mmmaskdistill.TwoViewDataPreprocessor',
-    mean=[120., 110., 100.],
-    std=[60., 50., 40.],
-    second_mean=[127., 127., 127.],
-    second_std=[128., 128., 128.],
-    to_rgb=True)
+    mean=[120.0, 110.0, 100.0],
+    std=[60.0, 50.0, 40.0],
+    second_mean=[127.0, 127.0, 127.0],
+    second_std=[128.0, 128.0, 128.0],
+    to_rgb=True,
+)
 
 
 def build(**kwargs):
@@ -38,13 +40,13 @@ def build(**kwargs):
             'teacher': TEACHER,
             'normalizer': dict(type='mmmaskdistill.LayerNormalizer'),
             'head': dict(
-                type='mmmaskdistill.LinearHead',
-                in_channels=48,
-                out_channels=64),
+                type='mmmaskdistill.LinearHead', in_channels=48, out_channels=64
+            ),
             'loss': dict(type='mmmaskdistill.SmoothL1Loss'),
             'data_preprocessor': PREPROCESSOR,
-            **kwargs
-        })
+            **kwargs,
+        }
+    )
     model.init_weights()
     return model
 
@@ -54,7 +56,8 @@ def batch():
     mask[0, 1:3, 2:5] = mask[1, 4:, :3] = 1
     return dict(
         inputs=torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8),
-        data_samples=[DataSample().set_mask(m) for m in mask]), mask.bool()
+        data_samples=[DataSample().set_mask(m) for m in mask],
+    ), mask.bool()
 
 
 def test_loss_is_the_formula():
@@ -64,15 +67,16 @@ def test_loss_is_the_formula():
     rgb = data['inputs'].flip(1).float()
 
     def normalized(mean, std):
-        return (rgb - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(
-            std).view(3, 1, 1)
+        return (rgb - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(
+            3, 1, 1
+        )
 
     hidden = mask.flatten(1)
     student = model.head(
-        model.backbone(
-            normalized([120., 110., 100.], [60., 50., 40.]), hidden))
-    target = model.teacher(normalized([127.] * 3, [128.] * 3))
-    target = F.layer_norm(target, (64, ), eps=1e-6)[hidden]
+        model.backbone(normalized([120.0, 110.0, 100.0], [60.0, 50.0, 40.0]), hidden)
+    )
+    target = model.teacher(normalized([127.0] * 3, [128.0] * 3))
+    target = F.layer_norm(target, (64,), eps=1e-6)[hidden]
     expected = F.smooth_l1_loss(student, target)
 
     data = model.data_preprocessor(data, training=True)
@@ -88,8 +92,7 @@ def test_visible_targets_do_not_count(monkeypatch):
     ask = model.teacher.forward
 
     def corrupted(*args):
-        return torch.where(
-            mask.flatten(1)[..., None], ask(*args), torch.tensor(1e6))
+        return torch.where(mask.flatten(1)[..., None], ask(*args), torch.tensor(1e6))
 
     monkeypatch.setattr(model.teacher, 'forward', corrupted)
     assert model(**data, mode='loss')['loss'] == loss
@@ -98,12 +101,15 @@ def test_visible_targets_do_not_count(monkeypatch):
 def test_two_pictures_are_normalized_apart():
     model = build()
     pictures = torch.randint(0, 256, (2, 1, 3, 96, 96), dtype=torch.uint8)
-    views = model.data_preprocessor(dict(inputs=list(pictures), data_samples=[]))['inputs']
+    views = model.data_preprocessor(dict(inputs=list(pictures), data_samples=[]))[
+        'inputs'
+    ]
     for view, picture, mean, std in zip(
-            views, pictures, ([120, 110, 100], [127] * 3),
-            ([60, 50, 40], [128] * 3)):
-        expected = (picture.flip(1) - torch.tensor(mean).view(
-            3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+        views, pictures, ([120, 110, 100], [127] * 3), ([60, 50, 40], [128] * 3)
+    ):
+        expected = (picture.flip(1) - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(
+            std
+        ).view(3, 1, 1)
         torch.testing.assert_close(view, expected)
 
 
@@ -114,8 +120,7 @@ def test_teacher_is_frozen_and_nowhere():
     teachers = {id(p) for p in model.teacher.parameters()}
     assert not teachers & {id(p) for p in model.parameters()}
     assert not any('teacher' in key for key in model.state_dict())
-    optim = build_optim_wrapper(
-        model, dict(optimizer=dict(type='AdamW', lr=1e-3)))
+    optim = build_optim_wrapper(model, dict(optimizer=dict(type='AdamW', lr=1e-3)))
     optimized = {id(p) for g in optim.param_groups for p in g['params']}
     assert not teachers & optimized
     before = {k: v.clone() for k, v in model.teacher.state_dict().items()}
@@ -137,8 +142,7 @@ def test_every_parameter_has_a_gradient():
 def test_teacher_moves_with_the_model():
     model = build().to(torch.float64)
     assert {p.dtype for p in model.teacher.parameters()} == {torch.float64}
-    assert {p.device.type for p in model.to('meta').teacher.parameters()
-            } == {'meta'}
+    assert {p.device.type for p in model.to('meta').teacher.parameters()} == {'meta'}
 
 
 def test_copies_share_the_teacher():
@@ -164,21 +168,23 @@ def test_ema_trains_and_resumes_with_one_teacher(tmp_path):
                 batch_size=2,
                 sampler=dict(type='DefaultSampler'),
                 collate_fn=dict(type='default_collate'),
-                dataset=[dict(inputs=x, data_samples=sample) for x, sample
-                         in zip(data['inputs'], data['data_samples'])]),
+                dataset=[
+                    dict(inputs=x, data_samples=sample)
+                    for x, sample in zip(data['inputs'], data['data_samples'])
+                ],
+            ),
             train_cfg=dict(by_epoch=True, max_epochs=max_epochs),
             optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-2)),
-            default_hooks=dict(
-                checkpoint=dict(type='CheckpointHook', interval=1)),
+            default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1)),
             custom_hooks=[dict(type='EMAHook', momentum=0.5)],
             resume=resume,
             randomness=dict(seed=0),
-            experiment_name=f'{work_dir}{resume}{max_epochs}')
+            experiment_name=f'{work_dir}{resume}{max_epochs}',
+        )
         runner.train()
         ema = next(h for h in runner._hooks if isinstance(h, EMAHook))
         assert ema.ema_model.module.teacher is runner.model.teacher
         return runner.model, ema.ema_model
-
 
     torch.manual_seed(0)
     state = [m.state_dict() for m in train('whole')]
@@ -209,8 +215,7 @@ class ZeroFillingViT(MaskDistillViT):
 
 
 def test_a_student_may_lack_a_mask_token():
-    model = build(
-        backbone={**BACKBONE, 'type': 'mmmaskdistill.ZeroFillingViT'})
+    model = build(backbone={**BACKBONE, 'type': 'mmmaskdistill.ZeroFillingViT'})
     data, _ = batch()
     data = model.data_preprocessor(data, training=True)
     assert model(**data, mode='loss')['loss'].isfinite()
@@ -223,7 +228,7 @@ def test_grids_that_differ_are_refused():
         assert part in str(error.value)
 
 
-@pytest.mark.parametrize('shape, grid', [((4, 9), '4 x 9'), ((35, ), '35')])
+@pytest.mark.parametrize('shape, grid', [((4, 9), '4 x 9'), ((35,), '35')])
 def test_masks_of_another_grid_are_refused(shape, grid):
     model = build()
     data = model.data_preprocessor(batch()[0], True)
@@ -239,18 +244,18 @@ def test_coarser_map_is_resized_when_asked():
     with pytest.raises(ValueError, match='3 x 3'):
         build(teacher=teacher, head=dict(head, out_channels=channels))
     from timm import create_model
+
     channels = create_model('test_resnet').feature_info[4]['num_chs']
     model = build(
-        teacher=dict(teacher, resize='bilinear'),
-        head=dict(head, out_channels=channels))
+        teacher=dict(teacher, resize='bilinear'), head=dict(head, out_channels=channels)
+    )
     data, _ = batch()
     data = model.data_preprocessor(data, training=True)
     assert model(**data, mode='loss')['loss'].isfinite()
 
 
 def test_head_of_another_width_is_refused():
-    head = dict(
-        type='mmmaskdistill.LinearHead', in_channels=48, out_channels=63)
+    head = dict(type='mmmaskdistill.LinearHead', in_channels=48, out_channels=63)
     with pytest.raises(ValueError, match='head.out_channels=64'):
         build(head=head)
 
@@ -266,8 +271,9 @@ def test_features_for_pictures():
     assert sides.error[~sides.mask].isnan().all()
     loss = model(**data, mode='loss')['loss'].detach()
     student, teacher, error = (
-        tokens[sides.mask]
-        for tokens in (sides.prediction, sides.target, sides.error))
+        tokens[sides.mask] for tokens in (sides.prediction, sides.target, sides.error)
+    )
     torch.testing.assert_close(F.smooth_l1_loss(student, teacher), loss)
     torch.testing.assert_close(
-        F.smooth_l1_loss(student, teacher, reduction='none').mean(-1), error)
+        F.smooth_l1_loss(student, teacher, reduction='none').mean(-1), error
+    )

@@ -5,13 +5,14 @@ import torch
 from timm.models.beit import Beit
 
 from mmmaskdistill.models import MaskDistillViT
-from mmmaskdistill.models.checkpoint_formats import (find_prefixes,
-                                                     tensors_under,
-                                                     to_our_names)
+from mmmaskdistill.models.checkpoint_formats import (
+    find_prefixes,
+    tensors_under,
+    to_our_names,
+)
 from mmmaskdistill.models.weights import load_backbone, read_state_dict
 
-ARCH = dict(
-    embed_dims=48, num_layers=3, num_heads=3, feedforward_channels=96)
+ARCH = dict(embed_dims=48, num_layers=3, num_heads=3, feedforward_channels=96)
 
 
 def randomized(**kwargs):
@@ -49,23 +50,23 @@ def assert_same_gradients(vit, ours, theirs, gradients):
 def in_our_names(model):
     """Gradients of a model that has its checkpoints' names."""
     return to_our_names(
-        {k: p.grad for k, p in model.named_parameters()
-         if p.grad is not None}, [])
+        {k: p.grad for k, p in model.named_parameters() if p.grad is not None}, []
+    )
 
 
 @pytest.mark.parametrize('size', [64, (48, 80)])
 @pytest.mark.parametrize('shared', [True, False])
 @pytest.mark.parametrize('absolute', [True, False])
-@pytest.mark.parametrize('layer_scale', [0., 0.1])
-def test_features_and_gradients_are_those_of_timm(shared, absolute,
-                                                  layer_scale, size):
+@pytest.mark.parametrize('layer_scale', [0.0, 0.1])
+def test_features_and_gradients_are_those_of_timm(shared, absolute, layer_scale, size):
     vit = randomized(
         img_size=size,
         use_shared_rel_pos_bias=shared,
         use_rel_pos_bias=not shared,
         use_abs_pos_emb=absolute,
         layer_scale_init_value=layer_scale,
-        out_type='raw')
+        out_type='raw',
+    )
     timm = Beit(
         img_size=size,
         patch_size=16,
@@ -78,7 +79,8 @@ def test_features_and_gradients_are_those_of_timm(shared, absolute,
         use_rel_pos_bias=not shared,
         use_abs_pos_emb=absolute,
         global_pool='token',
-        num_classes=0)
+        num_classes=0,
+    )
     state = vit.state_dict()
     del state['mask_token']
     # timm calls the final norm fc_norm when it comes after pooling.
@@ -87,7 +89,7 @@ def test_features_and_gradients_are_those_of_timm(shared, absolute,
     timm.load_state_dict(state, strict=True)
 
     images = torch.randn(2, 3, *timm.patch_embed.img_size)
-    ours, = vit(images)
+    (ours,) = vit(images)
     theirs = timm.forward_features(images)
     assert_close(ours, theirs)
     assert_same_gradients(vit, [ours], [theirs], lambda: in_our_names(timm))
@@ -103,11 +105,12 @@ def transformers_beit(kind, size, shared, **options):
         image_size=size,
         layer_norm_eps=1e-6,
         vocab_size=10,
-        drop_path_rate=0.,
+        drop_path_rate=0.0,
         use_mask_token=True,
         use_relative_position_bias=not shared,
         use_shared_relative_position_bias=shared,
-        **options)
+        **options,
+    )
     model = getattr(transformers, kind)(config)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
@@ -131,17 +134,21 @@ def gradients_in_our_names(model, folder):
 
 
 @pytest.mark.parametrize('size', [64, 96])
-@pytest.mark.parametrize('shared, absolute, layer_scale', [
-    (True, False, 0.1), (False, True, 0.1), (True, True, 0.)])
+@pytest.mark.parametrize(
+    'shared, absolute, layer_scale',
+    [(True, False, 0.1), (False, True, 0.1), (True, True, 0.0)],
+)
 def test_features_and_gradients_are_those_of_transformers(
-        tmp_path, size, shared, absolute, layer_scale):
+    tmp_path, size, shared, absolute, layer_scale
+):
     beit = transformers_beit(
         'BeitModel',
         size,
         shared,
         use_absolute_position_embeddings=absolute,
         layer_scale_init_value=layer_scale,
-        use_mean_pooling=False)
+        use_mean_pooling=False,
+    )
     vit = load_transformers(
         beit,
         tmp_path,
@@ -150,15 +157,16 @@ def test_features_and_gradients_are_those_of_transformers(
         use_rel_pos_bias=not shared,
         use_abs_pos_emb=absolute,
         layer_scale_init_value=layer_scale,
-        out_type='raw')
+        out_type='raw',
+    )
     images = torch.randn(2, 3, size, size)
-    ours, = vit(images)
+    (ours,) = vit(images)
     # The mask token needs a gradient to be written.
-    theirs = beit(
-        images, torch.zeros(2, (size // 16)**2).bool()).last_hidden_state
+    theirs = beit(images, torch.zeros(2, (size // 16) ** 2).bool()).last_hidden_state
     assert_close(ours, theirs)
-    assert_same_gradients(vit, [ours], [theirs],
-                          lambda: gradients_in_our_names(beit, tmp_path))
+    assert_same_gradients(
+        vit, [ours], [theirs], lambda: gradients_in_our_names(beit, tmp_path)
+    )
 
 
 @pytest.mark.parametrize('size', [64, 96])
@@ -171,19 +179,22 @@ def test_student_is_that_of_transformers(tmp_path, shared, size):
         tmp_path,
         img_size=size,
         use_shared_rel_pos_bias=shared,
-        use_rel_pos_bias=not shared)
+        use_rel_pos_bias=not shared,
+    )
     vit.mask_token.requires_grad_()
     images = torch.randn(3, 3, size, size)
-    mask = torch.rand(
-        3, (size // 16)**2,
-        generator=torch.Generator().manual_seed(0)) < 0.4
+    mask = (
+        torch.rand(3, (size // 16) ** 2, generator=torch.Generator().manual_seed(0))
+        < 0.4
+    )
     ours = torch.nn.functional.linear(
-        vit(images, mask), beit.lm_head.weight.detach(),
-        beit.lm_head.bias.detach())
+        vit(images, mask), beit.lm_head.weight.detach(), beit.lm_head.bias.detach()
+    )
     theirs = beit(images, mask).logits[mask]
     assert_close(ours, theirs)
-    assert_same_gradients(vit, [ours], [theirs],
-                          lambda: gradients_in_our_names(beit, tmp_path))
+    assert_same_gradients(
+        vit, [ours], [theirs], lambda: gradients_in_our_names(beit, tmp_path)
+    )
     assert vit.mask_token.grad.abs().max() > 0
 
 
@@ -191,6 +202,7 @@ def test_student_is_that_of_transformers(tmp_path, shared, size):
 @pytest.mark.parametrize('final_norm', [True, False])
 def test_backbone_is_that_of_mmseg(final_norm, size):
     from mmseg.models import BEiT
+
     beit = BEiT(
         img_size=size,
         embed_dims=48,
@@ -199,7 +211,8 @@ def test_backbone_is_that_of_mmseg(final_norm, size):
         mlp_ratio=2,
         norm_cfg=dict(type='LN', eps=1e-6),
         out_indices=(0, 2),
-        final_norm=final_norm)
+        final_norm=final_norm,
+    )
     for parameter in beit.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     vit = randomized(
@@ -207,7 +220,8 @@ def test_backbone_is_that_of_mmseg(final_norm, size):
         out_indices=(0, 2),
         final_norm=final_norm,
         use_rel_pos_bias=True,
-        use_shared_rel_pos_bias=False)
+        use_shared_rel_pos_bias=False,
+    )
     vit.load_state_dict(beit.state_dict(), strict=False)
     images = torch.randn(2, 3, *beit.img_size)
     ours, theirs = vit(images), beit(images)
@@ -221,6 +235,7 @@ def test_backbone_is_that_of_mmseg(final_norm, size):
 @pytest.mark.parametrize('out_type', ['avg_featmap', 'featmap', 'cls_token'])
 def test_backbone_is_that_of_mmpretrain(out_type, shared, size):
     from mmpretrain.models import BEiTViT
+
     options = dict(
         img_size=size,
         out_type=out_type,
@@ -228,7 +243,8 @@ def test_backbone_is_that_of_mmpretrain(out_type, shared, size):
         final_norm=out_type != 'avg_featmap',
         use_rel_pos_bias=not shared,
         use_shared_rel_pos_bias=shared,
-        layer_scale_init_value=0.1 if shared else 0.)
+        layer_scale_init_value=0.1 if shared else 0.0,
+    )
     beit = BEiTViT(ARCH, **options)
     for parameter in beit.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
@@ -245,8 +261,7 @@ def test_backbone_is_that_of_mmpretrain(out_type, shared, size):
 def test_student_computes_what_a_plain_masked_vit_does(shared):
     """Only the hidden patches' tokens come back, in batch-major order, with
     the gradients of the plain computation that has all tokens everywhere."""
-    vit = randomized(
-        use_shared_rel_pos_bias=shared, use_rel_pos_bias=not shared)
+    vit = randomized(use_shared_rel_pos_bias=shared, use_rel_pos_bias=not shared)
     vit.mask_token.requires_grad_()
     images = torch.randn(3, 3, 64, 64)
     mask = torch.zeros(3, 16, dtype=torch.bool)
@@ -276,8 +291,11 @@ def test_student_computes_what_a_plain_masked_vit_does(shared):
     ours, theirs = gradients(student), gradients(expected)
     for name in theirs:
         torch.testing.assert_close(
-            ours[name], theirs[name], rtol=1e-4,
-            atol=1e-5 * theirs[name].abs().max().item())
+            ours[name],
+            theirs[name],
+            rtol=1e-4,
+            atol=1e-5 * theirs[name].abs().max().item(),
+        )
 
 
 def test_hidden_patches_leave_no_trace():
@@ -293,28 +311,28 @@ def test_hidden_patches_leave_no_trace():
 
 def test_mask_of_another_grid_is_refused():
     with pytest.raises(ValueError, match=r'\(1, 9\): expected \(1, 16\)'):
-        randomized()(
-            torch.zeros(1, 3, 64, 64), torch.zeros(1, 9, dtype=torch.bool))
+        randomized()(torch.zeros(1, 3, 64, 64), torch.zeros(1, 9, dtype=torch.bool))
 
 
 def test_outputs():
     images = torch.randn(2, 3, 64, 64)
-    raw, = randomized(out_type='raw')(images)
+    (raw,) = randomized(out_type='raw')(images)
     vit = randomized(out_type='featmap', out_indices=(0, -1))
     first, last = vit(images)
     assert first.shape == last.shape == (2, 48, 4, 4)
 
     torch.manual_seed(1)
     raw_vit = randomized(out_type='raw')
-    raw, = raw_vit(images)
+    (raw,) = raw_vit(images)
     for out_type in ('featmap', 'cls_token', 'avg_featmap'):
         vit = randomized(out_type=out_type)
         vit.load_state_dict(raw_vit.state_dict(), strict=False)
-        out, = vit(images)
+        (out,) = vit(images)
         expected = dict(
             featmap=raw[:, 1:].transpose(1, 2).reshape(2, 48, 4, 4),
             cls_token=raw[:, 0],
-            avg_featmap=None)[out_type]
+            avg_featmap=None,
+        )[out_type]
         if out_type == 'avg_featmap':
             expected = vit.fc_norm(raw[:, 1:].mean(1))
         torch.testing.assert_close(out, expected)
@@ -367,13 +385,12 @@ def test_layer_depths():
         'blocks.11.gamma_2': 12,
         'rel_pos_bias.relative_position_bias_table': 13,
         'norm.weight': 13,
-        'fc_norm.bias': 13
+        'fc_norm.bias': 13,
     }
     names = dict(vit.named_parameters())
     for name, depth in depths.items():
         assert name in names
-        assert vit.get_layer_depth(f'backbone.{name}', 'backbone.') == (depth,
-                                                                        14)
+        assert vit.get_layer_depth(f'backbone.{name}', 'backbone.') == (depth, 14)
     assert vit.get_layer_depth('head.blocks.0.weight', 'backbone.') == (13, 14)
 
 
@@ -381,28 +398,33 @@ def test_freezing():
     vit = MaskDistillViT(ARCH, img_size=64, frozen_stages=2)
     vit.train()
     frozen = {n for n, p in vit.named_parameters() if not p.requires_grad}
-    assert {n.split('.')[1] for n in frozen if n.startswith('blocks')} == {
-        '0', '1'
-    }
+    assert {n.split('.')[1] for n in frozen if n.startswith('blocks')} == {'0', '1'}
     assert {'cls_token', 'patch_embed.proj.weight'} <= frozen
     assert not vit.blocks[1].training and vit.blocks[2].training
 
     whole = MaskDistillViT(
-        ARCH, img_size=64, out_type='avg_featmap', use_abs_pos_emb=True,
-        frozen_stages=len(vit.blocks)).train()
+        ARCH,
+        img_size=64,
+        out_type='avg_featmap',
+        use_abs_pos_emb=True,
+        frozen_stages=len(vit.blocks),
+    ).train()
     assert not any(p.requires_grad for p in whole.parameters())
     assert not any(m.training for m in whole.children())
 
 
-@pytest.mark.parametrize('wrong, message', [
-    (dict(arch='giant'), "arch='giant': expected one of tiny"),
-    (dict(arch=dict(embed_dims=48)), r"arch has the keys \['embed_dims'\]"),
-    (dict(out_type='map'), "out_type='map'"),
-    (dict(out_indices=12), '12 is none of the 12 blocks'),
-    (dict(frozen_stages=13), 'frozen_stages=13'),
-    (dict(drop_path_rate=1), 'drop_path_rate=1: expected 0 to below 1'),
-    (dict(arch={**ARCH, 'num_heads': 5}), 'num_heads=5 does not divide'),
-])
+@pytest.mark.parametrize(
+    'wrong, message',
+    [
+        (dict(arch='giant'), "arch='giant': expected one of tiny"),
+        (dict(arch=dict(embed_dims=48)), r"arch has the keys \['embed_dims'\]"),
+        (dict(out_type='map'), "out_type='map'"),
+        (dict(out_indices=12), '12 is none of the 12 blocks'),
+        (dict(frozen_stages=13), 'frozen_stages=13'),
+        (dict(drop_path_rate=1), 'drop_path_rate=1: expected 0 to below 1'),
+        (dict(arch={**ARCH, 'num_heads': 5}), 'num_heads=5 does not divide'),
+    ],
+)
 def test_wrong_arguments(wrong, message):
     with pytest.raises(ValueError, match=message):
         MaskDistillViT(**wrong)

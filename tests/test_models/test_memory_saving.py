@@ -1,14 +1,16 @@
 """The memory-saving layers compute what the plain ones do, and keep less."""
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from mmmaskdistill.models import MaskDistillViT
-from mmmaskdistill.models.layers import (Block, memory_saving,
-                                         relative_position_bias)
-from mmmaskdistill.models.layers.memory_saving import (biased_attention,
-                                                       recomputing_linear)
+from mmmaskdistill.models.layers import Block, memory_saving, relative_position_bias
+from mmmaskdistill.models.layers.memory_saving import (
+    biased_attention,
+    recomputing_linear,
+)
 
 
 def close(a, b, tolerance=1e-5):
@@ -40,12 +42,11 @@ def attention_inputs(samples, queries, table):
     """For :func:`biased_attention`: 2 heads of 8 channels, 10 tokens."""
     torch.manual_seed(0)
     if queries:
-        queries = torch.stack(
-            [torch.randperm(10)[:4] for _ in range(samples)])
+        queries = torch.stack([torch.randperm(10)[:4] for _ in range(samples)])
         shapes = (samples, 4, 16), (samples, 10, 32)
     else:
         queries = None
-        shapes = (samples, 10, 48),
+        shapes = ((samples, 10, 48),)
     projected = [torch.randn(shape, requires_grad=True) for shape in shapes]
     index = torch.randint(7, (10, 10)) if table else None
     bias = torch.randn(7, 2) if table else torch.randn(2, 10, 10)
@@ -54,13 +55,15 @@ def attention_inputs(samples, queries, table):
 
 def plain_attention(projected, heads, bias, queries, index):
     *q, kv = projected
-    q, k, v = (t.unflatten(2, (heads, -1)).transpose(1, 2) for t in
-               (*q, *kv.chunk(2 if q else 3, dim=2)))
+    q, k, v = (
+        t.unflatten(2, (heads, -1)).transpose(1, 2)
+        for t in (*q, *kv.chunk(2 if q else 3, dim=2))
+    )
     if index is not None:
         bias = bias[index].permute(2, 0, 1)
     if queries is not None:
         bias = torch.stack([bias[:, rows] for rows in queries])
-    weights = (q @ k.mT / q.shape[-1]**0.5 + bias).softmax(-1)
+    weights = (q @ k.mT / q.shape[-1] ** 0.5 + bias).softmax(-1)
     return (weights @ v).transpose(1, 2).flatten(2)
 
 
@@ -73,24 +76,28 @@ def test_biased_attention_is_attention(queries, samples, table):
     out = biased_attention(*args)
     assert close(out, expected)
     for got, wanted in zip(
-            gradients(out, *projected, bias),
-            gradients(expected, *projected, bias)):
+        gradients(out, *projected, bias), gradients(expected, *projected, bias)
+    ):
         assert close(got, wanted)
 
 
 @pytest.mark.parametrize('queries', [False, True])
-@pytest.mark.parametrize('parts', [
-    [(slice(0, 2), slice(None)), (slice(2, 3), slice(None))],
-    [(i, slice(j, j + 1)) for i in range(3) for j in range(2)],
-], ids=['samples', 'heads'])
-def test_biased_attention_differentiates_in_parts(parts, queries,
-                                                  monkeypatch):
+@pytest.mark.parametrize(
+    'parts',
+    [
+        [(slice(0, 2), slice(None)), (slice(2, 3), slice(None))],
+        [(i, slice(j, j + 1)) for i in range(3) for j in range(2)],
+    ],
+    ids=['samples', 'heads'],
+)
+def test_biased_attention_differentiates_in_parts(parts, queries, monkeypatch):
     """Several samples at a time, or a few heads of one."""
     args = projected, _, bias, *_ = attention_inputs(3, queries, False)
     expected = gradients(biased_attention(*args), *projected, bias)
     monkeypatch.setattr(memory_saving, '_parts', lambda q, k: parts)
     for got, wanted in zip(
-            gradients(biased_attention(*args), *projected, bias), expected):
+        gradients(biased_attention(*args), *projected, bias), expected
+    ):
         assert close(got, wanted)
 
 
@@ -98,13 +105,18 @@ def test_a_table_is_kept_in_place_of_its_bias():
     *args, index = attention_inputs(3, queries=False, table=True)
     kept = kept_bytes(lambda: biased_attention(*args, index))
     projected, _, table, _ = args
-    assert kept == sum(
-        t.nbytes for t in (*projected, table, index))
+    assert kept == sum(t.nbytes for t in (*projected, table, index))
 
 
-@pytest.mark.parametrize('shape, number', [
-    ((64, 3, 65, 1), 2), ((2, 12, 197, 1), 2), ((2, 12, 1025, 1), 24),
-    ((1, 12, 4097, 1), 12)])
+@pytest.mark.parametrize(
+    'shape, number',
+    [
+        ((64, 3, 65, 1), 2),
+        ((2, 12, 197, 1), 2),
+        ((2, 12, 1025, 1), 24),
+        ((1, 12, 4097, 1), 12),
+    ],
+)
 def test_parts_fit_a_cache(shape, number):
     q = torch.empty(shape)
     parts = list(memory_saving._parts(q, q))
@@ -115,8 +127,7 @@ def test_parts_fit_a_cache(shape, number):
     assert (seen == 1).all()
 
 
-@pytest.mark.parametrize('norm,gelu', [(False, False), (True, False),
-                                       (False, True)])
+@pytest.mark.parametrize('norm,gelu', [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize('scale', [False, True])
 @pytest.mark.parametrize('bias', [False, True])
 def test_recomputing_linear_is_linear(norm, gelu, scale, bias):
@@ -137,12 +148,16 @@ def test_recomputing_linear_is_linear(norm, gelu, scale, bias):
     if scale:
         expected = gamma * expected
         inputs += [gamma]
-    out = recomputing_linear(x, linear.weight, linear.bias,
-                             layer_norm if norm else None, gelu,
-                             gamma if scale else None)
+    out = recomputing_linear(
+        x,
+        linear.weight,
+        linear.bias,
+        layer_norm if norm else None,
+        gelu,
+        gamma if scale else None,
+    )
     assert close(out, expected)
-    for got, wanted in zip(
-            gradients(out, *inputs), gradients(expected, *inputs)):
+    for got, wanted in zip(gradients(out, *inputs), gradients(expected, *inputs)):
         assert close(got, wanted)
 
 
@@ -154,12 +169,10 @@ def test_autocast_is_that_of_the_plain_layers():
     inputs = [x, *linear.parameters(), *norm.parameters(), gamma]
     with torch.autocast('cpu', torch.bfloat16):
         expected = gamma * linear(norm(x))
-        out = recomputing_linear(
-            x, linear.weight, linear.bias, norm, scale=gamma)
+        out = recomputing_linear(x, linear.weight, linear.bias, norm, scale=gamma)
     assert out.dtype == expected.dtype == torch.float32
     assert torch.equal(out, expected)
-    for got, wanted in zip(
-            gradients(out, *inputs), gradients(expected, *inputs)):
+    for got, wanted in zip(gradients(out, *inputs), gradients(expected, *inputs)):
         assert got.dtype == torch.float32
         assert close(got, wanted, 2e-2)
 
@@ -170,13 +183,14 @@ def test_half_precision_overflows_no_earlier_than_the_plain_layers():
     torch.manual_seed(0)
     x = torch.randn(64, 5, 8, requires_grad=True)
     linear = nn.Linear(8, 6)
-    gamma = torch.full((6, ), 1e-5, requires_grad=True)
+    gamma = torch.full((6,), 1e-5, requires_grad=True)
     inputs = [x, *linear.parameters(), gamma]
     with torch.autocast('cpu', torch.float16):
         expected = gamma * linear(x)
         out = recomputing_linear(x, linear.weight, linear.bias, scale=gamma)
     for got, wanted in zip(
-            gradients(1e6 * out, *inputs), gradients(1e6 * expected, *inputs)):
+        gradients(1e6 * out, *inputs), gradients(1e6 * expected, *inputs)
+    ):
         assert wanted.isfinite().all() and close(got, wanted, 1e-2)
 
 
@@ -189,8 +203,9 @@ def test_norms_without_weight_or_bias(weight, bias):
     inputs = [x, *linear.parameters(), *norm.parameters()]
     out = recomputing_linear(x, linear.weight, linear.bias, norm)
     expected = linear(norm(x))
-    for got, wanted in zip((out, *gradients(out, *inputs)),
-                           (expected, *gradients(expected, *inputs))):
+    for got, wanted in zip(
+        (out, *gradients(out, *inputs)), (expected, *gradients(expected, *inputs))
+    ):
         assert close(got, wanted)
 
 
@@ -204,8 +219,9 @@ def test_frozen_parameters(of):
     def differentiate():
         x = torch.ones(1, 1, 8).cumsum(2).requires_grad_()
         linear, norm, scale = parts['linear'], parts['norm'], parts['scale'][0]
-        recomputing_linear(x, linear.weight, linear.bias, norm,
-                           scale=scale).square().sum().backward()
+        recomputing_linear(
+            x, linear.weight, linear.bias, norm, scale=scale
+        ).square().sum().backward()
         inputs = [x, *(p for m in parts.values() for p in m.parameters())]
         return [p.grad for p in inputs]
 
@@ -215,22 +231,19 @@ def test_frozen_parameters(of):
     frozen = {id(p) for p in parts[of].requires_grad_(False).parameters()}
     inputs = [None, *(p for m in parts.values() for p in m.parameters())]
     for parameter, got, wanted in zip(inputs, differentiate(), everything):
-        assert (got is None if id(parameter) in frozen else torch.equal(
-            got, wanted))
+        assert got is None if id(parameter) in frozen else torch.equal(got, wanted)
 
 
 @pytest.mark.parametrize('samples, mask', [(2, 0), (0, 0), (0, 1)])
 def test_batches_without_samples_or_hidden_patches(samples, mask):
     vit = MaskDistillViT(
         dict(embed_dims=8, num_layers=2, num_heads=2, feedforward_channels=16),
-        img_size=32)
-    hidden = vit(
-        torch.randn(samples, 3, 32, 32),
-        torch.full((samples, 4), bool(mask)))
+        img_size=32,
+    )
+    hidden = vit(torch.randn(samples, 3, 32, 32), torch.full((samples, 4), bool(mask)))
     assert hidden.shape == (0, 8)
     hidden.sum().backward()
-    assert not any(
-        p.grad.any() for p in vit.parameters() if p.grad is not None)
+    assert not any(p.grad.any() for p in vit.parameters() if p.grad is not None)
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
@@ -238,7 +251,10 @@ def test_recomputed_blocks_have_the_gradients_of_kept_ones(dtype):
     """With drop path, under autocast, of a loss that a scaler lifts."""
     vit = MaskDistillViT(
         dict(embed_dims=8, num_layers=3, num_heads=2, feedforward_channels=16),
-        img_size=32, drop_path_rate=0.5, use_rel_pos_bias=True)
+        img_size=32,
+        drop_path_rate=0.5,
+        use_rel_pos_bias=True,
+    )
     vit.init_weights()
     images, mask = torch.randn(4, 3, 32, 32), torch.rand(4, 4) < 0.5
     found = []
@@ -248,19 +264,21 @@ def test_recomputed_blocks_have_the_gradients_of_kept_ones(dtype):
         with torch.autocast('cpu', dtype):
             loss = vit(images, mask).square().mean()
         torch.amp.GradScaler('cpu').scale(loss).backward()
-        found.append([p.grad.clone() for p in vit.parameters()
-                      if p.grad is not None])
+        found.append([p.grad.clone() for p in vit.parameters() if p.grad is not None])
     assert all(g.isfinite().all() for g in found[0])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
-@pytest.mark.parametrize('scale', [0., 0.1])
+@pytest.mark.parametrize('scale', [0.0, 0.1])
 def test_tokens_stay_in_single_precision_under_autocast(scale):
     vit = MaskDistillViT(
         dict(embed_dims=8, num_layers=2, num_heads=2, feedforward_channels=16),
-        img_size=32, layer_scale_init_value=scale, out_type='raw')
+        img_size=32,
+        layer_scale_init_value=scale,
+        out_type='raw',
+    )
     with torch.autocast('cpu', torch.bfloat16):
-        tokens, = vit(torch.randn(1, 3, 32, 32))
+        (tokens,) = vit(torch.randn(1, 3, 32, 32))
         hidden = vit(torch.randn(1, 3, 32, 32), torch.ones(1, 4).bool())
     assert tokens.dtype == hidden.dtype == torch.float32
 
@@ -290,7 +308,7 @@ def test_a_block_with_a_table_keeps_an_index_more():
 def test_own_tables_under_autocast(shared, grid):
     """Beside a shared bias, too, and at another grid than the table's."""
     torch.manual_seed(0)
-    block = Block(32, 4, 64, window=(4, 4), layer_scale_init_value=1.)
+    block = Block(32, 4, 64, window=(4, 4), layer_scale_init_value=1.0)
     table = block.attn.relative_position_bias_table
     nn.init.normal_(table)
     tokens = 1 + grid[0] * grid[1]
@@ -301,8 +319,12 @@ def test_own_tables_under_autocast(shared, grid):
 
     def plain():
         own = relative_position_bias(table, (4, 4), grid)
-        q, k, v = block.norm1(x).matmul(attn.qkv.weight.t()).unflatten(
-            2, (3, 4, 8)).permute(2, 0, 3, 1, 4)
+        q, k, v = (
+            block.norm1(x)
+            .matmul(attn.qkv.weight.t())
+            .unflatten(2, (3, 4, 8))
+            .permute(2, 0, 3, 1, 4)
+        )
         weights = q @ k.mT / 8**0.5 + (own + bias if shared else own)
         y = (weights.softmax(-1) @ v).transpose(1, 2).flatten(2)
         y = x + attn.proj(y)
@@ -325,7 +347,7 @@ def test_own_tables_under_autocast(shared, grid):
 def test_drop_path_is_a_draw_a_sample_and_branch(queries):
     """x + kept / (1 - p) * branch, and the same gradients."""
     torch.manual_seed(0)
-    block = Block(8, 2, 16, drop_path=0.5, layer_scale_init_value=1.)
+    block = Block(8, 2, 16, drop_path=0.5, layer_scale_init_value=1.0)
     x = torch.randn(6, 5, 8, requires_grad=True)
     index = torch.tensor([[1, 3]] * 6) if queries else None
     torch.manual_seed(1)
@@ -339,8 +361,7 @@ def test_drop_path_is_a_draw_a_sample_and_branch(queries):
     y = base + kept[0] * attended
     expected = y + kept[1] * block._mlp(y)
     assert close(out, expected)
-    for got, wanted in zip(
-            gradients(out, *inputs), gradients(expected, *inputs)):
+    for got, wanted in zip(gradients(out, *inputs), gradients(expected, *inputs)):
         assert close(got, wanted)
 
 

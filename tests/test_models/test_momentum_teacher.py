@@ -18,19 +18,19 @@ def build(momentum=0.9, **kwargs):
     model = MaskDistill(
         **{
             'backbone': dict(
-                type='mmmaskdistill.MaskDistillViT', arch=ARCH, img_size=64),
+                type='mmmaskdistill.MaskDistillViT', arch=ARCH, img_size=64
+            ),
             'teacher': dict(
-                type='mmmaskdistill.MomentumTeacher',
-                momentum=momentum,
-                num_layers=2),
+                type='mmmaskdistill.MomentumTeacher', momentum=momentum, num_layers=2
+            ),
             'normalizer': dict(type='mmmaskdistill.LayerNormalizer'),
             'head': dict(
-                type='mmmaskdistill.LinearHead',
-                in_channels=24,
-                out_channels=24),
-            'loss': dict(type='mmmaskdistill.SmoothL1Loss', beta=2.),
-            **kwargs
-        })
+                type='mmmaskdistill.LinearHead', in_channels=24, out_channels=24
+            ),
+            'loss': dict(type='mmmaskdistill.SmoothL1Loss', beta=2.0),
+            **kwargs,
+        }
+    )
     model.init_weights()
     return model
 
@@ -50,9 +50,8 @@ def test_features_are_the_mean_of_normalized_blocks():
     for i, block in enumerate(student.blocks):
         tokens = block(tokens, grid, student.rel_pos_bias(grid))
         if i:
-            expected = expected + F.layer_norm(tokens[:, 1:], (24, )) / 2
-    torch.testing.assert_close(
-        model.teacher(images), expected, rtol=1e-4, atol=1e-4)
+            expected = expected + F.layer_norm(tokens[:, 1:], (24,)) / 2
+    torch.testing.assert_close(model.teacher(images), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_follows_the_student_a_step_behind():
@@ -64,7 +63,7 @@ def test_follows_the_student_a_step_behind():
     images, samples = batch()
     model.train()
     with torch.no_grad():
-        model.backbone.get_parameter(name).add_(1.)
+        model.backbone.get_parameter(name).add_(1.0)
     model.loss(images, samples)
     torch.testing.assert_close(own, start + 0.25)
     model.loss(images, samples)
@@ -80,8 +79,7 @@ def test_is_in_checkpoints_but_not_in_optimizers():
     ours = {k for k in model.state_dict() if k.startswith('teacher.')}
     assert 'teacher.model.blocks.0.mlp.fc1.weight' in ours
     assert not [k for k, _ in model.named_parameters() if 'teacher' in k]
-    optim = build_optim_wrapper(
-        model, dict(optimizer=dict(type='AdamW', lr=1e-3)))
+    optim = build_optim_wrapper(model, dict(optimizer=dict(type='AdamW', lr=1e-3)))
     seen = {id(p) for g in optim.param_groups for p in g['params']}
     assert not seen & {id(b) for b in model.teacher.buffers()}
     copy = deepcopy(model)
@@ -105,17 +103,17 @@ def test_resumes_to_the_same_numbers(tmp_path):
                 sampler=dict(type='DefaultSampler'),
                 collate_fn=dict(type='default_collate'),
                 dataset=[
-                    dict(inputs=x, data_samples=s)
-                    for x, s in zip(images, samples)
-                ]),
+                    dict(inputs=x, data_samples=s) for x, s in zip(images, samples)
+                ],
+            ),
             train_cfg=dict(by_epoch=True, max_epochs=max_epochs),
             optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-2)),
-            default_hooks=dict(
-                checkpoint=dict(type='CheckpointHook', interval=1)),
+            default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1)),
             default_scope='mmpretrain',
             resume=resume,
             randomness=dict(seed=0),
-            experiment_name=f'{work_dir}{resume}{max_epochs}')
+            experiment_name=f'{work_dir}{resume}{max_epochs}',
+        )
         runner.train()
         return runner.model.state_dict()
 
@@ -129,9 +127,10 @@ def test_resumes_to_the_same_numbers(tmp_path):
 
 def test_what_it_cannot_follow_is_refused():
     with pytest.raises(ConfigError, match='MaskedTimm'):
-        build(backbone=dict(
-            type='mmmaskdistill.MaskedTimm',
-            model_name='test_vit',
-            img_size=64))
+        build(
+            backbone=dict(
+                type='mmmaskdistill.MaskedTimm', model_name='test_vit', img_size=64
+            )
+        )
     with pytest.raises(ConfigError, match='num_layers=9'):
         build(teacher=dict(type='mmmaskdistill.MomentumTeacher', num_layers=9))

@@ -22,7 +22,7 @@ def test_linear_head():
     torch.testing.assert_close(head(x), x @ head.weight.T)
 
 
-@pytest.mark.parametrize('beta', [1., 0.5])
+@pytest.mark.parametrize('beta', [1.0, 0.5])
 def test_smooth_l1_is_the_formula(beta):
     error = torch.randn(5, 7)
     squares = 0.5 * error**2 / beta

@@ -1,4 +1,5 @@
 """Other people's configs with our backbone: only the backbone is replaced."""
+
 import numpy as np
 import pytest
 import torch
@@ -19,8 +20,10 @@ SEGMENTORS = {
     # UperNet, on a ViT
     'vit/vit_deit-s16_upernet_8xb2-80k_ade20k-512x512': (384, ''),
     # a FCN head, on a ViT
-    'segmenter/segmenter_vit-s_fcn_8xb1-160k_ade20k-512x512':
-    (384, ', final_norm=True'),
+    'segmenter/segmenter_vit-s_fcn_8xb1-160k_ade20k-512x512': (
+        384,
+        ', final_norm=True',
+    ),
     'segmenter/segmenter_vit-t_mask_8xb1-160k_ade20k-512x512': (192, ''),
     # SETR, one of the four taps for each of its four heads
     'setr/setr_vit-l_naive_8xb2-160k_ade20k-512x512': (1024, ''),
@@ -32,8 +35,10 @@ def ade(tmp_path):
     """Four images in ADE20K's layout."""
     rng = np.random.default_rng(0)
     for split in ('training', 'validation'):
-        for kind, shape, ending in (('images', (72, 80, 3), 'jpg'),
-                                    ('annotations', (72, 80), 'png')):
+        for kind, shape, ending in (
+            ('images', (72, 80, 3), 'jpg'),
+            ('annotations', (72, 80), 'png'),
+        ):
             folder = tmp_path / 'ade' / kind / split
             folder.mkdir(parents=True)
             for i in range(2):
@@ -48,28 +53,34 @@ def write(tmp_path, base, backbone, more=''):
     path.write_text(
         f"_base_ = '{base}.py'\n"
         "custom_imports = dict(imports=['mmmaskdistill'])\n"
-        f'model = dict(backbone={backbone}{more})\n')
+        f'model = dict(backbone={backbone}{more})\n'
+    )
     return Config.fromfile(path)
 
 
 def train(cfg, tmp_path, **options):
     """Two iterations, then an evaluation."""
-    cfg.merge_from_dict({
-        'train_dataloader.batch_size': 2,
-        'train_dataloader.num_workers': 0,
-        'train_dataloader.persistent_workers': False,
-        'val_dataloader.num_workers': 0,
-        'val_dataloader.persistent_workers': False,
-        **options
-    })
+    cfg.merge_from_dict(
+        {
+            'train_dataloader.batch_size': 2,
+            'train_dataloader.num_workers': 0,
+            'train_dataloader.persistent_workers': False,
+            'val_dataloader.num_workers': 0,
+            'val_dataloader.persistent_workers': False,
+            **options,
+        }
+    )
     cfg.work_dir = str(tmp_path / 'run')
     cfg.experiment_name = str(tmp_path.name)
     runner = Runner.from_cfg(cfg)
     before = {k: v.clone() for k, v in runner.model.state_dict().items()}
     runner.train()
     after = runner.model.state_dict()
-    moved = [k for k in before if k.startswith('backbone.blocks')
-             and not torch.equal(before[k], after[k])]
+    moved = [
+        k
+        for k in before
+        if k.startswith('backbone.blocks') and not torch.equal(before[k], after[k])
+    ]
     assert moved
     return runner
 
@@ -83,8 +94,10 @@ def test_segmentation_config(config, ade, tmp_path):
         backbone = backbone.replace('(0, 1, 2, 3)', '3')
     cfg = write(tmp_path, f'mmseg::{config}', backbone, ', pretrained=None')
     size = (64, 64)
-    data = {f'{split}_dataloader.dataset.data_root': str(ade)
-            for split in ('train', 'val', 'test')}
+    data = {
+        f'{split}_dataloader.dataset.data_root': str(ade)
+        for split in ('train', 'val', 'test')
+    }
     for i, step in enumerate(cfg.train_dataloader.dataset.pipeline):
         if step.type == 'RandomCrop':
             data[f'train_dataloader.dataset.pipeline.{i}.crop_size'] = size
@@ -97,11 +110,15 @@ def test_segmentation_config(config, ade, tmp_path):
         data['model.test_cfg.crop_size'] = size
         data['model.test_cfg.stride'] = (40, 40)
     runner = train(
-        cfg, tmp_path, **data, **{
+        cfg,
+        tmp_path,
+        **data,
+        **{
             'model.data_preprocessor.size': size,
             'train_cfg.max_iters': 2,
-            'train_cfg.val_interval': 2
-        })
+            'train_cfg.val_interval': 2,
+        },
+    )
     assert 0 <= runner.message_hub.get_scalar('val/mIoU').current() <= 100
 
 
@@ -115,14 +132,17 @@ def test_classification_config(tmp_path):
         tmp_path,
         'mmpretrain::vision_transformer/vit-base-p16_64xb64_in1k',
         VIT.format(width=768, options=", out_type='cls_token'").replace(
-            '(0, 1, 2, 3)', '-1'))
+            '(0, 1, 2, 3)', '-1'
+        ),
+    )
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.dataset = dict(
             type='CustomDataset',
             data_root=str(tmp_path),
             ann_file='labels.txt',
             data_prefix='',
-            pipeline=loader.dataset.pipeline)
+            pipeline=loader.dataset.pipeline,
+        )
         loader.collate_fn = dict(type='default_collate')
     cfg.train_cfg = dict(by_epoch=True, max_epochs=2)
     cfg.param_scheduler = []

@@ -4,12 +4,13 @@ import torch
 from scipy.interpolate import RectBivariateSpline
 from timm.models.beit import gen_relative_position_index
 
-from mmmaskdistill.models.layers import (RelativePositionBias,
-                                         relative_position_bias,
-                                         resize_relative_position_table,
-                                         table_length)
-from mmmaskdistill.models.layers.relative_position import \
-    relative_position_index
+from mmmaskdistill.models.layers import (
+    RelativePositionBias,
+    relative_position_bias,
+    resize_relative_position_table,
+    table_length,
+)
+from mmmaskdistill.models.layers.relative_position import relative_position_index
 
 
 def reference_knots(source, target):
@@ -19,7 +20,7 @@ def reference_knots(source, target):
         q = (low + high) / 2
         length = sum(q**i for i in range(source // 2))
         low, high = (low, q) if length > target // 2 else (q, high)
-    knots, position = [0.], 0.
+    knots, position = [0.0], 0.0
     for i in range(source // 2):
         position += q**i
         knots = [-position, *knots, position]
@@ -32,27 +33,31 @@ def test_index_is_that_of_timm(window):
     assert torch.equal(ours, gen_relative_position_index(window))
 
 
-@pytest.mark.parametrize('source, target', [((14, 14), (32, 32)),
-                                            ((14, 14), (10, 10)),
-                                            ((8, 8), (8, 12)),
-                                            ((16, 16), (37, 16))])
+@pytest.mark.parametrize(
+    'source, target',
+    [
+        ((14, 14), (32, 32)),
+        ((14, 14), (10, 10)),
+        ((8, 8), (8, 12)),
+        ((16, 16), (37, 16)),
+    ],
+)
 def test_resizing_is_the_geometric_spline(source, target):
     heads = 2
     table = torch.randn(table_length(source), heads, dtype=torch.float64)
     resized = resize_relative_position_table(table, source, target)
     assert resized.shape == (table_length(target), heads)
     knots = [
-        reference_knots(2 * s - 1, 2 * t - 1) if s != t else np.arange(
-            1. - s, s) for s, t in zip(source, target)
+        reference_knots(2 * s - 1, 2 * t - 1) if s != t else np.arange(1.0 - s, s)
+        for s, t in zip(source, target)
     ]
-    offsets = [np.arange(1. - t, t) for t in target]
+    offsets = [np.arange(1.0 - t, t) for t in target]
     for head in range(heads):
         grid = table[:-3, head].view(2 * source[0] - 1, -1).numpy()
         expected = RectBivariateSpline(*knots, grid)(*offsets)
         np.testing.assert_allclose(
-            resized[:-3, head].view(2 * target[0] - 1, -1).numpy(),
-            expected,
-            atol=1e-10)
+            resized[:-3, head].view(2 * target[0] - 1, -1).numpy(), expected, atol=1e-10
+        )
     assert torch.equal(resized[-3:], table[-3:])
 
 
@@ -83,12 +88,11 @@ SUMS = {(14, 32): 1712.1869799892188, (16, 37): 2184.695996995061}
 def test_resizing_is_that_of_interp2d(source, target):
     """ViT-B and L, ViT-H/14, from 224 pixels to 512."""
     row, column = torch.meshgrid(
-        *2 * [torch.arange(2. * source - 1, dtype=torch.float64)],
-        indexing='ij')
+        *2 * [torch.arange(2.0 * source - 1, dtype=torch.float64)], indexing='ij'
+    )
     table = (0.3 * row + 0.01 * row**2).cos() * (0.2 * column).sin()
     table = torch.cat([table.flatten(), torch.zeros(3)])[:, None]
-    resized = resize_relative_position_table(table, 2 * (source, ),
-                                             2 * (target, ))
+    resized = resize_relative_position_table(table, 2 * (source,), 2 * (target,))
     resized = resized[:-3].view(2 * target - 1, -1)
     for place, value in INTERP2D[source, target].items():
         assert resized[place] == pytest.approx(value, rel=1e-7, abs=1e-9)
@@ -99,11 +103,12 @@ def test_resizing_passes_gradients():
     table = torch.randn(table_length((3, 3)), 2, dtype=torch.float64)
     table.requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda t: resize_relative_position_table(t, (3, 3), (5, 4)), table)
+        lambda t: resize_relative_position_table(t, (3, 3), (5, 4)), table
+    )
 
 
 def test_two_patches_wide_window_is_resized_linearly():
-    table = torch.arange(12.).view(12, 1)
+    table = torch.arange(12.0).view(12, 1)
     resized = resize_relative_position_table(table, (2, 2), (3, 3))
     assert resized.shape == (table_length((3, 3)), 1)
     assert resized[:-3].view(5, 5)[2, 2] == table[:-3].view(3, 3)[1, 1]

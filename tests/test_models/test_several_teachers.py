@@ -6,13 +6,14 @@ from mmpretrain.structures import DataSample
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.models import MaskDistill
 
-CLIP = dict(mean=[120., 110., 100.], std=[70., 60., 50.])
-HALF = dict(mean=[127.] * 3, std=[128.] * 3)
+CLIP = dict(mean=[120.0, 110.0, 100.0], std=[70.0, 60.0, 50.0])
+HALF = dict(mean=[127.0] * 3, std=[128.0] * 3)
 VIT = dict(
     type='mmmaskdistill.TimmTeacher',
     model_name='test_vit',
     pretrained='random',
-    img_size=64)
+    img_size=64,
+)
 PIXELS = dict(type='mmmaskdistill.PixelTeacher', img_size=64)
 LINEAR = dict(type='mmmaskdistill.LinearHead', in_channels=24)
 
@@ -22,40 +23,37 @@ def build(teacher={}, head={}, loss={}, normalizer='NoNormalizer'):
         backbone=dict(
             type='mmmaskdistill.MaskDistillViT',
             arch=dict(
-                embed_dims=24,
-                num_layers=2,
-                num_heads=3,
-                feedforward_channels=48),
-            img_size=64),
+                embed_dims=24, num_layers=2, num_heads=3, feedforward_channels=48
+            ),
+            img_size=64,
+        ),
         teacher={
             'type': 'mmmaskdistill.TeacherList',
             'teachers': [VIT, PIXELS],
             'normalizers': [
                 dict(type='mmmaskdistill.LayerNormalizer'),
-                dict(type='mmmaskdistill.L2Normalizer')
+                dict(type='mmmaskdistill.L2Normalizer'),
             ],
             'views': [CLIP, HALF],
-            **teacher
+            **teacher,
         },
         normalizer=dict(type=f'mmmaskdistill.{normalizer}'),
         head={
             'type': 'mmmaskdistill.HeadList',
-            'heads': [
-                dict(LINEAR, out_channels=64),
-                dict(LINEAR, out_channels=768)
-            ],
-            **head
+            'heads': [dict(LINEAR, out_channels=64), dict(LINEAR, out_channels=768)],
+            **head,
         },
         loss={
             'type': 'mmmaskdistill.LossList',
             'losses': [
                 dict(type='mmmaskdistill.SmoothL1Loss'),
-                dict(type='mmmaskdistill.MSELoss')
+                dict(type='mmmaskdistill.MSELoss'),
             ],
             'channels': [64, 768],
-            'weights': [1., 0.5],
-            **loss
-        })
+            'weights': [1.0, 0.5],
+            **loss,
+        },
+    )
     model.init_weights()
     return model.eval()
 
@@ -65,41 +63,58 @@ def test_each_has_its_view_normalizer_head_loss_and_weight():
     pictures = 255 * torch.rand(2, 3, 64, 64)
 
     def view(mean, std):
-        return (pictures - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(
-            std).view(3, 1, 1)
+        return (pictures - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(
+            3, 1, 1
+        )
 
     mask = torch.arange(16) < 6
     hidden = mask.expand(2, -1)
     vit, pixels = model.teacher.teachers
-    first = F.layer_norm(vit(view(**CLIP)), (64, ), eps=1e-6)[hidden]
+    first = F.layer_norm(vit(view(**CLIP)), (64,), eps=1e-6)[hidden]
     second = F.normalize(pixels(view(**HALF)), dim=-1)[hidden]
     tokens = model.backbone(pictures, hidden)
-    expected = F.smooth_l1_loss(model.head[0](tokens), first) + \
-        0.5 * F.mse_loss(model.head[1](tokens), second)
-    loss = model.loss([pictures, view(**CLIP)],
-                      [DataSample().set_mask(mask)] * 2)['loss']
+    expected = F.smooth_l1_loss(model.head[0](tokens), first) + 0.5 * F.mse_loss(
+        model.head[1](tokens), second
+    )
+    loss = model.loss([pictures, view(**CLIP)], [DataSample().set_mask(mask)] * 2)[
+        'loss'
+    ]
     torch.testing.assert_close(loss, expected)
     assert not any('teacher' in key for key in model.state_dict())
     assert 0 < model.head[1].weight.abs().max() <= 0.02
 
 
-@pytest.mark.parametrize('parts, says', [
-    (dict(loss=dict(channels=[768, 64])), '[768, 64]'),
-    (dict(loss=dict(weights=[1.])), 'weights=[1.0]'),
-    (dict(loss=dict(
-        type='mmmaskdistill.LossList', losses=[])), '0 losses'),
-    (dict(teacher=dict(views=[CLIP])), '1 views'),
-    (dict(teacher=dict(teachers=[
-        VIT, dict(type='mmmaskdistill.MomentumTeacher')
-    ])), 'MomentumTeacher'),
-    (dict(teacher=dict(teachers=[dict(VIT, class_token=True), PIXELS])),
-     'patches alone'),
-    (dict(normalizer='L2Normalizer'), 'L2Normalizer would mix them'),
-    (dict(head=dict(heads=[
-        dict(LINEAR, out_channels=64),
-        dict(LINEAR, in_channels=5, out_channels=768)
-    ])), '[24, 5]'),
-])
+@pytest.mark.parametrize(
+    'parts, says',
+    [
+        (dict(loss=dict(channels=[768, 64])), '[768, 64]'),
+        (dict(loss=dict(weights=[1.0])), 'weights=[1.0]'),
+        (dict(loss=dict(type='mmmaskdistill.LossList', losses=[])), '0 losses'),
+        (dict(teacher=dict(views=[CLIP])), '1 views'),
+        (
+            dict(
+                teacher=dict(teachers=[VIT, dict(type='mmmaskdistill.MomentumTeacher')])
+            ),
+            'MomentumTeacher',
+        ),
+        (
+            dict(teacher=dict(teachers=[dict(VIT, class_token=True), PIXELS])),
+            'patches alone',
+        ),
+        (dict(normalizer='L2Normalizer'), 'L2Normalizer would mix them'),
+        (
+            dict(
+                head=dict(
+                    heads=[
+                        dict(LINEAR, out_channels=64),
+                        dict(LINEAR, in_channels=5, out_channels=768),
+                    ]
+                )
+            ),
+            '[24, 5]',
+        ),
+    ],
+)
 def test_what_does_not_fit_is_refused(parts, says):
     with pytest.raises(ConfigError) as error:
         build(**parts)
@@ -110,14 +125,16 @@ def test_lists_go_with_lists():
     with pytest.raises(ConfigError, match='HeadList and LossList'):
         MaskDistill(
             backbone=dict(
-                type='mmmaskdistill.MaskDistillViT', arch='tiny', img_size=64),
+                type='mmmaskdistill.MaskDistillViT', arch='tiny', img_size=64
+            ),
             teacher=dict(
                 type='mmmaskdistill.TeacherList',
                 teachers=[PIXELS],
-                normalizers=[dict(type='mmmaskdistill.NoNormalizer')]),
+                normalizers=[dict(type='mmmaskdistill.NoNormalizer')],
+            ),
             normalizer=dict(type='mmmaskdistill.NoNormalizer'),
             head=dict(
-                type='mmmaskdistill.LinearHead',
-                in_channels=192,
-                out_channels=768),
-            loss=dict(type='mmmaskdistill.MSELoss'))
+                type='mmmaskdistill.LinearHead', in_channels=192, out_channels=768
+            ),
+            loss=dict(type='mmmaskdistill.MSELoss'),
+        )

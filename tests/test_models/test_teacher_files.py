@@ -1,4 +1,5 @@
 """Teachers from files in the formats that people publish CLIP in."""
+
 from functools import partial
 
 import pytest
@@ -15,22 +16,26 @@ open_clip = pytest.importorskip('open_clip')
 WIDTH, SHARED = 64, 24
 # 16 x 16 patches of 64 pixels, 14 x 14 of 56, as CLIP ViT-L/14 of 196.
 PATCH = 4
-default_cfgs = generate_default_cfgs({
-    'tiny_clip.test':
-    dict(
-        input_size=(3, 64, 64),
-        fixed_input_size=True,
-        num_classes=SHARED,
-        classifier='head',
-        first_conv='patch_embed.proj')
-})
+default_cfgs = generate_default_cfgs(
+    {
+        'tiny_clip.test': dict(
+            input_size=(3, 64, 64),
+            fixed_input_size=True,
+            num_classes=SHARED,
+            classifier='head',
+            first_conv='patch_embed.proj',
+        )
+    }
+)
 
 
 @register_model
 def tiny_clip(pretrained=False, **kwargs):
     """timm's CLIP tower, as its ``vit_base_patch16_clip_quickgelu_224``."""
     return _create_vision_transformer(
-        'tiny_clip', pretrained, **{
+        'tiny_clip',
+        pretrained,
+        **{
             **dict(
                 patch_size=PATCH,
                 embed_dim=WIDTH,
@@ -38,9 +43,11 @@ def tiny_clip(pretrained=False, **kwargs):
                 num_heads=2,
                 pre_norm=True,
                 norm_layer=partial(nn.LayerNorm, eps=1e-5),
-                act_layer='quick_gelu'),
-            **kwargs
-        })
+                act_layer='quick_gelu',
+            ),
+            **kwargs,
+        },
+    )
 
 
 def build_clip(image_size=64):
@@ -52,10 +59,11 @@ def build_clip(image_size=64):
             patch_size=PATCH,
             width=WIDTH,
             layers=2,
-            head_width=32),
-        text_cfg=dict(
-            context_length=8, vocab_size=50, width=16, heads=2, layers=1),
-        quick_gelu=True).eval()
+            head_width=32,
+        ),
+        text_cfg=dict(context_length=8, vocab_size=50, width=16, heads=2, layers=1),
+        quick_gelu=True,
+    ).eval()
 
 
 class Archive(nn.Module):
@@ -98,19 +106,21 @@ def as_training_checkpoint(clip, path):
 
 def as_safetensors(clip, path):
     from safetensors.torch import save_file
+
     save_file(clip.state_dict(), path)
 
 
 def as_archive(clip, path):
     traced = torch.jit.trace(
-        Archive(clip), torch.zeros(1, 3, 64, 64), check_trace=False)
+        Archive(clip), torch.zeros(1, 3, 64, 64), check_trace=False
+    )
     traced.half().save(path)
 
 
 @pytest.mark.parametrize('size', [64, 56, 96])
-@pytest.mark.parametrize('write', [
-    as_state_dict, as_training_checkpoint, as_safetensors, as_archive
-])
+@pytest.mark.parametrize(
+    'write', [as_state_dict, as_training_checkpoint, as_safetensors, as_archive]
+)
 def test_features_are_those_of_open_clip(tmp_path, write, size):
     clip = build_clip()
     for parameter in clip.parameters():
@@ -131,8 +141,8 @@ def test_features_are_those_of_open_clip(tmp_path, write, size):
     images = torch.randn(2, 3, size, size)
     for features in ('block', 'norm', 'proj'):
         teacher = TimmTeacher(
-            'tiny_clip', checkpoint=str(path), features=features,
-            img_size=size)
+            'tiny_clip', checkpoint=str(path), features=features, img_size=size
+        )
         target = expected(larger, images, features)
         assert teacher.channels == target.shape[2]
         assert_close(teacher(images), target)
@@ -161,9 +171,9 @@ def as_openai(clip):
     state['proj'] = state.pop('visual_projection.weight').T
     for key in [key for key in state if '.q_proj.' in key]:
         fused = key.replace('self_attn.q_proj.', 'attn.in_proj_')
-        state[fused] = torch.cat([
-            state.pop(key.replace('q_proj', f'{part}_proj'))
-            for part in 'qkv'])
+        state[fused] = torch.cat(
+            [state.pop(key.replace('q_proj', f'{part}_proj')) for part in 'qkv']
+        )
     return {f'visual.{key}': tensor for key, tensor in state.items()}
 
 
@@ -182,7 +192,9 @@ def test_features_are_those_of_transformers(tmp_path, size):
                 num_attention_heads=2,
                 image_size=image_size,
                 patch_size=PATCH,
-                hidden_act='quick_gelu')).eval()
+                hidden_act='quick_gelu',
+            )
+        ).eval()
 
     clip = build(64)
     for parameter in clip.parameters():
@@ -196,7 +208,8 @@ def test_features_are_those_of_transformers(tmp_path, size):
     key = 'vision_model.embeddings.position_embedding.weight'
     grid = state[key][1:].T.unflatten(1, (16, 16))
     grid = F.interpolate(
-        grid[None], 2 * (size // PATCH, ), mode='bicubic', antialias=True)
+        grid[None], 2 * (size // PATCH,), mode='bicubic', antialias=True
+    )
     state[key] = torch.cat([state[key][:1], grid[0].flatten(1).T])
     larger.load_state_dict(state)
 
@@ -206,7 +219,8 @@ def test_features_are_those_of_transformers(tmp_path, size):
     proj = larger.visual_projection(norm)
     for features, target in dict(block=block, norm=norm, proj=proj).items():
         teacher = TimmTeacher(
-            'tiny_clip', checkpoint=path, features=features, img_size=size)
+            'tiny_clip', checkpoint=path, features=features, img_size=size
+        )
         assert_close(teacher(images), target)
 
 
@@ -214,8 +228,10 @@ def test_features_are_those_of_transformers(tmp_path, size):
 @pytest.mark.parametrize('proj', ['', 'linear'])
 def test_open_clip_with_a_trunk_of_timm(tmp_path, wrapped, proj):
     from open_clip.timm_model import TimmModel
+
     tower = TimmModel(
-        'tiny_clip', SHARED, image_size=64, pool='token', proj=proj).eval()
+        'tiny_clip', SHARED, image_size=64, pool='token', proj=proj
+    ).eval()
     for parameter in tower.parameters():
         nn.init.normal_(parameter, std=0.2)
     state = {f'visual.{k}': v for k, v in tower.state_dict().items()}
@@ -235,5 +251,6 @@ def test_open_clip_with_a_trunk_of_timm(tmp_path, wrapped, proj):
         targets = dict(block=block, norm=norm, proj=head(norm))
     for features, target in targets.items():
         teacher = TimmTeacher(
-            'tiny_clip', checkpoint=path, features=features, img_size=64)
+            'tiny_clip', checkpoint=path, features=features, img_size=64
+        )
         assert_close(teacher(images), target)

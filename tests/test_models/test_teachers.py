@@ -35,26 +35,29 @@ def test_features_are_those_of_timm(tower):
     with torch.no_grad():
         x = model.patch_embed(IMAGES)
         x = model.blocks(model.norm_pre(model._pos_embed(x)))
-        block = x[:, model.num_prefix_tokens:]
-        norm = model.norm(x)[:, model.num_prefix_tokens:]
+        block = x[:, model.num_prefix_tokens :]
+        norm = model.norm(x)[:, model.num_prefix_tokens :]
         expected = dict(block=block, norm=norm, proj=model.head(norm))
     for features, target in expected.items():
         teacher = TimmTeacher(
-            'test_vit', checkpoint=path, features=features, img_size=96)
-        torch.testing.assert_close(
-            teacher(IMAGES), target, rtol=1e-5, atol=1e-5)
+            'test_vit', checkpoint=path, features=features, img_size=96
+        )
+        torch.testing.assert_close(teacher(IMAGES), target, rtol=1e-5, atol=1e-5)
         assert teacher.grid == (6, 6)
         assert teacher.channels == target.shape[2]
 
 
-@pytest.mark.parametrize('model,options', [
-    ('test_vit', {}),
-    ('test_vit', dict(features='norm')),
-    ('test_vit', dict(features='proj')),
-    ('test_vit', dict(layer=1)),
-    ('test_vit2', {}),  # layer scale
-    ('vit_base_patch16_siglip_224', {}),  # no class token
-])
+@pytest.mark.parametrize(
+    'model,options',
+    [
+        ('test_vit', {}),
+        ('test_vit', dict(features='norm')),
+        ('test_vit', dict(features='proj')),
+        ('test_vit', dict(layer=1)),
+        ('test_vit2', {}),  # layer scale
+        ('vit_base_patch16_siglip_224', {}),  # no class token
+    ],
+)
 def test_features_of_some_patches(model, options):
     torch.manual_seed(0)
     teacher = TimmTeacher(model, pretrained='random', img_size=96, **options)
@@ -64,10 +67,8 @@ def test_features_of_some_patches(model, options):
     assert len(set(where.sum(1).tolist())) == 2
     assert teacher.skips
     some = teacher.at(IMAGES, where)
-    torch.testing.assert_close(
-        some, teacher(IMAGES)[where], rtol=1e-5, atol=1e-5)
-    assert teacher.at(IMAGES, torch.zeros_like(where)).shape == (
-        0, teacher.channels)
+    torch.testing.assert_close(some, teacher(IMAGES)[where], rtol=1e-5, atol=1e-5)
+    assert teacher.at(IMAGES, torch.zeros_like(where)).shape == (0, teacher.channels)
 
 
 def test_some_tokens_of_a_block_with_normalized_keys():
@@ -76,7 +77,8 @@ def test_some_tokens_of_a_block_with_normalized_keys():
     x, index = torch.randn(2, 36, 64), torch.randint(36, (2, 5))
     assert can_skip(block)
     torch.testing.assert_close(
-        run_at(block, x, index), take(block(x), index), rtol=1e-5, atol=1e-5)
+        run_at(block, x, index), take(block(x), index), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_some_patches_cost_half_a_last_block():
@@ -84,22 +86,25 @@ def test_some_patches_cost_half_a_last_block():
     where = torch.zeros(2, 36, dtype=torch.bool)
     where[:, :14] = True
     mlp, width = teacher.model.blocks[-1].mlp.fc1.weight.shape
-    saved = (measure.count_flops(lambda: teacher(IMAGES)) -
-             measure.count_flops(lambda: teacher.at(IMAGES, where)))
+    saved = measure.count_flops(lambda: teacher(IMAGES)) - measure.count_flops(
+        lambda: teacher.at(IMAGES, where)
+    )
     # Queries, attention weights, their use, projection and MLP of 23 tokens.
     assert saved == 2 * 23 * (4 * width**2 + 4 * 37 * width + 4 * width * mlp)
 
 
-@pytest.mark.parametrize('model,options', [
-    ('test_vit', dict(layer=0)),
-    ('test_vit', dict(layer=(-1, -2))),
-    ('test_vit', dict(resize='bilinear')),
-    ('test_resnet', dict(layer=3)),
-    ('test_vit_relpos', {}),
-])
+@pytest.mark.parametrize(
+    'model,options',
+    [
+        ('test_vit', dict(layer=0)),
+        ('test_vit', dict(layer=(-1, -2))),
+        ('test_vit', dict(resize='bilinear')),
+        ('test_resnet', dict(layer=3)),
+        ('test_vit_relpos', {}),
+    ],
+)
 def test_teachers_that_compute_all_patches(model, options):
-    assert not TimmTeacher(
-        model, pretrained='random', img_size=96, **options).skips
+    assert not TimmTeacher(model, pretrained='random', img_size=96, **options).skips
 
 
 def test_linear_layers_of_a_frozen_model(tower):
@@ -111,8 +116,7 @@ def test_linear_layers_of_a_frozen_model(tower):
     x = torch.randn(3, plain.in_features, requires_grad=True)
     with torch.no_grad():
         torch.testing.assert_close(layer(x), plain(x), rtol=1e-5, atol=1e-5)
-    got, wanted = (torch.autograd.grad(f(x).sum(), x)[0]
-                   for f in (layer, plain))
+    got, wanted = (torch.autograd.grad(f(x).sum(), x)[0] for f in (layer, plain))
     torch.testing.assert_close(got, wanted)
 
 
@@ -132,8 +136,8 @@ def test_quick_gelu_of_a_frozen_model():
     wanted = x * torch.sigmoid(1.702 * x)
     torch.testing.assert_close(act(x), wanted)
     torch.testing.assert_close(
-        torch.autograd.grad(act(x).sum(), x),
-        torch.autograd.grad(wanted.sum(), x))
+        torch.autograd.grad(act(x).sum(), x), torch.autograd.grad(wanted.sum(), x)
+    )
     with torch.no_grad():
         given = x.clone()
         assert act(given) is given
@@ -142,9 +146,11 @@ def test_quick_gelu_of_a_frozen_model():
     features = teacher(IMAGES)
     thaw_layers(plain)
     maps = plain.forward_intermediates(
-        IMAGES, indices=1, intermediates_only=True, norm=False)[0]
+        IMAGES, indices=1, intermediates_only=True, norm=False
+    )[0]
     torch.testing.assert_close(
-        features, maps.flatten(2).transpose(1, 2), rtol=1e-4, atol=1e-5)
+        features, maps.flatten(2).transpose(1, 2), rtol=1e-4, atol=1e-5
+    )
     thaw_layers(teacher.model)
     assert type(act) is QuickGELU
     assert type(teacher.model.blocks[0].mlp.fc1) is nn.Linear
@@ -152,13 +158,12 @@ def test_quick_gelu_of_a_frozen_model():
 
 def test_convolutional_features():
     torch.manual_seed(0)
-    teacher = TimmTeacher(
-        'test_resnet', pretrained='random', layer=3, img_size=96)
+    teacher = TimmTeacher('test_resnet', pretrained='random', layer=3, img_size=96)
     maps = teacher.model.forward_intermediates(
-        IMAGES, indices=[3], intermediates_only=True)[0]
+        IMAGES, indices=[3], intermediates_only=True
+    )[0]
     assert teacher.stride == 16 and teacher.grid == (6, 6)
-    torch.testing.assert_close(
-        teacher(IMAGES), maps.flatten(2).transpose(1, 2))
+    torch.testing.assert_close(teacher(IMAGES), maps.flatten(2).transpose(1, 2))
 
 
 def test_position_embedding_is_resized_for_another_input(tower):
@@ -168,15 +173,18 @@ def test_position_embedding_is_resized_for_another_input(tower):
     assert teacher(IMAGES[..., :64, :64]).shape[1] == 16
 
 
-@pytest.mark.parametrize('name, patch, width', [
-    ('vit_small_patch16_224.dino', 16, 384),
-    ('vit_small_patch14_reg4_dinov2.lvd142m', 14, 384),
-    ('vit_small_patch16_dinov3.lvd1689m', 16, 384),
-    ('vit_base_patch16_siglip_224.v2_webli', 16, 768),
-    ('eva02_tiny_patch14_224.mim_in22k', 14, 192),
-    ('vit_base_patch16_clip_quickgelu_224.openai', 16, 768),
-    ('convnext_tiny.dinov3_lvd1689m', 32, 768),
-])
+@pytest.mark.parametrize(
+    'name, patch, width',
+    [
+        ('vit_small_patch16_224.dino', 16, 384),
+        ('vit_small_patch14_reg4_dinov2.lvd142m', 14, 384),
+        ('vit_small_patch16_dinov3.lvd1689m', 16, 384),
+        ('vit_base_patch16_siglip_224.v2_webli', 16, 768),
+        ('eva02_tiny_patch14_224.mim_in22k', 14, 192),
+        ('vit_base_patch16_clip_quickgelu_224.openai', 16, 768),
+        ('convnext_tiny.dinov3_lvd1689m', 32, 768),
+    ],
+)
 def test_families(name, patch, width):
     """Each builds in this timm, and gives patches alone."""
     with torch.device('meta'):
@@ -207,18 +215,15 @@ def test_other_grids():
 def test_resizing_is_bilinear():
     torch.manual_seed(0)
     teacher = TimmTeacher(
-        'test_resnet',
-        pretrained='random',
-        layer=4,
-        img_size=96,
-        resize='bilinear')
+        'test_resnet', pretrained='random', layer=4, img_size=96, resize='bilinear'
+    )
     teacher.match_grid((6, 6))
     maps = teacher.model.forward_intermediates(
-        IMAGES, indices=[4], intermediates_only=True)[0]
+        IMAGES, indices=[4], intermediates_only=True
+    )[0]
     assert maps.shape[2:] == (3, 3)
     expected = torch.nn.functional.interpolate(maps, (6, 6), mode='bilinear')
-    torch.testing.assert_close(
-        teacher(IMAGES), expected.flatten(2).transpose(1, 2))
+    torch.testing.assert_close(teacher(IMAGES), expected.flatten(2).transpose(1, 2))
 
 
 def test_no_weights_is_an_error(monkeypatch):
@@ -238,37 +243,38 @@ def test_no_weights_is_an_error(monkeypatch):
 
 def test_random_teacher_warns(caplog):
     from mmengine.logging import MMLogger
+
     logger = MMLogger.get_current_instance()
     logger.addHandler(caplog.handler)
     TimmTeacher('test_vit', pretrained='random', img_size=96)
     logger.removeHandler(caplog.handler)
-    assert any(r.levelno == logging.WARNING and 'random weights' in r.message
-               for r in caplog.records)
+    assert any(
+        r.levelno == logging.WARNING and 'random weights' in r.message
+        for r in caplog.records
+    )
 
 
-@pytest.mark.parametrize('wrong, message', [
-    (dict(model_name='vit_nonsense'), "'vit_nonsense' is not a model"),
-    (dict(features='pixels'), "features='pixels'"),
-    (dict(layer=99), 'layer=99'),
-    (dict(resize='cubic'), "resize='cubic'"),
-    (dict(pretrained='yes'), "pretrained='yes'"),
-    (dict(model_name='test_efficientnet', features='proj'),
-     'no linear projection'),
-])
+@pytest.mark.parametrize(
+    'wrong, message',
+    [
+        (dict(model_name='vit_nonsense'), "'vit_nonsense' is not a model"),
+        (dict(features='pixels'), "features='pixels'"),
+        (dict(layer=99), 'layer=99'),
+        (dict(resize='cubic'), "resize='cubic'"),
+        (dict(pretrained='yes'), "pretrained='yes'"),
+        (dict(model_name='test_efficientnet', features='proj'), 'no linear projection'),
+    ],
+)
 def test_wrong_arguments(wrong, message):
     with pytest.raises(ValueError, match=message):
-        TimmTeacher(**{
-            'model_name': 'test_vit',
-            'pretrained': 'random',
-            **wrong
-        })
+        TimmTeacher(**{'model_name': 'test_vit', 'pretrained': 'random', **wrong})
 
 
 def test_weights_of_another_model_are_refused(tower):
     _, path = tower
     with pytest.raises(
-            CheckpointError,
-            match='not fit the teacher test_vit2: .* and .* more') as error:
+        CheckpointError, match='not fit the teacher test_vit2: .* and .* more'
+    ) as error:
         TimmTeacher('test_vit2', checkpoint=path)
     assert 'size mismatch' in str(error.value) or 'missing' in str(error.value)
     assert '\n' not in str(error.value)
@@ -284,7 +290,9 @@ def cached_teacher():
             type='mmmaskdistill.TimmTeacher',
             model_name='test_vit',
             pretrained='random',
-            img_size=96))
+            img_size=96,
+        )
+    )
 
 
 def test_cached_teacher_asks_once_a_file():

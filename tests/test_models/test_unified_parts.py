@@ -1,4 +1,5 @@
 """N, H and students one by one, against formulas and other libraries."""
+
 import pytest
 import torch
 from mmengine.registry import init_default_scope
@@ -6,28 +7,38 @@ from mmpretrain.models import SwinTransformer, TIMMBackbone
 from mmpretrain.structures import DataSample
 
 from mmmaskdistill.models import MaskDistill, MaskDistillViT, TimmTeacher
-from mmmaskdistill.models.backbones import (AllTokensViT, MaskedSwin,
-                                            MaskedTimm, PatchAggregationViT,
-                                            VisibleViT)
+from mmmaskdistill.models.backbones import (
+    AllTokensViT,
+    MaskedSwin,
+    MaskedTimm,
+    PatchAggregationViT,
+    VisibleViT,
+)
 from mmmaskdistill.models.heads import MLPHead
-from mmmaskdistill.models.normalizers import (BatchNormalizer,
-                                              InstanceNormalizer, L2Normalizer,
-                                              NoNormalizer,
-                                              PatchPixelNormalizer)
+from mmmaskdistill.models.normalizers import (
+    BatchNormalizer,
+    InstanceNormalizer,
+    L2Normalizer,
+    NoNormalizer,
+    PatchPixelNormalizer,
+)
 from mmmaskdistill.models.weights import load_backbone
 
 ARCH = dict(embed_dims=24, num_layers=2, num_heads=3, feedforward_channels=48)
 
 
-@pytest.mark.parametrize('kind, dims, unbiased', [
-    (PatchPixelNormalizer, (2, ), True),
-    (InstanceNormalizer, (1, ), False),
-    (BatchNormalizer, (0, 1), False),
-])
+@pytest.mark.parametrize(
+    'kind, dims, unbiased',
+    [
+        (PatchPixelNormalizer, (2,), True),
+        (InstanceNormalizer, (1,), False),
+        (BatchNormalizer, (0, 1), False),
+    ],
+)
 def test_variance_normalizers(kind, dims, unbiased):
     x = 3 * torch.randn(4, 5, 7, dtype=torch.float64) + 1
     variance, mean = torch.var_mean(x, dims, unbiased=unbiased, keepdim=True)
-    torch.testing.assert_close(kind()(x), (x - mean) / (variance + 1e-6)**0.5)
+    torch.testing.assert_close(kind()(x), (x - mean) / (variance + 1e-6) ** 0.5)
 
 
 def test_other_normalizers():
@@ -42,8 +53,7 @@ def test_mlp_head():
     head.init_weights()
     shapes = [tuple(p.shape) for p in head.parameters() if p.ndim == 2]
     assert shapes == [(5, 4), (5, 5), (6, 5)]
-    assert all(0 < p.abs().max() <= 0.02 for p in head.parameters()
-               if p.ndim == 2)
+    assert all(0 < p.abs().max() <= 0.02 for p in head.parameters() if p.ndim == 2)
     assert head(torch.randn(2, 3, 4)).shape == (2, 3, 6)
 
 
@@ -64,14 +74,14 @@ def test_all_tokens_hold_the_hidden_ones():
     torch.testing.assert_close(tokens[mask], sparing(images, mask))
     nothing = torch.zeros_like(mask)
     torch.testing.assert_close(
-        student(images, nothing), sparing(images)[0].flatten(2).mT)
+        student(images, nothing), sparing(images)[0].flatten(2).mT
+    )
 
 
 def test_patch_aggregation(tmp_path):
     """The second readout reads early patches through the class token."""
     images, mask = masked()
-    student = PatchAggregationViT(
-        early_layers=1, arch=ARCH, img_size=64).eval()
+    student = PatchAggregationViT(early_layers=1, arch=ARCH, img_size=64).eval()
     student.init_weights()
     last, pressed = student(images, mask)
     plain = MaskDistillViT(arch=ARCH, img_size=64).eval()
@@ -99,8 +109,7 @@ def test_visible_student_sees_nothing_hidden(tmp_path):
     assert tokens.shape == (2, 10, 24)
     pixels = mask.unflatten(1, (4, 4))[:, None]
     pixels = pixels.repeat_interleave(16, 2).repeat_interleave(16, 3)
-    torch.testing.assert_close(
-        student(images.masked_fill(pixels, 9.), mask), tokens)
+    torch.testing.assert_close(student(images.masked_fill(pixels, 9.0), mask), tokens)
 
     # Afterwards it is a MaskDistillViT.
     torch.save(student.state_dict(), tmp_path / 'student.pth')
@@ -109,7 +118,8 @@ def test_visible_student_sees_nothing_hidden(tmp_path):
         img_size=64,
         use_abs_pos_emb=True,
         use_shared_rel_pos_bias=False,
-        layer_scale_init_value=0.).eval()
+        layer_scale_init_value=0.0,
+    ).eval()
     load_backbone(backbone, str(tmp_path / 'student.pth'))
     every = student(images, torch.zeros_like(mask))[:, 1:]
     torch.testing.assert_close(backbone(images)[0].flatten(2).mT, every)
@@ -120,7 +130,8 @@ def test_masked_swin_is_mmpretrain_s_afterwards():
     args = dict(
         arch=dict(embed_dims=12, depths=[1, 1, 2, 1], num_heads=[1, 2, 2, 3]),
         img_size=64,
-        stage_cfgs=dict(block_cfgs=dict(window_size=2)))
+        stage_cfgs=dict(block_cfgs=dict(window_size=2)),
+    )
     student, swin = MaskedSwin(**args), SwinTransformer(**args)
     student.init_weights()
     student.eval(), swin.eval()  # these return None
@@ -128,11 +139,11 @@ def test_masked_swin_is_mmpretrain_s_afterwards():
     assert not missing and left == ['mask_token']
     images, mask = masked(2, 2)
     nothing = torch.zeros_like(mask)
-    torch.testing.assert_close(
-        student(images, nothing), swin(images)[0].flatten(2).mT)
+    torch.testing.assert_close(student(images, nothing), swin(images)[0].flatten(2).mT)
     student(images)[0].sum().backward()
-    assert not [k for k, p in student.named_parameters()
-                if p.requires_grad and p.grad is None]
+    assert not [
+        k for k, p in student.named_parameters() if p.requires_grad and p.grad is None
+    ]
     hidden = student(images, mask)
     assert hidden.shape == (2, 4, 96)
     student.mask_token.data += 1
@@ -141,7 +152,8 @@ def test_masked_swin_is_mmpretrain_s_afterwards():
 
 @pytest.mark.parametrize('fill', ['learned', 'mean'])
 @pytest.mark.parametrize(
-    'name', ['test_vit', 'test_resnet', 'test_convnext', 'test_efficientnet'])
+    'name', ['test_vit', 'test_resnet', 'test_convnext', 'test_efficientnet']
+)
 def test_masked_timm(name, fill):
     student = MaskedTimm(name, img_size=64, fill=fill)
     h, w = student.patch_resolution
@@ -154,51 +166,54 @@ def test_masked_timm(name, fill):
     student.eval()
     tokens = student(images, mask)
     assert tokens.shape == (2, h * w, student.out_channels)
-    torch.testing.assert_close(
-        student(images.masked_fill(pixels, 9.), mask), tokens)
+    torch.testing.assert_close(student(images.masked_fill(pixels, 9.0), mask), tokens)
 
-    teacher = dict(
-        type='mmmaskdistill.PixelTeacher', patch_size=64 // h, img_size=64)
-    channels = 3 * (64 // h)**2
+    teacher = dict(type='mmmaskdistill.PixelTeacher', patch_size=64 // h, img_size=64)
+    channels = 3 * (64 // h) ** 2
     model = MaskDistill(
         backbone=dict(
-            type='mmmaskdistill.MaskedTimm',
-            model_name=name,
-            img_size=64,
-            fill=fill),
+            type='mmmaskdistill.MaskedTimm', model_name=name, img_size=64, fill=fill
+        ),
         teacher=teacher,
         normalizer=dict(type='mmmaskdistill.NoNormalizer'),
         head=dict(
             type='mmmaskdistill.LinearHead',
             in_channels=student.out_channels,
-            out_channels=channels),
-        loss=dict(type='mmmaskdistill.L1Loss'))
+            out_channels=channels,
+        ),
+        loss=dict(type='mmmaskdistill.L1Loss'),
+    )
     samples = [DataSample().set_mask(m) for m in mask]
     model.loss(images, samples)['loss'].backward()
     # DistributedDataParallel would refuse a model that leaves one out.
     assert not [k for k, p in model.named_parameters() if p.grad is None]
-    depths = [model.backbone.get_layer_depth(k, 'backbone.')
-              for k, _ in model.named_parameters()]
+    depths = [
+        model.backbone.get_layer_depth(k, 'backbone.')
+        for k, _ in model.named_parameters()
+    ]
     assert len({total for _, total in depths}) == 1
     assert {depth for depth, _ in depths} == set(range(depths[0][1]))
 
     # Afterwards it is a backbone, and mmpretrain's TIMMBackbone.
     student(images)[-1].sum().backward()
-    assert not [k for k, p in student.named_parameters()
-                if p.requires_grad and p.grad is None]
+    assert not [
+        k for k, p in student.named_parameters() if p.requires_grad and p.grad is None
+    ]
     size = dict(img_size=64) if 'vit' in name else {}
     backbone = TIMMBackbone(name, **size)
-    missing, left = backbone.load_state_dict(
-        student.state_dict(), strict=False)
+    missing, left = backbone.load_state_dict(student.state_dict(), strict=False)
     above = ('timm_model.head', 'timm_model.conv_head', 'timm_model.bn2')
     assert not [k for k in missing if not k.startswith(above)]
     assert set(left) <= {'mask_token'}
 
 
-@pytest.mark.parametrize('wrong, says', [
-    (dict(fill='noise'), "fill='noise': expected 'learned' or 'mean'"),
-    (dict(model_name='resnet_nonsense'), "'resnet_nonsense' is not a model"),
-])
+@pytest.mark.parametrize(
+    'wrong, says',
+    [
+        (dict(fill='noise'), "fill='noise': expected 'learned' or 'mean'"),
+        (dict(model_name='resnet_nonsense'), "'resnet_nonsense' is not a model"),
+    ],
+)
 def test_masked_timm_refuses(wrong, says):
     with pytest.raises(ValueError, match=says):
         MaskedTimm(**{'model_name': 'test_resnet', **wrong})
@@ -206,17 +221,14 @@ def test_masked_timm_refuses(wrong, says):
 
 def test_teacher_of_several_layers():
     layers = (1, 3, -1)
-    mean = TimmTeacher(
-        'test_vit', pretrained='random', layer=layers, img_size=64)
+    mean = TimmTeacher('test_vit', pretrained='random', layer=layers, img_size=64)
     images = torch.randn(2, 3, 64, 64)
     expected = torch.zeros(2, 16, 64)
     for layer in layers:
-        one = TimmTeacher(
-            'test_vit', pretrained='random', layer=layer, img_size=64)
+        one = TimmTeacher('test_vit', pretrained='random', layer=layer, img_size=64)
         one.load_state_dict(mean.state_dict())
-        variance, center = torch.var_mean(
-            one(images), -1, unbiased=False, keepdim=True)
-        expected += (one(images) - center) / (variance + 1e-6)**0.5 / 3
+        variance, center = torch.var_mean(one(images), -1, unbiased=False, keepdim=True)
+        expected += (one(images) - center) / (variance + 1e-6) ** 0.5 / 3
     torch.testing.assert_close(mean(images), expected)
     with pytest.raises(ValueError, match='same width and stride'):
         TimmTeacher('test_resnet', pretrained='random', layer=(1, -1))
@@ -230,7 +242,8 @@ def test_class_token(features):
         pretrained='random',
         features=features,
         img_size=64,
-        class_token=True)
+        class_token=True,
+    )
     images, mask = masked()
     expected = teacher.model.forward_features(images)
     if features == 'proj':
@@ -241,38 +254,38 @@ def test_class_token(features):
 
     model = MaskDistill(
         backbone=dict(
-            type='mmmaskdistill.AllTokensViT',
-            arch=ARCH,
-            img_size=64,
-            class_token=True),
+            type='mmmaskdistill.AllTokensViT', arch=ARCH, img_size=64, class_token=True
+        ),
         teacher=dict(
             type='mmmaskdistill.TimmTeacher',
             model_name='test_vit',
             pretrained='random',
             features=features,
             img_size=64,
-            class_token=True),
+            class_token=True,
+        ),
         normalizer=dict(type='mmmaskdistill.NoNormalizer'),
         head=dict(
             type='mmmaskdistill.LinearHead',
             in_channels=24,
-            out_channels=expected.shape[-1]),
-        loss=dict(type='mmmaskdistill.MSELoss'))
+            out_channels=expected.shape[-1],
+        ),
+        loss=dict(type='mmmaskdistill.MSELoss'),
+    )
     model.init_weights()
     model.eval().teacher.load_state_dict(teacher.state_dict())
     plain = MaskDistillViT(arch=ARCH, img_size=64, out_type='raw').eval()
     plain.load_state_dict(model.backbone.state_dict())
     nothing = torch.zeros_like(mask)
-    torch.testing.assert_close(
-        model.backbone(images, nothing), plain(images)[0])
+    torch.testing.assert_close(model.backbone(images, nothing), plain(images)[0])
 
     samples = [DataSample().set_mask(m) for m in mask]
-    error = (model.head(model.backbone(images, mask)) - expected)**2
+    error = (model.head(model.backbone(images, mask)) - expected) ** 2
     counts = torch.cat([torch.ones(2, 1, dtype=torch.bool), mask], 1)
     torch.testing.assert_close(
-        model.loss(images, samples)['loss'], error[counts].mean())
+        model.loss(images, samples)['loss'], error[counts].mean()
+    )
     comparison = model.compare(images, samples)
     assert comparison.target.shape == comparison.prediction.shape
     torch.testing.assert_close(comparison.target, expected[:, 1:])
-    torch.testing.assert_close(
-        comparison.error[mask], error[:, 1:][mask].mean(-1))
+    torch.testing.assert_close(comparison.error[mask], error[:, 1:][mask].mean(-1))

@@ -1,11 +1,22 @@
 """Each method against mmpretrain's: same weights, image, mask, same loss."""
+
 import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.registry import init_default_scope
-from mmpretrain.models.selfsup import (EVA, MAE, MILAN, VQKD, BEiT,
-                                       BEiTPretrainViT, MAEViT, MaskFeat,
-                                       MaskFeatViT, MILANViT, SimMIM)
+from mmpretrain.models.selfsup import (
+    EVA,
+    MAE,
+    MILAN,
+    VQKD,
+    BEiT,
+    BEiTPretrainViT,
+    MAEViT,
+    MaskFeat,
+    MaskFeatViT,
+    MILANViT,
+    SimMIM,
+)
 from mmpretrain.models.selfsup.cae import DALLEEncoder
 from mmpretrain.structures import DataSample
 
@@ -21,9 +32,15 @@ CLOSE = dict(rtol=1e-5, atol=1e-5)
 
 def build(**kwargs):
     kwargs = {
-        name: dict(part, type=part['type'] if '.' in part['type'] else
-                   f'mmmaskdistill.{part["type"]}')
-        if isinstance(part, dict) else part for name, part in kwargs.items()
+        name: dict(
+            part,
+            type=part['type']
+            if '.' in part['type']
+            else f'mmmaskdistill.{part["type"]}',
+        )
+        if isinstance(part, dict)
+        else part
+        for name, part in kwargs.items()
     }
     model = MaskDistill(**kwargs)
     model.init_weights()
@@ -72,8 +89,10 @@ def sparse(**kwargs):
             grid=4,
             embed_dims=32,
             num_layers=2,
-            num_heads=4),
-        **kwargs)
+            num_heads=4,
+        ),
+        **kwargs,
+    )
 
 
 def their_sparse(cls, channels=None, **kwargs):
@@ -86,9 +105,11 @@ def their_sparse(cls, channels=None, **kwargs):
             decoder_embed_dim=32,
             decoder_depth=2,
             decoder_num_heads=4,
-            predict_feature_dim=channels),
+            predict_feature_dim=channels,
+        ),
         data_preprocessor=dict(type='SelfSupDataPreprocessor'),
-        **kwargs)
+        **kwargs,
+    )
     model.init_weights()
     return perturb(model)
 
@@ -98,9 +119,9 @@ def scope():
     init_default_scope('mmpretrain')
 
 
-@pytest.mark.parametrize('norm_pix, normalizer',
-                         [(True, 'PatchPixelNormalizer'),
-                          (False, 'NoNormalizer')])
+@pytest.mark.parametrize(
+    'norm_pix, normalizer', [(True, 'PatchPixelNormalizer'), (False, 'NoNormalizer')]
+)
 def test_mae(norm_pix, normalizer, tmp_path, monkeypatch):
     theirs = their_sparse(
         MAE,
@@ -108,28 +129,30 @@ def test_mae(norm_pix, normalizer, tmp_path, monkeypatch):
             type='MAEPretrainHead',
             norm_pix=norm_pix,
             patch_size=16,
-            loss=dict(type='PixelReconstructionLoss', criterion='L2')))
+            loss=dict(type='PixelReconstructionLoss', criterion='L2'),
+        ),
+    )
     ours = sparse(
         teacher=dict(type='PixelTeacher', img_size=64),
         normalizer=dict(type=normalizer),
         loss=dict(type='MSELoss'),
-        channels=768)
+        channels=768,
+    )
     copy_backbone(theirs.backbone, ours.backbone, tmp_path)
     ours.head.load_state_dict(theirs.neck.state_dict())
     images = torch.randn(2, 3, 64, 64)
     mask = uniform_mask(2, 4, 12)
     loss = ours.loss(images, samples(mask))['loss']
     loss.backward()
-    assert all(p.grad is not None for p in ours.parameters()
-               if p.requires_grad)
+    assert all(p.grad is not None for p in ours.parameters() if p.requires_grad)
     fix_masking(theirs.backbone, mask.flatten(1), monkeypatch)
-    torch.testing.assert_close(
-        theirs.loss(images, [])['loss'], loss, **CLOSE)
+    torch.testing.assert_close(theirs.loss(images, [])['loss'], loss, **CLOSE)
 
 
 @MODELS.register_module()
 class FixedTeacher(torch.nn.Module):
     """Features as given."""
+
     name = 'FixedTeacher'
 
     def __init__(self, features, class_token=False):
@@ -163,36 +186,34 @@ def test_eva_mae_style(tmp_path, monkeypatch):
         target_generator=Tokens(features),
         head=dict(
             type='MIMHead',
-            loss=dict(
-                type='CosineSimilarityLoss',
-                shift_factor=2.,
-                scale_factor=2.)))
+            loss=dict(type='CosineSimilarityLoss', shift_factor=2.0, scale_factor=2.0),
+        ),
+    )
     ours = sparse(
         teacher=dict(type='FixedTeacher', features=features),
         normalizer=dict(type='L2Normalizer'),
         loss=dict(
-            type='mmpretrain.CosineSimilarityLoss',
-            shift_factor=2.,
-            scale_factor=2.),
-        channels=24)
+            type='mmpretrain.CosineSimilarityLoss', shift_factor=2.0, scale_factor=2.0
+        ),
+        channels=24,
+    )
     copy_backbone(theirs.backbone, ours.backbone, tmp_path)
     ours.head.load_state_dict(theirs.neck.state_dict())
     images = torch.randn(2, 3, 64, 64)
     mask = uniform_mask(2, 4, 12)
     loss = ours.loss(images, samples(mask))['loss']
     fix_masking(theirs.backbone, mask.flatten(1), monkeypatch)
-    torch.testing.assert_close(
-        theirs.loss(images, [])['loss'], loss, **CLOSE)
+    torch.testing.assert_close(theirs.loss(images, [])['loss'], loss, **CLOSE)
 
 
 class TokensAndAttention(Tokens):
-
     def forward(self, images):
         return self.features, torch.ones(2, 17, 17)
 
 
 COSINE = dict(
-    type='mmpretrain.CosineSimilarityLoss', shift_factor=2., scale_factor=2.)
+    type='mmpretrain.CosineSimilarityLoss', shift_factor=2.0, scale_factor=2.0
+)
 
 
 class MaskTokens(MaskFeatViT):
@@ -204,7 +225,6 @@ class MaskTokens(MaskFeatViT):
 
 
 class LinearNeck(torch.nn.Linear):
-
     def forward(self, tokens, ids_restore):
         return super().forward(tokens)
 
@@ -217,7 +237,8 @@ def test_eva(tmp_path):
         neck=LinearNeck(48, 24),
         target_generator=Tokens(features),
         head=dict(type='MIMHead', loss=dict(type='CosineSimilarityLoss')),
-        data_preprocessor=dict(type='SelfSupDataPreprocessor'))
+        data_preprocessor=dict(type='SelfSupDataPreprocessor'),
+    )
     theirs.init_weights()
     perturb(theirs)
     ours = build(
@@ -227,18 +248,22 @@ def test_eva(tmp_path):
             img_size=64,
             use_abs_pos_emb=True,
             use_shared_rel_pos_bias=False,
-            layer_scale_init_value=0.),
+            layer_scale_init_value=0.0,
+        ),
         teacher=dict(type='FixedTeacher', features=features),
         normalizer=dict(type='L2Normalizer'),
         head=dict(type='LinearHead', in_channels=48, out_channels=24),
-        loss=dict(type='mmpretrain.CosineSimilarityLoss'))
+        loss=dict(type='mmpretrain.CosineSimilarityLoss'),
+    )
     copy_backbone(theirs.backbone, ours.backbone, tmp_path)
     ours.head.load_state_dict(theirs.neck.state_dict())
     images = torch.randn(2, 3, 64, 64)
     theirs.backbone.mask = mask = uniform_mask(2, 4, 6)
     torch.testing.assert_close(
         theirs.loss(images, [])['loss'],
-        ours.loss(images, samples(mask))['loss'], **CLOSE)
+        ours.loss(images, samples(mask))['loss'],
+        **CLOSE,
+    )
 
 
 def test_milan(tmp_path, monkeypatch):
@@ -253,12 +278,12 @@ def test_milan(tmp_path, monkeypatch):
             decoder_embed_dim=32,
             decoder_depth=2,
             decoder_num_heads=4,
-            predict_feature_dim=24),
+            predict_feature_dim=24,
+        ),
         target_generator=TokensAndAttention(features),
-        head=dict(
-            type='MIMHead',
-            loss=dict(COSINE, type='CosineSimilarityLoss')),
-        data_preprocessor=dict(type='SelfSupDataPreprocessor'))
+        head=dict(type='MIMHead', loss=dict(COSINE, type='CosineSimilarityLoss')),
+        data_preprocessor=dict(type='SelfSupDataPreprocessor'),
+    )
     theirs.init_weights()
     perturb(theirs)
     ours = build(
@@ -273,9 +298,11 @@ def test_milan(tmp_path, monkeypatch):
             embed_dims=32,
             num_layers=2,
             num_heads=4,
-            class_token=True),
+            class_token=True,
+        ),
         loss=COSINE,
-        predict='all')
+        predict='all',
+    )
     copy_backbone(theirs.backbone, ours.backbone, tmp_path)
     ours.head.load_state_dict(theirs.neck.state_dict())
     images = torch.randn(2, 3, 64, 64)
@@ -284,7 +311,9 @@ def test_milan(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, 'multinomial', lambda *args, **kwargs: order)
     torch.testing.assert_close(
         theirs.loss(images, [])['loss'],
-        ours.loss(images, samples(mask))['loss'], **CLOSE)
+        ours.loss(images, samples(mask))['loss'],
+        **CLOSE,
+    )
 
 
 class MapOfTokens(BEiTPretrainViT):
@@ -292,20 +321,20 @@ class MapOfTokens(BEiTPretrainViT):
 
     def forward(self, images, mask):
         tokens = super().forward(images, mask)[-1][:, 1:]
-        return (tokens.mT.unflatten(2, mask.shape[1:]), )
+        return (tokens.mT.unflatten(2, mask.shape[1:]),)
 
 
 def test_simmim_with_vit(tmp_path):
     """The parts of configs/unified/simmim.py."""
     theirs = SimMIM(
         backbone=dict(type=MapOfTokens, arch=ARCH, img_size=64),
-        neck=dict(
-            type='SimMIMLinearDecoder', in_channels=48, encoder_stride=16),
+        neck=dict(type='SimMIMLinearDecoder', in_channels=48, encoder_stride=16),
         head=dict(
             type='SimMIMHead',
             patch_size=16,
-            loss=dict(
-                type='PixelReconstructionLoss', criterion='L1', channel=3)))
+            loss=dict(type='PixelReconstructionLoss', criterion='L1', channel=3),
+        ),
+    )
     theirs.init_weights()
     perturb(theirs)
     ours = build(
@@ -313,14 +342,17 @@ def test_simmim_with_vit(tmp_path):
         teacher=dict(type='PixelTeacher', img_size=64),
         normalizer=dict(type='NoNormalizer'),
         head=dict(type='LinearHead', in_channels=48, out_channels=768),
-        loss=dict(type='L1Loss'))
+        loss=dict(type='L1Loss'),
+    )
     copy_backbone(theirs.backbone, ours.backbone, tmp_path)
     copy_pixel_head(theirs.neck.decoder[0], ours.head)
     images = torch.randn(2, 3, 64, 64)
     mask = uniform_mask(2, 4, 9)
     torch.testing.assert_close(
         theirs.loss(images, samples(mask))['loss'],
-        ours.loss(images, samples(mask))['loss'], **CLOSE)
+        ours.loss(images, samples(mask))['loss'],
+        **CLOSE,
+    )
 
 
 def copy_pixel_head(theirs, ours):
@@ -332,19 +364,19 @@ def copy_pixel_head(theirs, ours):
 
 def test_simmim():
     swin = dict(
-        arch=dict(
-            embed_dims=12, depths=[1, 1, 2, 1], num_heads=[1, 2, 2, 3]),
+        arch=dict(embed_dims=12, depths=[1, 1, 2, 1], num_heads=[1, 2, 2, 3]),
         img_size=128,
-        stage_cfgs=dict(block_cfgs=dict(window_size=4)))
+        stage_cfgs=dict(block_cfgs=dict(window_size=4)),
+    )
     theirs = SimMIM(
         backbone=dict(type='SimMIMSwinTransformer', **swin),
-        neck=dict(
-            type='SimMIMLinearDecoder', in_channels=96, encoder_stride=32),
+        neck=dict(type='SimMIMLinearDecoder', in_channels=96, encoder_stride=32),
         head=dict(
             type='SimMIMHead',
             patch_size=4,
-            loss=dict(
-                type='PixelReconstructionLoss', criterion='L1', channel=3)))
+            loss=dict(type='PixelReconstructionLoss', criterion='L1', channel=3),
+        ),
+    )
     theirs.init_weights()
     perturb(theirs)
     ours = build(
@@ -352,7 +384,8 @@ def test_simmim():
         teacher=dict(type='PixelTeacher', patch_size=32, img_size=128),
         normalizer=dict(type='NoNormalizer'),
         head=dict(type='LinearHead', in_channels=96, out_channels=3072),
-        loss=dict(type='L1Loss'))
+        loss=dict(type='L1Loss'),
+    )
     ours.backbone.load_state_dict(theirs.backbone.state_dict())
     copy_pixel_head(theirs.neck.decoder[0], ours.head)
     images = torch.randn(2, 3, 128, 128)
@@ -360,53 +393,53 @@ def test_simmim():
     loss = ours.loss(images, samples(mask))['loss']
     fine = mask.repeat_interleave(8, 1).repeat_interleave(8, 2)
     torch.testing.assert_close(
-        theirs.loss(images, samples(fine))['loss'], loss, **CLOSE)
+        theirs.loss(images, samples(fine))['loss'], loss, **CLOSE
+    )
 
 
 def test_maskfeat(tmp_path):
     theirs = MaskFeat(
         backbone=dict(type=MaskFeatViT, arch=ARCH, img_size=224),
-        neck=dict(
-            type='LinearNeck',
-            in_channels=48,
-            out_channels=108,
-            norm_cfg=None),
+        neck=dict(type='LinearNeck', in_channels=48, out_channels=108, norm_cfg=None),
         head=dict(
-            type='MIMHead',
-            loss=dict(type='PixelReconstructionLoss', criterion='L2')),
-        target_generator=dict(
-            type='HOGGenerator', nbins=9, pool=8, gaussian_window=16))
+            type='MIMHead', loss=dict(type='PixelReconstructionLoss', criterion='L2')
+        ),
+        target_generator=dict(type='HOGGenerator', nbins=9, pool=8, gaussian_window=16),
+    )
     theirs.init_weights()
     perturb(theirs)
     ours = build(
         backbone=dict(
             type='MaskDistillViT',
             arch=ARCH,
-            layer_scale_init_value=0.,
+            layer_scale_init_value=0.0,
             use_abs_pos_emb=True,
-            use_shared_rel_pos_bias=False),
+            use_shared_rel_pos_bias=False,
+        ),
         teacher=dict(type='HOGTeacher'),
         normalizer=dict(type='NoNormalizer'),
         head=dict(type='LinearHead', in_channels=48, out_channels=108),
-        loss=dict(type='MSELoss'))
+        loss=dict(type='MSELoss'),
+    )
     copy_backbone(theirs.backbone, ours.backbone, tmp_path)
     ours.head.load_state_dict(theirs.neck.fc.state_dict())
     images = torch.randn(2, 3, 224, 224)
     mask = uniform_mask(2, 14, 78)
     torch.testing.assert_close(
         theirs.loss(images, samples(mask))['loss'],
-        ours.loss(images, samples(mask))['loss'], **CLOSE)
+        ours.loss(images, samples(mask))['loss'],
+        **CLOSE,
+    )
 
 
 def their_beit(**kwargs):
     model = BEiT(
         backbone=dict(
-            type='BEiTPretrainViT',
-            arch=ARCH,
-            img_size=64,
-            **kwargs.pop('backbone', {})),
+            type='BEiTPretrainViT', arch=ARCH, img_size=64, **kwargs.pop('backbone', {})
+        ),
         data_preprocessor=dict(type='SelfSupDataPreprocessor'),
-        **kwargs)
+        **kwargs,
+    )
     model.init_weights()
     return perturb(model)
 
@@ -417,8 +450,10 @@ def test_beit(tmp_path):
             type='BEiTV1Head',
             embed_dims=48,
             num_embed=40,
-            loss=dict(type='CrossEntropyLoss')),
-        target_generator=DALLEEncoder(n_hid=8, vocab_size=40))
+            loss=dict(type='CrossEntropyLoss'),
+        ),
+        target_generator=DALLEEncoder(n_hid=8, vocab_size=40),
+    )
     for p in theirs.target_generator.parameters():
         p.data.normal_(std=0.5)
     ours = build(
@@ -428,20 +463,23 @@ def test_beit(tmp_path):
             img_size=32,
             vocab_size=40,
             width=8,
-            pretrained='random'),
+            pretrained='random',
+        ),
         normalizer=dict(type='NoNormalizer'),
         head=dict(type='CodebookHead', in_channels=48, vocab_size=40),
-        loss=dict(type='CrossEntropyLoss'))
+        loss=dict(type='CrossEntropyLoss'),
+    )
     copy_backbone(theirs.backbone, ours.backbone, tmp_path)
     ours.head.load_state_dict(theirs.head.cls_head.state_dict())
-    ours.teacher.tokenizer.load_state_dict(
-        theirs.target_generator.state_dict())
+    ours.teacher.tokenizer.load_state_dict(theirs.target_generator.state_dict())
     views = [torch.randn(2, 3, 64, 64), torch.rand(2, 3, 32, 32)]
     assert len(ours.teacher(views[1]).unique()) > 2
     mask = uniform_mask(2, 4, 6)
     torch.testing.assert_close(
         theirs.loss(views, samples(mask))['loss'],
-        ours.loss(views, samples(mask))['loss'], **CLOSE)
+        ours.loss(views, samples(mask))['loss'],
+        **CLOSE,
+    )
 
 
 def test_beit_v2(tmp_path):
@@ -454,23 +492,23 @@ def test_beit_v2(tmp_path):
             use_abs_pos_emb=True,
             use_rel_pos_bias=False,
             use_shared_rel_pos_bias=False,
-            layer_scale_init_value=0.),
+            layer_scale_init_value=0.0,
+        ),
         num_embed=40,
         embed_dims=8,
-        quantize_kmeans_init=False)
+        quantize_kmeans_init=False,
+    )
     theirs = their_beit(
         backbone=dict(out_indices=[-2, -1], final_norm=False),
-        neck=dict(
-            type='BEiTV2Neck',
-            num_layers=2,
-            early_layers=1,
-            backbone_arch=depth),
+        neck=dict(type='BEiTV2Neck', num_layers=2, early_layers=1, backbone_arch=depth),
         head=dict(
             type='BEiTV2Head',
             embed_dims=48,
             num_embed=40,
-            loss=dict(type='CrossEntropyLoss')),
-        target_generator=vqkd)
+            loss=dict(type='CrossEntropyLoss'),
+        ),
+        target_generator=vqkd,
+    )
     ours = build(
         backbone=dict(BEIT, type='PatchAggregationViT', early_layers=1),
         teacher=dict(
@@ -479,15 +517,18 @@ def test_beit_v2(tmp_path):
             img_size=64,
             vocab_size=40,
             embed_dims=8,
-            pretrained='random'),
+            pretrained='random',
+        ),
         normalizer=dict(type='NoNormalizer'),
         head=dict(type='CodebookHead', in_channels=48, vocab_size=40),
-        loss=dict(type='CrossEntropyLoss'))
+        loss=dict(type='CrossEntropyLoss'),
+    )
     state = theirs.backbone.state_dict()
     for key, tensor in theirs.neck.state_dict().items():
         layer, _, rest = key.removeprefix('patch_aggregation.').partition('.')
-        state[f'layers.{2 + int(layer)}.{rest}' if layer.isdigit() else
-              f'ln1.{rest}'] = tensor
+        state[
+            f'layers.{2 + int(layer)}.{rest}' if layer.isdigit() else f'ln1.{rest}'
+        ] = tensor
     own = {}
     for key, tensor in to_our_names(state, []).items():
         for i in range(2):
@@ -496,14 +537,12 @@ def test_beit_v2(tmp_path):
     missing, _ = ours.backbone.load_state_dict(own, strict=False)
     assert not missing
     ours.head.load_state_dict(theirs.head.cls_head.state_dict())
-    ours.teacher.tokenizer.load_state_dict(
-        theirs.target_generator.state_dict())
+    ours.teacher.tokenizer.load_state_dict(theirs.target_generator.state_dict())
     views = [torch.randn(2, 3, 64, 64), torch.rand(2, 3, 64, 64)]
     assert len(ours.teacher(views[1]).unique()) > 2
     mask = uniform_mask(2, 4, 6)
     losses = theirs.loss(views, samples(mask))
     loss = ours.loss(views, samples(mask))['loss']
-    torch.testing.assert_close(losses['loss_1'] + losses['loss_2'], loss,
-                               **CLOSE)
+    torch.testing.assert_close(losses['loss_1'] + losses['loss_2'], loss, **CLOSE)
     loss.backward()
     assert not [k for k, p in ours.named_parameters() if p.grad is None]

@@ -1,4 +1,5 @@
 """UperNet's head against mmseg's."""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,8 +19,10 @@ def build(scope, **options):
             pool_scales=(1, 2),
             channels=6,
             num_classes=5,
-            dropout_ratio=0.,
-            **options))
+            dropout_ratio=0.0,
+            **options,
+        )
+    )
     return head.double()
 
 
@@ -31,16 +34,22 @@ def maps(*sizes):
     ]
 
 
-@pytest.mark.parametrize('options', [
-    dict(norm_cfg=dict(type='BN'), align_corners=False),
-    dict(norm_cfg=None, align_corners=True),
-    dict(norm_cfg=dict(type='BN'), act_cfg=None, align_corners=False),
-    dict(conv_cfg=dict(type='ConvAWS'), align_corners=False),
-])
-@pytest.mark.parametrize('sizes', [
-    [(16, 16), (8, 8), (4, 4), (2, 2)],
-    [(15, 21), (8, 11), (4, 5), (2, 3)],
-])
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(norm_cfg=dict(type='BN'), align_corners=False),
+        dict(norm_cfg=None, align_corners=True),
+        dict(norm_cfg=dict(type='BN'), act_cfg=None, align_corners=False),
+        dict(conv_cfg=dict(type='ConvAWS'), align_corners=False),
+    ],
+)
+@pytest.mark.parametrize(
+    'sizes',
+    [
+        [(16, 16), (8, 8), (4, 4), (2, 2)],
+        [(15, 21), (8, 11), (4, 5), (2, 3)],
+    ],
+)
 def test_features_and_gradients_are_mmseg_s(options, sizes):
     ours, theirs = build('mmmaskdistill', **options), build('mmseg', **options)
     ours.load_state_dict(theirs.state_dict())
@@ -61,13 +70,13 @@ def test_features_and_gradients_are_mmseg_s(options, sizes):
 @pytest.mark.parametrize('align_corners', [True, False])
 @pytest.mark.parametrize('size', [(10, 14), (5, 7), (13, 9), (3, 3)])
 def test_convolution_of_a_resized_map(size, align_corners):
-    x, = maps((5, 7))
+    (x,) = maps((5, 7))
     weight = torch.randn(3, 8, 3, 3, dtype=torch.double)
-    resized = F.interpolate(
-        x, size, mode='bilinear', align_corners=align_corners)
+    resized = F.interpolate(x, size, mode='bilinear', align_corners=align_corners)
     torch.testing.assert_close(
         conv_of_resized(x, weight, size, align_corners),
-        F.conv2d(resized, weight, padding=1))
+        F.conv2d(resized, weight, padding=1),
+    )
 
 
 def test_coarse_levels_are_convolved_at_their_own_resolution():
@@ -81,7 +90,6 @@ def test_coarse_levels_are_convolved_at_their_own_resolution():
         flops.append(counter.get_total_flops())
     full = 2 * 2 * 6 * 6 * 9 * 64**2  # two images, six channels to six
     resizing = sum(
-        2 * 2 * 6 * (9 * side * side * 64 + 3 * side * 64 * 64)
-        for side in (32, 16, 8))
-    assert flops[1] - flops[0] == full * (3 - 1 / 4 - 1 / 16 -
-                                          1 / 64) - resizing
+        2 * 2 * 6 * (9 * side * side * 64 + 3 * side * 64 * 64) for side in (32, 16, 8)
+    )
+    assert flops[1] - flops[0] == full * (3 - 1 / 4 - 1 / 16 - 1 / 64) - resizing

@@ -2,7 +2,6 @@ import argparse
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from typing import Tuple
 
 import pytest
 import torch
@@ -14,8 +13,7 @@ from mmmaskdistill.models import MaskDistillViT
 from mmmaskdistill.models.layers import resize_relative_position_table
 from mmmaskdistill.models.weights import load_backbone, read_state_dict
 
-ARCH = dict(
-    embed_dims=48, num_layers=3, num_heads=3, feedforward_channels=96)
+ARCH = dict(embed_dims=48, num_layers=3, num_heads=3, feedforward_channels=96)
 TABLE = 'relative_position_bias_table'
 
 
@@ -42,8 +40,9 @@ def log(caplog):
     """The lines logged so far."""
     logger = MMLogger.get_current_instance()
     logger.addHandler(caplog.handler)
-    yield lambda: [line for record in caplog.records
-                   for line in record.message.split('\n')]
+    yield lambda: [
+        line for record in caplog.records for line in record.message.split('\n')
+    ]
     logger.removeHandler(caplog.handler)
 
 
@@ -55,19 +54,18 @@ def downstream(**kwargs):
             'use_rel_pos_bias': True,
             'use_shared_rel_pos_bias': False,
             'final_norm': False,
-            **kwargs
-        })
+            **kwargs,
+        }
+    )
 
 
 def test_shared_table_becomes_one_a_block(student, pretrained):
-    vit = downstream(
-        init_cfg=dict(type='Pretrained', checkpoint=pretrained))
+    vit = downstream(init_cfg=dict(type='Pretrained', checkpoint=pretrained))
     vit.init_weights()
     shared = student.rel_pos_bias.relative_position_bias_table
     for block in vit.blocks:
         assert torch.equal(block.attn.relative_position_bias_table, shared)
-    tables = {b.attn.relative_position_bias_table.data_ptr()
-              for b in vit.blocks}
+    tables = {b.attn.relative_position_bias_table.data_ptr() for b in vit.blocks}
     assert len(tables) == 3
     images = torch.randn(1, 3, 64, 64)
     student.norm, norm = torch.nn.Identity(), student.norm
@@ -79,9 +77,9 @@ def test_tables_are_resized_to_the_window(student, pretrained):
     vit = downstream(img_size=(128, 96))
     report = load_backbone(vit, pretrained)
     expected = resize_relative_position_table(
-        student.rel_pos_bias.relative_position_bias_table, (4, 4), (8, 6))
-    assert torch.equal(vit.blocks[2].attn.relative_position_bias_table,
-                       expected)
+        student.rel_pos_bias.relative_position_bias_table, (4, 4), (8, 6)
+    )
+    assert torch.equal(vit.blocks[2].attn.relative_position_bias_table, expected)
     assert any('resized' in line for line in report)
     assert any('expanded' in line for line in report)
 
@@ -92,8 +90,9 @@ def test_patches_of_14_pixels_at_512(tmp_path):
     torch.save(student.state_dict(), tmp_path / 'a.pth')
     vit = downstream(img_size=512, patch_size=14)
     report = load_backbone(vit, str(tmp_path / 'a.pth'))
-    assert ('resized 3 relative position tables from the window (16, 16) to '
-            '(37, 37)') in report
+    assert (
+        'resized 3 relative position tables from the window (16, 16) to (37, 37)'
+    ) in report
     with torch.no_grad():
         assert vit(torch.zeros(1, 3, 512, 512))[0].shape == (1, 48, 37, 37)
 
@@ -101,11 +100,13 @@ def test_patches_of_14_pixels_at_512(tmp_path):
 def test_load_state_dict_adapts_too(student, pretrained):
     """So ``load_from`` serves as well, through mmengine's loader."""
     from mmengine.runner import load_checkpoint
+
     model = torch.nn.Module()
     model.backbone = downstream(img_size=128)
     load_checkpoint(model, pretrained, strict=False)
     expected = resize_relative_position_table(
-        student.rel_pos_bias.relative_position_bias_table, (4, 4), (8, 8))
+        student.rel_pos_bias.relative_position_bias_table, (4, 4), (8, 8)
+    )
     table = model.backbone.blocks[0].attn.relative_position_bias_table
     assert torch.equal(table, expected)
 
@@ -119,14 +120,16 @@ def test_report_says_what_happened(student, pretrained):
     report = load_backbone(downstream(out_type='avg_featmap'), pretrained)
     assert 'tensors matched' in report[0]
     assert any('left as initialized: fc_norm' in line for line in report)
-    assert ('not used: norm, 2 tensors (the backbone has final_norm=False)'
-            in report)
+    assert 'not used: norm, 2 tensors (the backbone has final_norm=False)' in report
 
 
-@pytest.mark.parametrize('arch, message', [
-    ({**ARCH, 'num_layers': 4}, r'missing \(blocks.3'),
-    ({**ARCH, 'embed_dims': 96}, 'of another shape'),
-])
+@pytest.mark.parametrize(
+    'arch, message',
+    [
+        ({**ARCH, 'num_layers': 4}, r'missing \(blocks.3'),
+        ({**ARCH, 'embed_dims': 96}, 'of another shape'),
+    ],
+)
 def test_another_architecture_is_refused(pretrained, arch, message):
     vit = MaskDistillViT(arch, img_size=64)
     with pytest.raises(CheckpointError, match=message):
@@ -150,8 +153,11 @@ def test_position_embedding_is_resized():
     larger = MaskDistillViT(ARCH, img_size=128, use_abs_pos_emb=True)
     larger.load_state_dict(vit.state_dict())
     grid = vit.pos_embed[:, 1:].transpose(1, 2).reshape(1, 48, 4, 4)
-    expected = torch.nn.functional.interpolate(
-        grid, (8, 8), mode='bicubic').flatten(2).transpose(1, 2)
+    expected = (
+        torch.nn.functional.interpolate(grid, (8, 8), mode='bicubic')
+        .flatten(2)
+        .transpose(1, 2)
+    )
     torch.testing.assert_close(larger.pos_embed[:, 1:], expected)
     assert torch.equal(larger.pos_embed[:, 0], vit.pos_embed[:, 0])
 
@@ -164,7 +170,10 @@ def test_file_formats(student, tmp_path):
     torch.save(
         dict(
             module={f'module.{k}': v for k, v in state.items()},
-            args=argparse.Namespace(lr=1)), tmp_path / 'a.ckpt')
+            args=argparse.Namespace(lr=1),
+        ),
+        tmp_path / 'a.ckpt',
+    )
     for name in ('a.safetensors', 'a.pth', 'a.pt', 'a.ckpt'):
         read = read_state_dict(str(tmp_path / name))
         assert read.keys() == state.keys()
@@ -176,8 +185,7 @@ class Scripted(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.body = torch.nn.Sequential(
-            torch.nn.Linear(2, 3), torch.nn.LayerNorm(3))
+        self.body = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3))
         self.scale = torch.nn.Parameter(torch.rand([]))
         self.register_buffer('count', torch.tensor([7, 8]))
         self.register_buffer('none', torch.zeros(0, 4))
@@ -187,9 +195,11 @@ class Scripted(torch.nn.Module):
         return self.body(x) * self.scale
 
 
-@pytest.mark.parametrize('compile_it', [
-    torch.jit.script, lambda m: torch.jit.trace(m, torch.zeros(1, 2))
-], ids=['script', 'trace'])
+@pytest.mark.parametrize(
+    'compile_it',
+    [torch.jit.script, lambda m: torch.jit.trace(m, torch.zeros(1, 2))],
+    ids=['script', 'trace'],
+)
 def test_torchscript_gives_its_tensors(tmp_path, compile_it):
     compiled = compile_it(Scripted()).half()
     compiled.save(tmp_path / 'a.pt')
@@ -203,7 +213,6 @@ def test_torchscript_gives_its_tensors(tmp_path, compile_it):
 
 def test_no_code_of_torchscript_is_run(tmp_path):
     class Writes(torch.nn.Module):
-
         def __init__(self, path: str):
             super().__init__()
             self.path: str = path
@@ -213,11 +222,11 @@ def test_no_code_of_torchscript_is_run(tmp_path):
             return x
 
         @torch.jit.export
-        def __getstate__(self) -> Tuple[str, torch.Tensor]:
+        def __getstate__(self) -> tuple[str, torch.Tensor]:
             return self.path, self.weight
 
         @torch.jit.export
-        def __setstate__(self, state: Tuple[str, torch.Tensor]):
+        def __setstate__(self, state: tuple[str, torch.Tensor]):
             self.path, self.weight = state
             self.training = False
             torch.save(state[1], self.path)
@@ -237,7 +246,6 @@ class Counter:
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
-
     def log_message(self, *args):
         pass
 
@@ -271,21 +279,24 @@ def test_trust_is_asked_for(student, tmp_path, log):
 def broken(path, state):
     torch.save(state, path)
     whole = path.read_bytes()
-    path.write_bytes(whole[:len(whole) // 2])
+    path.write_bytes(whole[: len(whole) // 2])
 
 
-@pytest.mark.parametrize('write, message', [
-    (broken, 'cannot be read'),
-    (lambda path, _: path.write_text('<html>404</html>'),
-     r'cannot be read \(Unsupported operand'),
-    (lambda path, _: path.write_bytes(b''), 'cannot be read'),
-    (lambda path, _: torch.save([1, 2], path), 'no weights but a list'),
-    (lambda path, _: torch.save(dict(model={}), path),
-     'no weights but a dict'),
-])
+@pytest.mark.parametrize(
+    'write, message',
+    [
+        (broken, 'cannot be read'),
+        (
+            lambda path, _: path.write_text('<html>404</html>'),
+            r'cannot be read \(Unsupported operand',
+        ),
+        (lambda path, _: path.write_bytes(b''), 'cannot be read'),
+        (lambda path, _: torch.save([1, 2], path), 'no weights but a list'),
+        (lambda path, _: torch.save(dict(model={}), path), 'no weights but a dict'),
+    ],
+)
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
-def test_what_is_no_checkpoint_is_named(student, tmp_path, write, message,
-                                        suffix):
+def test_what_is_no_checkpoint_is_named(student, tmp_path, write, message, suffix):
     path = tmp_path / f'file{suffix}'
     write(path, student.state_dict())
     if suffix == '.safetensors':
@@ -321,6 +332,7 @@ def test_address(student, tmp_path, monkeypatch, suffix):
 
 def test_load_from_reads_safetensors(student, tmp_path):
     from mmengine.runner import load_checkpoint
+
     save_file(student.state_dict(), tmp_path / 'a.safetensors')
     vit = MaskDistillViT(ARCH, img_size=64)
     load_checkpoint(vit, str(tmp_path / 'a.safetensors'), strict=True)
@@ -332,24 +344,23 @@ def test_init_cfg_as_a_list_and_with_map_location(student, pretrained):
     vit = downstream(
         out_type='avg_featmap',
         init_cfg=[
-            dict(
-                type='Pretrained', checkpoint=pretrained, map_location='cpu'),
-            dict(type='Constant', layer='LayerNorm', val=3.)
-        ])
+            dict(type='Pretrained', checkpoint=pretrained, map_location='cpu'),
+            dict(type='Constant', layer='LayerNorm', val=3.0),
+        ],
+    )
     vit.init_weights()
     assert (vit.fc_norm.weight == 3).all()
-    assert torch.equal(vit.blocks[1].norm1.weight,
-                       student.blocks[1].norm1.weight)
+    assert torch.equal(vit.blocks[1].norm1.weight, student.blocks[1].norm1.weight)
 
 
 def test_init_cfg_wins_over_pretrained(student, pretrained, log):
     vit = downstream(
         pretrained='nowhere.pth',
-        init_cfg=dict(type='Pretrained', checkpoint=pretrained))
+        init_cfg=dict(type='Pretrained', checkpoint=pretrained),
+    )
     vit.init_weights()
     assert torch.equal(vit.cls_token, student.cls_token)
-    assert any("pretrained='nowhere.pth' is not used" in line
-               for line in log())
+    assert any("pretrained='nowhere.pth' is not used" in line for line in log())
     vit = downstream(pretrained=pretrained)
     vit.init_weights()
     assert torch.equal(vit.cls_token, student.cls_token)

@@ -1,4 +1,5 @@
 """Tiny data, tiny configs, and processes that die on purpose."""
+
 import os
 import os.path as osp
 import runpy
@@ -14,7 +15,7 @@ ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
 
 # Dies by SIGKILL in the iteration $DIE_AT, or by a signal in the middle of
 # writing the checkpoint of the iteration $DIE_WRITING.
-DEADLY_HOOK = '''
+DEADLY_HOOK = """
 import os, resource, signal
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -30,9 +31,9 @@ class DeadlyHook(Hook):
             signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
             _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
             resource.setrlimit(resource.RLIMIT_FSIZE, (200000, hard))
-'''
+"""
 
-PRETRAIN = '''
+PRETRAIN = """
 custom_imports = dict(imports=['mmmaskdistill', 'deadly'])
 default_scope = 'mmpretrain'
 optimizer = dict(type='AdamW', lr=1e-3, weight_decay=0.05)
@@ -79,9 +80,9 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', interval=1))
 custom_hooks = [dict(type='DeadlyHook'),
                 dict(type='EMAHook', momentum=0.1, update_buffers=True)]
-'''
+"""
 
-SEGMENT = '''
+SEGMENT = """
 custom_imports = dict(imports=['mmmaskdistill', 'deadly'])
 default_scope = 'mmseg'
 optim_wrapper = dict(optimizer=dict(type='AdamW', lr=1e-3))
@@ -153,9 +154,9 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', interval=1, log_metric_by_epoch=False),
     visualization=dict(type='SegVisualizationHook'))
 custom_hooks = [dict(type='DeadlyHook')]
-'''
+"""
 
-CLASSIFY = '''
+CLASSIFY = """
 custom_imports = dict(imports=['mmmaskdistill', 'deadly'])
 default_scope = 'mmpretrain'
 visualizer = dict(type='UniversalVisualizer',
@@ -183,7 +184,7 @@ test_dataloader = dict(
             dict(type='PackInputs')]))
 test_evaluator = dict(type='Accuracy', topk=1)
 test_cfg = dict()
-'''
+"""
 
 
 @pytest.fixture(scope='session')
@@ -200,8 +201,11 @@ def place(tmp_path_factory):
         Image.fromarray(image).save(folder / f'classes/{"ab"[k % 2]}/{k}.jpg')
         Image.fromarray(labels).save(folder / f'annotations/{k:02}.png')
     (folder / 'deadly.py').write_text(DEADLY_HOOK)
-    for name, text in [('pretrain', PRETRAIN), ('segment', SEGMENT),
-                       ('classify', CLASSIFY)]:
+    for name, text in [
+        ('pretrain', PRETRAIN),
+        ('segment', SEGMENT),
+        ('classify', CLASSIFY),
+    ]:
         (folder / f'{name}.py').write_text(text.replace('DATA', str(folder)))
     sys.path.insert(0, str(folder))
     yield folder
@@ -222,12 +226,14 @@ def start(place):
             stderr=subprocess.PIPE,
             env={
                 'OMP_NUM_THREADS': '1',
-                **os.environ, 'PYTHON': sys.executable,
+                **os.environ,
+                'PYTHON': sys.executable,
                 'PYTHONPATH': os.pathsep.join(
-                    [str(place), ROOT,
-                     os.environ.get('PYTHONPATH', '')]),
-                **env
-            })
+                    [str(place), ROOT, os.environ.get('PYTHONPATH', '')]
+                ),
+                **env,
+            },
+        )
 
     return start
 
@@ -249,14 +255,32 @@ def run(start):
 @pytest.fixture(scope='session')
 def segmentor(place, start, run):
     """Checkpoints of an uninterrupted and of a killed and resumed run."""
-    whole = start('train.py', 'segment.py', '--work-dir', 'segment-whole',
-                  '--cfg-options', 'randomness.seed=3')
+    whole = start(
+        'train.py',
+        'segment.py',
+        '--work-dir',
+        'segment-whole',
+        '--cfg-options',
+        'randomness.seed=3',
+    )
     args = ['train.py', 'segment.py', '--work-dir', 'segment']
-    killed = run(*args, '--no-validate', '--cfg-options', 'randomness.seed=3',
-                 fails=True, DIE_AT='6')
+    killed = run(
+        *args,
+        '--no-validate',
+        '--cfg-options',
+        'randomness.seed=3',
+        fails=True,
+        DIE_AT='6',
+    )
     assert killed.returncode == -signal.SIGKILL
-    run(*args, '--resume', 'segment/iter_4.pth', '--amp', '--cfg-options',
-        'train_dataloader.num_workers=0')
+    run(
+        *args,
+        '--resume',
+        'segment/iter_4.pth',
+        '--amp',
+        '--cfg-options',
+        'train_dataloader.num_workers=0',
+    )
     out, err = whole.communicate(timeout=300)
     assert whole.returncode == 0, err
     return place / 'segment-whole/iter_8.pth', place / 'segment/iter_8.pth'

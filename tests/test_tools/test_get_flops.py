@@ -1,4 +1,5 @@
 """get_flops.py where students, heads and teachers are not MaskDistill's own."""
+
 import os.path as osp
 import re
 
@@ -7,31 +8,37 @@ import pytest
 CONFIGS = osp.join(osp.dirname(__file__), '../../configs')
 
 
-@pytest.mark.parametrize('config, teacher', [
-    ('unified/mae.py', 0.),  # pixels
-    ('unified/maskfeat.py', 1e-3),  # a few convolutions
-    ('unified/milan.py', 1.),
-    ('unified/beitv2.py', 1.),  # a tokenizer, whose weights are not read
-    ('quickstart/pretrain.py', 1e-3),  # a cached network
-])
+@pytest.mark.parametrize(
+    'config, teacher',
+    [
+        ('unified/mae.py', 0.0),  # pixels
+        ('unified/maskfeat.py', 1e-3),  # a few convolutions
+        ('unified/milan.py', 1.0),
+        ('unified/beitv2.py', 1.0),  # a tokenizer, whose weights are not read
+        ('quickstart/pretrain.py', 1e-3),  # a cached network
+    ],
+)
 def test_parts_of_other_methods_are_counted(tool, capsys, config, teacher):
     tool('analysis_tools/get_flops.py', osp.join(CONFIGS, config))
     table = capsys.readouterr().out
     rows = dict(
-        re.findall(r'\| +(student and head|teacher) \|.*\| +([\d.]+) \|',
-                   table))
+        re.findall(r'\| +(student and head|teacher) \|.*\| +([\d.]+) \|', table)
+    )
     assert float(rows['student and head']) > 0.1
     assert (float(rows['teacher']) > teacher) == (teacher > 0)
 
 
 def test_mae_s_encoder_sees_visible_patches_alone(tool, capsys):
-    """Three quarters hidden: 12 blocks of 768 on 50 tokens, 8 of 512 on 197.
-    """
-    tool('analysis_tools/get_flops.py', osp.join(CONFIGS, 'unified/mae.py'),
-         '--masked', '0.75')
+    """Three quarters hidden: 12 blocks of 768 on 50 tokens, 8 of 512 on 197."""
+    tool(
+        'analysis_tools/get_flops.py',
+        osp.join(CONFIGS, 'unified/mae.py'),
+        '--masked',
+        '0.75',
+    )
     gflop = float(
-        re.search(r'student and head \|.*\| +([\d.]+) \|',
-                  capsys.readouterr().out)[1])
+        re.search(r'student and head \|.*\| +([\d.]+) \|', capsys.readouterr().out)[1]
+    )
 
     def blocks(count, tokens, width):
         return count * tokens * (24 * width**2 + 4 * tokens * width)

@@ -1,4 +1,5 @@
 """tools/train.py as a user runs it: killed, resumed, misused, in parallel."""
+
 import os
 import signal
 
@@ -12,7 +13,7 @@ def load(path):
     return torch.load(path, weights_only=True)
 
 
-def assert_same(a, b, atol=0.):
+def assert_same(a, b, atol=0.0):
     """Compare two checkpoints' tensors, those of the EMA included."""
     for part in {'state_dict', 'ema_state_dict'} & a.keys():
         assert a[part].keys() == b[part].keys()
@@ -21,16 +22,22 @@ def assert_same(a, b, atol=0.):
             assert difference <= atol, (part, key, float(difference))
 
 
-def test_killed_pretraining_ends_where_an_uninterrupted_one_does(
-        place, start, run):
-    whole = start('train.py', 'pretrain.py', '--work-dir', 'pretrain-whole',
-                  '--cfg-options', 'randomness.seed=3')
+def test_killed_pretraining_ends_where_an_uninterrupted_one_does(place, start, run):
+    whole = start(
+        'train.py',
+        'pretrain.py',
+        '--work-dir',
+        'pretrain-whole',
+        '--cfg-options',
+        'randomness.seed=3',
+    )
     args = ['train.py', 'pretrain.py', '--work-dir', 'pretrain', '--resume']
 
     # Dies while it writes the checkpoint of epoch 2, iteration 8. The seed is
     # given to the first process only: the others find it in the checkpoint.
-    first = run(*args, '--cfg-options', 'randomness.seed=3', fails=True,
-                DIE_WRITING='8')
+    first = run(
+        *args, '--cfg-options', 'randomness.seed=3', fails=True, DIE_WRITING='8'
+    )
     assert first.returncode == -signal.SIGXFSZ
     assert 'no checkpoint in pretrain yet: starting anew' in first.out
     assert not (place / 'pretrain/epoch_2.pth').exists()
@@ -55,21 +62,39 @@ def test_killed_pretraining_ends_where_an_uninterrupted_one_does(
 def test_killed_segmentation_ends_where_an_uninterrupted_one_does(segmentor):
     whole, resumed = map(load, segmentor)
     assert_same(whole, resumed)
-    assert (whole['message_hub']['runtime_info']['iter']
-            == resumed['message_hub']['runtime_info']['iter'])
+    assert (
+        whole['message_hub']['runtime_info']['iter']
+        == resumed['message_hub']['runtime_info']['iter']
+    )
 
 
 def test_two_processes_equal_one_with_twice_the_batch(place, start, run):
     options = [
-        '--cfg-options', 'randomness.seed=3',
+        '--cfg-options',
+        'randomness.seed=3',
         'optim_wrapper.optimizer._delete_=True',
-        'optim_wrapper.optimizer.type=SGD', 'optim_wrapper.optimizer.lr=0.1',
-        'model.backbone.drop_path_rate=0', 'train_cfg.max_epochs=2'
+        'optim_wrapper.optimizer.type=SGD',
+        'optim_wrapper.optimizer.lr=0.1',
+        'model.backbone.drop_path_rate=0',
+        'train_cfg.max_epochs=2',
     ]
-    one = start('train.py', 'pretrain.py', '--work-dir', 'one', *options,
-                'train_dataloader.batch_size=8')
-    two = run('dist_train.sh', 'pretrain.py', 2, '--work-dir', 'two', *options,
-              'train_dataloader.batch_size=4')
+    one = start(
+        'train.py',
+        'pretrain.py',
+        '--work-dir',
+        'one',
+        *options,
+        'train_dataloader.batch_size=8',
+    )
+    two = run(
+        'dist_train.sh',
+        'pretrain.py',
+        2,
+        '--work-dir',
+        'two',
+        *options,
+        'train_dataloader.batch_size=4',
+    )
     out, err = one.communicate(timeout=300)
     assert one.returncode == 0, err
     one, two = (load(place / f'{name}/epoch_2.pth') for name in ('one', 'two'))
@@ -77,10 +102,13 @@ def test_two_processes_equal_one_with_twice_the_batch(place, start, run):
     assert_same(one, two, atol=1e-6)
 
 
-@pytest.mark.parametrize('args, message', [
-    (['nowhere.py'], "config not found: 'nowhere.py'"),
-    (['pretrain.py', '--resume', 'no.pth'], "checkpoint not found: 'no.pth'"),
-])
+@pytest.mark.parametrize(
+    'args, message',
+    [
+        (['nowhere.py'], "config not found: 'nowhere.py'"),
+        (['pretrain.py', '--resume', 'no.pth'], "checkpoint not found: 'no.pth'"),
+    ],
+)
 def test_missing_file(run, args, message):
     process = run('train.py', *args, fails=True)
     assert process.err.count('\n') == 1 and message in process.err
@@ -95,25 +123,35 @@ def test_what_cannot_work_ends_with_one_line(tool, segmentor, place):
     with pytest.raises(SystemExit, match='checkpoint not found: .a.pth'):
         tool('train.py', 'segment.py', '--cfg-options', 'load_from=a.pth')
     with pytest.raises(SystemExit, match='another architecture') as e:
-        tool('train.py', 'pretrain.py', '--work-dir', 'c', '--resume',
-             segmentor[0])
-    assert '\n' not in str(e.value) and "tensors match" in str(e.value)
+        tool('train.py', 'pretrain.py', '--work-dir', 'c', '--resume', segmentor[0])
+    assert '\n' not in str(e.value) and 'tensors match' in str(e.value)
     with pytest.raises(SystemExit, match='auto_scale_lr.base_batch_size=N'):
         tool('train.py', 'pretrain.py', '--auto-scale-lr')
     for message, config, option in [
-        ('a grid of 2 x 2, the student one of 4 x 4', 'pretrain.py',
-         'model.teacher.img_size=32'),
-        ('draws masks of 2 x 2 patches, the student MaskDistillViT has 4 x 4',
-         'pretrain.py', 'train_dataloader.dataset.pipeline.3.input_size=32'),
+        (
+            'a grid of 2 x 2, the student one of 4 x 4',
+            'pretrain.py',
+            'model.teacher.img_size=32',
+        ),
+        (
+            'draws masks of 2 x 2 patches, the student MaskDistillViT has 4 x 4',
+            'pretrain.py',
+            'train_dataloader.dataset.pipeline.3.input_size=32',
+        ),
         ('head.out_channels=64', 'pretrain.py', 'model.head.out_channels=63'),
-        ("'test_vitt' is not a model of timm", 'pretrain.py',
-         'model.teacher.model_name=test_vitt'),
-        ('make the data set with', 'segment.py', 'train_dataloader.dataset.'
-         'type=mmmaskdistill.TextureMosaicDataset'),
+        (
+            "'test_vitt' is not a model of timm",
+            'pretrain.py',
+            'model.teacher.model_name=test_vitt',
+        ),
+        (
+            'make the data set with',
+            'segment.py',
+            'train_dataloader.dataset.type=mmmaskdistill.TextureMosaicDataset',
+        ),
     ]:
         with pytest.raises(SystemExit) as e:
-            tool('train.py', config, '--work-dir', 'd', '--cfg-options',
-                 option)
+            tool('train.py', config, '--work-dir', 'd', '--cfg-options', option)
         text = str(e.value)
         assert message in text and text.startswith('error: ')
         assert '\n' not in text
@@ -122,14 +160,17 @@ def test_what_cannot_work_ends_with_one_line(tool, segmentor, place):
         tool('train.py', 'heir.py')
 
 
-@pytest.mark.parametrize('env, speaks', [
-    ({}, True),
-    (dict(RANK='0', SLURM_PROCID='1'), True),  # torchrun, on a second node
-    (dict(RANK='1', SLURM_PROCID='0'), False),
-    (dict(SLURM_PROCID='0'), True),
-    (dict(SLURM_PROCID='3'), False),
-    (dict(OMPI_COMM_WORLD_RANK='2', SLURM_PROCID='0'), False),
-])
+@pytest.mark.parametrize(
+    'env, speaks',
+    [
+        ({}, True),
+        (dict(RANK='0', SLURM_PROCID='1'), True),  # torchrun, on a second node
+        (dict(RANK='1', SLURM_PROCID='0'), False),
+        (dict(SLURM_PROCID='0'), True),
+        (dict(SLURM_PROCID='3'), False),
+        (dict(OMPI_COMM_WORLD_RANK='2', SLURM_PROCID='0'), False),
+    ],
+)
 def test_one_process_speaks_for_all(tool, monkeypatch, env, speaks):
     for name in ('RANK', 'OMPI_COMM_WORLD_RANK', 'SLURM_PROCID'):
         monkeypatch.delenv(name, raising=False)
@@ -137,13 +178,15 @@ def test_one_process_speaks_for_all(tool, monkeypatch, env, speaks):
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as e:
         tool('train.py', 'nowhere.py')
-    assert str(e.value).startswith('error: config not found') if speaks else (
-        e.value.code == 1)
+    assert (
+        str(e.value).startswith('error: config not found')
+        if speaks
+        else (e.value.code == 1)
+    )
 
 
 def test_scripts_say_how_they_are_used(run):
-    for script in ('dist_train.sh', 'dist_test.sh', 'slurm_train.sh',
-                   'slurm_test.sh'):
+    for script in ('dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh'):
         process = run(script, 'pretrain.py', fails=True)
         assert process.returncode == 2
         assert f'tools/{script} ' in process.err
@@ -155,19 +198,33 @@ def test_slurm_starts_torchrun_on_every_node(place, run):
     tools = place / 'bin'
     tools.mkdir()
     for name, text in [
-        ('srun', 'echo "$@"; while [ "$1" != bash ]; do shift; done; '
-                 'SLURM_NNODES=2 SLURM_NODEID=1 SLURM_JOB_ID=31234 "$@"'),
+        (
+            'srun',
+            'echo "$@"; while [ "$1" != bash ]; do shift; done; '
+            'SLURM_NNODES=2 SLURM_NODEID=1 SLURM_JOB_ID=31234 "$@"',
+        ),
         ('scontrol', 'echo first; echo second'),
         ('python', 'echo "$@"'),
     ]:
         (tools / name).write_text(f'#!/bin/bash\n{text}\n')
         (tools / name).chmod(0o755)
-    process = run('slurm_train.sh', 'part', 'job', 'a config.py', 'out',
-                  '--amp', GPUS='16', PYTHON='python',
-                  PATH=f'{tools}{os.pathsep}{os.environ["PATH"]}')
+    process = run(
+        'slurm_train.sh',
+        'part',
+        'job',
+        'a config.py',
+        'out',
+        '--amp',
+        GPUS='16',
+        PYTHON='python',
+        PATH=f'{tools}{os.pathsep}{os.environ["PATH"]}',
+    )
     srun, *_, torchrun = process.out.strip().split('\n')
     assert '--nodes=2 --ntasks-per-node=1 --cpus-per-task=40' in srun
-    assert ('--nnodes 2 --node_rank 1 --master_addr first '
-            '--master_port 21234 --nproc_per_node 8') in torchrun
+    assert (
+        '--nnodes 2 --node_rank 1 --master_addr first '
+        '--master_port 21234 --nproc_per_node 8'
+    ) in torchrun
     assert torchrun.endswith(
-        'train.py a config.py --launcher pytorch --work-dir out --amp')
+        'train.py a config.py --launcher pytorch --work-dir out --amp'
+    )

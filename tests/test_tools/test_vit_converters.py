@@ -1,4 +1,5 @@
 """Our ViT leaves as timm, transformers and files have it, and comes back."""
+
 import hashlib
 import json
 import runpy
@@ -14,8 +15,7 @@ from mmmaskdistill.models import MaskDistillViT
 from mmmaskdistill.models.weights import load_backbone
 
 TOOLS = Path(__file__).parents[2] / 'tools/model_converters'
-ARCH = dict(
-    embed_dims=48, num_layers=3, num_heads=3, feedforward_channels=96)
+ARCH = dict(embed_dims=48, num_layers=3, num_heads=3, feedforward_channels=96)
 OWN = dict(use_rel_pos_bias=True, use_shared_rel_pos_bias=False)
 KINDS = {
     'student': {},
@@ -41,12 +41,8 @@ def run(monkeypatch, capsys):
 
 def build(kind, **options):
     vit = MaskDistillViT(
-        ARCH, **{
-            'img_size': 64,
-            'out_type': 'raw',
-            **KINDS[kind],
-            **options
-        })
+        ARCH, **{'img_size': 64, 'out_type': 'raw', **KINDS[kind], **options}
+    )
     for parameter in vit.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return vit.eval()
@@ -65,8 +61,10 @@ def save(vit, path, kind):
             state_dict=state,
             optimizer=dict(state={0: torch.zeros(9)}),
             message_hub=dict(),
-            meta=dict(cfg='secret', dataset_meta=dict(classes=['a', 'b']))),
-        path)
+            meta=dict(cfg='secret', dataset_meta=dict(classes=['a', 'b'])),
+        ),
+        path,
+    )
     return state
 
 
@@ -91,17 +89,18 @@ def test_timm(tmp_path, run, kind, suffix):
     state = save(vit, tmp_path / 'run.pth', kind)
     out = tmp_path / 'new' / f'vit{suffix}'
     said = run('convert_vit.py', tmp_path / 'run.pth', out, '--to', 'timm')
-    model = eval(said[said.index('timm.create_model'):], dict(timm=timm))
+    model = eval(said[said.index('timm.create_model') :], dict(timm=timm))
     model.eval()
     expected = vit(IMAGES)[0]
     if kind == 'classifier':
-        pooled = model.forward_head(
-            model.forward_features(IMAGES), pre_logits=True)
+        pooled = model.forward_head(model.forward_features(IMAGES), pre_logits=True)
         assert_close(pooled, expected)
         assert_close(
             model(IMAGES),
-            torch.nn.functional.linear(expected, state['head.fc.weight'],
-                                       state['head.fc.bias']))
+            torch.nn.functional.linear(
+                expected, state['head.fc.weight'], state['head.fc.bias']
+            ),
+        )
     else:
         assert_close(model.forward_features(IMAGES), expected)
     if not KINDS[kind].get('use_rel_pos_bias'):
@@ -110,8 +109,7 @@ def test_timm(tmp_path, run, kind, suffix):
         load_backbone(other, str(out))
         tables = [b.attn.relative_position_bias_table for b in other.blocks]
         for table in tables:
-            assert torch.equal(table,
-                               vit.rel_pos_bias.relative_position_bias_table)
+            assert torch.equal(table, vit.rel_pos_bias.relative_position_bias_table)
     else:
         assert_comes_back(vit, kind, out, lacks=['mask_token'])
 
@@ -123,12 +121,9 @@ def test_transformers(tmp_path, run, kind):
     vit = build(kind)
     state = save(vit, tmp_path / 'run.pth', kind)
     out = tmp_path / 'vit'
-    said = run('convert_vit.py', tmp_path / 'run.pth', out, '--to',
-               'transformers')
-    opened = eval(said[said.index('transformers.'):],
-                  dict(transformers=transformers))
-    model, info = transformers.BeitModel.from_pretrained(
-        out, output_loading_info=True)
+    said = run('convert_vit.py', tmp_path / 'run.pth', out, '--to', 'transformers')
+    opened = eval(said[said.index('transformers.') :], dict(transformers=transformers))
+    model, info = transformers.BeitModel.from_pretrained(out, output_loading_info=True)
     model.eval()
     assert not info['missing_keys'] and not info['mismatched_keys']
     output = model(IMAGES)
@@ -137,8 +132,10 @@ def test_transformers(tmp_path, run, kind):
         assert_close(output.pooler_output, expected)
         assert_close(
             opened.eval()(IMAGES).logits,
-            torch.nn.functional.linear(expected, state['head.fc.weight'],
-                                       state['head.fc.bias']))
+            torch.nn.functional.linear(
+                expected, state['head.fc.weight'], state['head.fc.bias']
+            ),
+        )
     else:
         assert not info['unexpected_keys']
         assert_close(output.last_hidden_state, vit(IMAGES)[0])
@@ -151,22 +148,23 @@ def test_what_other_projects_cannot_be_is_refused(tmp_path, run):
     vit = build('classifier', final_norm=True)
     save(vit, tmp_path / 'a.pth', 'classifier')
     with pytest.raises(SystemExit, match='fine-tune with final_norm=False'):
-        run('convert_vit.py', tmp_path / 'a.pth', tmp_path / 'b.pth', '--to',
-            'timm')
+        run('convert_vit.py', tmp_path / 'a.pth', tmp_path / 'b.pth', '--to', 'timm')
     wide = build('student', img_size=(32, 64))
     save(wide, tmp_path / 'a.pth', 'student')
     with pytest.raises(SystemExit, match='which no square has'):
-        run('convert_vit.py', tmp_path / 'a.pth', tmp_path / 'b', '--to',
-            'transformers')
-
+        run(
+            'convert_vit.py', tmp_path / 'a.pth', tmp_path / 'b', '--to', 'transformers'
+        )
 
     other = timm.create_model('test_vit')
     torch.save(
         {k: v for k, v in other.state_dict().items() if k != 'cls_token'},
-        tmp_path / 'a.pth')
+        tmp_path / 'a.pth',
+    )
     with pytest.raises(SystemExit, match='no ViT like BEiT'):
-        run('convert_vit.py', tmp_path / 'a.pth', tmp_path / 'b', '--to',
-            'transformers')
+        run(
+            'convert_vit.py', tmp_path / 'a.pth', tmp_path / 'b', '--to', 'transformers'
+        )
 
 
 def test_heads_are_asked_for_where_nothing_tells_them(tmp_path, run):
@@ -176,7 +174,7 @@ def test_heads_are_asked_for_where_nothing_tells_them(tmp_path, run):
     with pytest.raises(SystemExit, match='give it with --num-heads'):
         run('convert_vit.py', *arguments)
     said = run('convert_vit.py', *arguments, '--num-heads', '3')
-    model = eval(said[said.index('timm.create_model'):], dict(timm=timm))
+    model = eval(said[said.index('timm.create_model') :], dict(timm=timm))
     assert_close(model.eval().forward_features(IMAGES), vit(IMAGES)[0])
 
 
@@ -187,10 +185,9 @@ def test_publish(tmp_path, run, suffix, backbone):
     state = save(vit, tmp_path / 'run.pth', 'student')
     kept = tmp_path / f'student{suffix}'
     kept.write_text('another file')
-    run('publish_model.py', tmp_path / 'run.pth', kept,
-        *['--backbone'] * backbone)
+    run('publish_model.py', tmp_path / 'run.pth', kept, *['--backbone'] * backbone)
     assert kept.read_text() == 'another file'
-    published, = tmp_path.glob(f'student-*{suffix}')
+    (published,) = tmp_path.glob(f'student-*{suffix}')
     digest = hashlib.sha256(published.read_bytes()).hexdigest()
     assert published.name == f'student-{digest[:8]}{suffix}'
     if suffix == '.pth':
@@ -205,7 +202,9 @@ def test_publish(tmp_path, run, suffix, backbone):
     assert all(torch.equal(tensors[k], expected[k]) for k in expected)
     assert_comes_back(vit, 'student', published)
     assert {path.name for path in tmp_path.iterdir()} == {
-        'run.pth', kept.name, published.name
+        'run.pth',
+        kept.name,
+        published.name,
     }
 
 
@@ -213,8 +212,9 @@ class Callback:
     """What another project keeps beside its weights."""
 
 
-@pytest.mark.parametrize('tool, options', [
-    ('convert_vit.py', ['--to', 'timm']), ('publish_model.py', [])])
+@pytest.mark.parametrize(
+    'tool, options', [('convert_vit.py', ['--to', 'timm']), ('publish_model.py', [])]
+)
 def test_trust_is_asked_for(tmp_path, run, tool, options):
     state = build('student').state_dict()
     torch.save(dict(model=state, callback=Callback()), tmp_path / 'a.ckpt')
@@ -222,7 +222,7 @@ def test_trust_is_asked_for(tmp_path, run, tool, options):
     with pytest.raises(SystemExit, match='Callback.*--trust-checkpoint'):
         run(tool, *arguments)
     run(tool, *arguments, '--trust-checkpoint')
-    written, = tmp_path.glob('b*.pth')
+    (written,) = tmp_path.glob('b*.pth')
     written = torch.load(written)['state_dict']
     key = 'blocks.2.mlp.fc2.weight'
     assert torch.equal(written[key], state[key])
@@ -231,7 +231,6 @@ def test_trust_is_asked_for(tmp_path, run, tool, options):
 def test_publish_says_what_is_missing(tmp_path, run):
     torch.save(dict(conv=torch.zeros(1)), tmp_path / 'a.pth')
     with pytest.raises(SystemExit, match='no weights of a backbone'):
-        run('publish_model.py', tmp_path / 'a.pth', tmp_path / 'b.pth',
-            '--backbone')
+        run('publish_model.py', tmp_path / 'a.pth', tmp_path / 'b.pth', '--backbone')
     with pytest.raises(SystemExit, match='does not exist'):
         run('publish_model.py', tmp_path / 'c.pth', tmp_path / 'b.pth')

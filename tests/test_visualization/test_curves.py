@@ -7,12 +7,14 @@ from mmmaskdistill.visualization import draw_curves, read_scalars, smooth
 
 def test_read_scalars(tmp_path):
     log = tmp_path / 'scalars.json'
-    log.write_text('{"lr": 0.1, "loss": 2.0, "iter": 10, "step": 10}\n'
-                   '{"lr": 0.2, "loss": 9.0, "iter": 20, "step": 20}\n'
-                   '{"mIoU": 12.5, "step": 20}\n'
-                   '{"lr": 0.2, "loss": 1.5, "iter": 20, "step": 20}\n'
-                   '{"loss": 1.0, "iter": 15, "step": 15}\n'
-                   '{"loss": 0.5, "it')
+    log.write_text(
+        '{"lr": 0.1, "loss": 2.0, "iter": 10, "step": 10}\n'
+        '{"lr": 0.2, "loss": 9.0, "iter": 20, "step": 20}\n'
+        '{"mIoU": 12.5, "step": 20}\n'
+        '{"lr": 0.2, "loss": 1.5, "iter": 20, "step": 20}\n'
+        '{"loss": 1.0, "iter": 15, "step": 15}\n'
+        '{"loss": 0.5, "it'
+    )
     scalars = read_scalars(log)
     np.testing.assert_array_equal(scalars['loss'], [[10, 15, 20], [2, 1, 1.5]])
     np.testing.assert_array_equal(scalars['lr'], [[10, 20], [0.1, 0.2]])

@@ -10,12 +10,16 @@ PALETTE = [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
 
 def test_colorize():
     colors = colorize(np.array([[0, 2], [255, -1]]), PALETTE)
-    np.testing.assert_array_equal(colors, [[[255, 0, 0], [0, 0, 255]], [[255] * 3, [255] * 3]])
+    np.testing.assert_array_equal(
+        colors, [[[255, 0, 0], [0, 0, 255]], [[255] * 3, [255] * 3]]
+    )
 
 
 def test_pixel_accuracy():
     truth = np.array([[0, 1], [2, 255]])
-    assert pixel_accuracy(np.array([[0, 1], [0, 255]]), truth, 255) == pytest.approx(2 / 3)
+    assert pixel_accuracy(np.array([[0, 1], [0, 255]]), truth, 255) == pytest.approx(
+        2 / 3
+    )
     assert np.isnan(pixel_accuracy(truth, np.full((2, 2), 255), 255))
 
 
@@ -26,25 +30,45 @@ def test_draw_segmentation(tmp_path, name):
     truth = np.zeros((2, 16, 16), np.int64)
     truth[:, 8:] = 1
     truth[1, 8:] = 255
-    draw_segmentation(images, truth, {name: np.full_like(truth, 2)}, PALETTE, tmp_path / 'seg.png', classes=['a', 'b', 'c'])
+    draw_segmentation(
+        images,
+        truth,
+        {name: np.full_like(truth, 2)},
+        PALETTE,
+        tmp_path / 'seg.png',
+        classes=['a', 'b', 'c'],
+    )
 
     picture = np.asarray(Image.open(tmp_path / 'seg.png').convert('RGB'))
-    top = (picture == shade).all(-1).any(1).argmax()  # the first row of pixels of the first image
+    top = (
+        (picture == shade).all(-1).any(1).argmax()
+    )  # the first row of pixels of the first image
     left = figures.MARGIN * figures.DPI
     tile, gap = figures.TILE * figures.DPI, figures.GAP * figures.DPI
 
     def pixel(row, column, y, x=0.5):
         caption = 0.17 * figures.DPI
-        return picture[round(top + row * (tile + gap + caption) + y * tile), round(left + column * (tile + gap) + x * tile)].tolist()
+        return picture[
+            round(top + row * (tile + gap + caption) + y * tile),
+            round(left + column * (tile + gap) + x * tile),
+        ].tolist()
 
     assert pixel(0, 0, 0.5) == shade and pixel(1, 0, 0.9) == shade
     assert pixel(0, 1, 0.25) == [255, 0, 0] and pixel(0, 1, 0.75) == [0, 255, 0]
     assert pixel(1, 1, 0.75) == [255] * 3
     assert pixel(0, 2, 0.25) == [0, 0, 255] == pixel(1, 2, 0.75)
-    assert top == pytest.approx((figures.MARGIN + figures.LINE * (1 if name == 'scratch' else 2)) * figures.DPI, abs=2)
+    assert top == pytest.approx(
+        (figures.MARGIN + figures.LINE * (1 if name == 'scratch' else 2)) * figures.DPI,
+        abs=2,
+    )
 
 
 def test_shapes_must_agree(tmp_path):
     with pytest.raises(ValueError, match="'scratch'"):
-        draw_segmentation(np.zeros((1, 4, 4, 3), np.uint8), np.zeros((1, 4, 4), int), {'scratch': np.zeros((1, 2, 2), int)}, PALETTE,
-                          tmp_path / 'x.png')
+        draw_segmentation(
+            np.zeros((1, 4, 4, 3), np.uint8),
+            np.zeros((1, 4, 4), int),
+            {'scratch': np.zeros((1, 2, 2), int)},
+            PALETTE,
+            tmp_path / 'x.png',
+        )

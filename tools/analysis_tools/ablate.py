@@ -9,13 +9,13 @@ ablation.md, ablation.png and a folder a cell and seed with its configs, logs
 and checkpoints. The same call again goes on where it stopped and repeats what
 failed.
 """
+
 import argparse
 import csv
 import fcntl
 import json
 import os
 import os.path as osp
-import shutil
 import signal
 import subprocess
 import sys
@@ -32,21 +32,22 @@ SCRATCH = 'from_scratch'  # name of the cell without pre-training
 
 def arguments():
     parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('config', help='pre-training config')
     axes = parser.add_argument_group('axes')
     for axis, help in [
         ('teacher', 'pixel, hog, momentum, or models of timm'),
-        ('normalizer', 'layer_norm, none, batch_norm, instance_norm, l2, '
-         'patch_pixel'),
+        ('normalizer', 'layer_norm, none, batch_norm, instance_norm, l2, patch_pixel'),
         ('loss', 'smooth_l1, l1, mse, cosine, cross_entropy'),
-        ('mask', 'block, random, attention (what the teacher does not look '
-         'at), none (the student sees and predicts all patches)'),
+        (
+            'mask',
+            'block, random, attention (what the teacher does not look '
+            'at), none (the student sees and predicts all patches)',
+        ),
         ('ratio', 'share of hidden patches, such as 0.4'),
     ]:
-        axes.add_argument(
-            f'--{axis}', nargs='+', metavar='VALUE', help=help)
+        axes.add_argument(f'--{axis}', nargs='+', metavar='VALUE', help=help)
     axes.add_argument(
         '--axis',
         nargs='+',
@@ -54,76 +55,85 @@ def arguments():
         default=[],
         metavar=('KEY', 'VALUE'),
         help='values of any key of the config, such as '
-        'optim_wrapper.optimizer.lr 1e-3 2e-3; can be given several times')
+        'optim_wrapper.optimizer.lr 1e-3 2e-3; can be given several times',
+    )
     parser.add_argument(
         '--one-at-a-time',
         action='store_true',
         help='vary one axis with the others at their first value, instead of '
-        'all combinations')
+        'all combinations',
+    )
     parser.add_argument(
-        '--seeds', type=int, default=1, help='runs a cell (%(default)s)')
+        '--seeds', type=int, default=1, help='runs a cell (%(default)s)'
+    )
     parser.add_argument(
         '--evaluate',
         metavar='CONFIG',
         help='config that is trained from each student and validated '
-        '(segment.py beside the pre-training config)')
+        '(segment.py beside the pre-training config)',
+    )
     parser.add_argument(
-        '--metric',
-        help=f'scalar of its validation ({" or ".join(METRICS)})')
+        '--metric', help=f'scalar of its validation ({" or ".join(METRICS)})'
+    )
     parser.add_argument(
-        '--from-scratch',
-        action='store_true',
-        help='evaluate without pre-training, too')
+        '--from-scratch', action='store_true', help='evaluate without pre-training, too'
+    )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         default=[],
         metavar='KEY=VALUE',
-        help='override settings of all pre-trainings')
+        help='override settings of all pre-trainings',
+    )
     parser.add_argument(
         '--evaluate-options',
         nargs='+',
         default=[],
         metavar='KEY=VALUE',
-        help='override settings of the evaluation')
+        help='override settings of the evaluation',
+    )
     parser.add_argument(
         '--work-dir',
         default='work_dirs/ablation',
-        help='where all results go (%(default)s)')
+        help='where all results go (%(default)s)',
+    )
     parser.add_argument(
         '--jobs',
         type=int,
         default=1,
-        help='runs at a time, which share the cores (%(default)s)')
+        help='runs at a time, which share the cores (%(default)s)',
+    )
     parser.add_argument(
         '--processes',
         type=int,
         default=1,
-        help='processes, or GPUs, of each run (%(default)s)')
+        help='processes, or GPUs, of each run (%(default)s)',
+    )
     parser.add_argument(
-        '--dry-run', action='store_true', help='list the cells, run nothing')
+        '--dry-run', action='store_true', help='list the cells, run nothing'
+    )
     args = parser.parse_args()
 
     if args.evaluate is None:
         args.evaluate = osp.join(osp.dirname(args.config), 'segment.py')
-    for path, option in ((args.config, 'CONFIG'), (args.evaluate,
-                                                   '--evaluate')):
+    for path, option in ((args.config, 'CONFIG'), (args.evaluate, '--evaluate')):
         if not osp.isfile(path):
             fail(f'config not found: {path!r}. Give one as {option}')
     for name in ('seeds', 'jobs', 'processes'):
         if getattr(args, name) < 1:
             fail(f'--{name} {getattr(args, name)}: expected 1 or more')
     args.axes = {
-        axis: getattr(args, axis)
-        for axis in AXES if getattr(args, axis) is not None
+        axis: getattr(args, axis) for axis in AXES if getattr(args, axis) is not None
     }
     for key, *values in args.axis:
         if not values:
             fail(f'--axis {key}: expected a key and its values')
         args.axes[key] = values
     if not args.axes:
-        fail('there is nothing to vary: give --normalizer, --loss, --mask, '
-             '--ratio, --teacher or --axis')
+        fail(
+            'there is nothing to vary: give --normalizer, --loss, --mask, '
+            '--ratio, --teacher or --axis'
+        )
     return args
 
 
@@ -157,16 +167,16 @@ class Ablation:
         for seed in range(self.args.seeds):
             for i, cell in enumerate(self.cells):
                 if cell.refusal:
-                    self.outcomes[i, seed] = dict(
-                        status='refused', reason=cell.refusal)
+                    self.outcomes[i, seed] = dict(status='refused', reason=cell.refusal)
                     continue
                 folder = self.folder(cell, seed)
                 os.makedirs(folder, exist_ok=True)
-                for name, config in (('pretrain', cell.config),
-                                     ('evaluate', self.evaluation)):
+                for name, config in (
+                    ('pretrain', cell.config),
+                    ('evaluate', self.evaluation),
+                ):
                     if config is not None:
-                        write_config(config, seed,
-                                     osp.join(folder, f'{name}.py'))
+                        write_config(config, seed, osp.join(folder, f'{name}.py'))
                 result = osp.join(folder, 'result.json')
                 if osp.isfile(result):
                     with open(result) as file:
@@ -174,12 +184,17 @@ class Ablation:
 
     def run(self):
         """Run what is not finished, all cells of a seed before the next."""
-        todo = [(i, seed) for seed in range(self.args.seeds)
-                for i in range(len(self.cells))
-                if (i, seed) not in self.outcomes]
+        todo = [
+            (i, seed)
+            for seed in range(self.args.seeds)
+            for i in range(len(self.cells))
+            if (i, seed) not in self.outcomes
+        ]
         total = len(todo)
-        print(f'{total} runs to do, {len(self.outcomes)} finished before or '
-              'refused', flush=True)
+        print(
+            f'{total} runs to do, {len(self.outcomes)} finished before or refused',
+            flush=True,
+        )
         start = time.time()
         pool = ThreadPoolExecutor(self.args.jobs)
         try:
@@ -192,7 +207,8 @@ class Ablation:
                 print(
                     f'[{done}/{total}] {self.cells[i].name}, seed {seed}: '
                     f'{self._say(outcome)}; about {left / 60:.0f} min left',
-                    flush=True)
+                    flush=True,
+                )
         finally:
             with self._lock:
                 self._stopped = True
@@ -214,7 +230,8 @@ class Ablation:
                 return name, outcome['metrics'][name]
         raise LookupError(
             f'the evaluation has no {" or ".join(names)} but '
-            f'{", ".join(outcome["metrics"]) or "nothing"}: give --metric')
+            f'{", ".join(outcome["metrics"]) or "nothing"}: give --metric'
+        )
 
     def _run_safely(self, i, seed):
         try:
@@ -225,9 +242,9 @@ class Ablation:
 
     def _run(self, cell, seed):
         from mmmaskdistill.visualization import read_run
+
         folder = self.folder(cell, seed)
-        outcome = dict(
-            status='finished', seed=seed, settings=cell.settings, seconds=0)
+        outcome = dict(status='finished', seed=seed, settings=cell.settings, seconds=0)
         options = []
         if cell.config is not None:
             outcome['seconds'] = self._stage(folder, 'pretrain')
@@ -242,8 +259,7 @@ class Ablation:
             if name not in TRAINING and not name.startswith('loss')
         }
         self._metric(outcome)
-        write_text(
-            json.dumps(outcome, indent=2), osp.join(folder, 'result.json'))
+        write_text(json.dumps(outcome, indent=2), osp.join(folder, 'result.json'))
         return outcome
 
     def _stage(self, folder, name, *options):
@@ -256,8 +272,11 @@ class Ablation:
             with open(finished) as file:
                 return float(file.read())
         command = [
-            *self._launch(osp.join(folder, f'{name}.py')), '--work-dir',
-            osp.join(folder, name), '--resume', *options
+            *self._launch(osp.join(folder, f'{name}.py')),
+            '--work-dir',
+            osp.join(folder, name),
+            '--resume',
+            *options,
         ]
         start = time.time()
         with open(osp.join(folder, f'{name}.log'), 'a') as log:
@@ -272,7 +291,8 @@ class Ablation:
                     stderr=subprocess.STDOUT,
                     env=self._environment(),
                     # Held until the run ends, even if this process is killed.
-                    pass_fds=[self.args.lock.fileno()])
+                    pass_fds=[self.args.lock.fileno()],
+                )
                 self._processes.add(process)
             try:
                 code = process.wait()
@@ -289,8 +309,9 @@ class Ablation:
             return [sys.executable, osp.join(TOOLS, 'train.py'), config]
         return [
             'bash',
-            osp.join(TOOLS, 'dist_train.sh'), config,
-            str(self.args.processes)
+            osp.join(TOOLS, 'dist_train.sh'),
+            config,
+            str(self.args.processes),
         ]
 
     def _environment(self):
@@ -303,52 +324,78 @@ class Ablation:
     def write(self):
         """The table of all runs, the table of cells and the picture."""
         from mmmaskdistill.visualization import draw_ablation
+
         axes, work_dir = self.args.axes, self.args.work_dir
-        finished = [o for o in self.outcomes.values()
-                    if o['status'] == 'finished']
+        finished = [o for o in self.outcomes.values() if o['status'] == 'finished']
         metric = self._metric(finished[0])[0] if finished else 'metric'
-        names = sorted({name for o in finished for name in o['metrics']},
-                       key=lambda name: (name != metric, name))
+        names = sorted(
+            {name for o in finished for name in o['metrics']},
+            key=lambda name: (name != metric, name),
+        )
         with open(osp.join(work_dir, 'ablation.csv.tmp'), 'w') as file:
             rows = csv.writer(file)
-            rows.writerow([
-                *axes, 'seed', 'status', *names, 'pretrain_loss', 'seconds',
-                'reason', 'folder'
-            ])
+            rows.writerow(
+                [
+                    *axes,
+                    'seed',
+                    'status',
+                    *names,
+                    'pretrain_loss',
+                    'seconds',
+                    'reason',
+                    'folder',
+                ]
+            )
             for i, cell in enumerate(self.cells):
                 for seed in range(self.args.seeds):
                     outcome = self.outcomes.get((i, seed), {})
                     metrics = outcome.get('metrics', {})
-                    rows.writerow([
-                        *cell.settings.values(), seed,
-                        outcome.get('status', 'not run'),
-                        *(metrics.get(name, '') for name in names),
-                        *(outcome.get(key, '')
-                          for key in ('pretrain_loss', 'seconds', 'reason')),
-                        '' if cell.refusal else self.folder(cell, seed)
-                    ])
+                    rows.writerow(
+                        [
+                            *cell.settings.values(),
+                            seed,
+                            outcome.get('status', 'not run'),
+                            *(metrics.get(name, '') for name in names),
+                            *(
+                                outcome.get(key, '')
+                                for key in ('pretrain_loss', 'seconds', 'reason')
+                            ),
+                            '' if cell.refusal else self.folder(cell, seed),
+                        ]
+                    )
         os.replace(file.name, osp.join(work_dir, 'ablation.csv'))
         write_text(self.table(metric), osp.join(work_dir, 'ablation.md'))
         draw_ablation(
-            {axis: {value: self._values(i) for value, i in cells.items()}
-             for axis, cells in self._by_axis().items()},
+            {
+                axis: {value: self._values(i) for value, i in cells.items()}
+                for axis, cells in self._by_axis().items()
+            },
             osp.join(work_dir, 'ablation.png'),
             ylabel=metric,
-            reference=[value for i, cell in enumerate(self.cells)
-                       if cell.name == SCRATCH for value in self._values(i)])
+            reference=[
+                value
+                for i, cell in enumerate(self.cells)
+                if cell.name == SCRATCH
+                for value in self._values(i)
+            ],
+        )
 
     def _values(self, i):
         """The metric of a cell's finished runs."""
-        outcomes = [self.outcomes.get((i, seed), dict(status='not run'))
-                    for seed in range(self.args.seeds)]
-        return [self._metric(outcome)[1] for outcome in outcomes
-                if outcome['status'] == 'finished']
+        outcomes = [
+            self.outcomes.get((i, seed), dict(status='not run'))
+            for seed in range(self.args.seeds)
+        ]
+        return [
+            self._metric(outcome)[1]
+            for outcome in outcomes
+            if outcome['status'] == 'finished'
+        ]
 
     def _by_axis(self):
         """{axis: {value: cell}} with the other axes at their first value."""
         baseline = {axis: v[0] for axis, v in self.args.axes.items()}
-        places = {tuple(cell.settings.values()): i
-                  for i, cell in enumerate(self.cells)}
+        places = {tuple(cell.settings.values()): i for i, cell in enumerate(self.cells)}
         return {
             axis: {
                 value: places[tuple({**baseline, axis: value}.values())]
@@ -362,18 +409,25 @@ class Ablation:
         tail = [metric, 'runs', '']
         if self.args.one_at_a_time:
             head = ['axis', 'value', *tail]
-            rows = [[axis, value, *self._summary(i)]
-                    for axis, cells in self._by_axis().items()
-                    for value, i in cells.items()]
-            rows += [['', cell.name, *self._summary(i)]
-                     for i, cell in enumerate(self.cells)
-                     if cell.name == SCRATCH]
+            rows = [
+                [axis, value, *self._summary(i)]
+                for axis, cells in self._by_axis().items()
+                for value, i in cells.items()
+            ]
+            rows += [
+                ['', cell.name, *self._summary(i)]
+                for i, cell in enumerate(self.cells)
+                if cell.name == SCRATCH
+            ]
         else:
             head = [*self.args.axes, *tail]
-            rows = [[*cell.settings.values(), *self._summary(i)]
-                    for i, cell in enumerate(self.cells)]
-        return ''.join(f'| {" | ".join(row)} |\n'
-                       for row in (head, ['---'] * len(head), *rows))
+            rows = [
+                [*cell.settings.values(), *self._summary(i)]
+                for i, cell in enumerate(self.cells)
+            ]
+        return ''.join(
+            f'| {" | ".join(row)} |\n' for row in (head, ['---'] * len(head), *rows)
+        )
 
     def _summary(self, i):
         """Mean and deviation, number of runs, what went wrong."""
@@ -386,20 +440,30 @@ class Ablation:
         }
         return [
             f'{mean(values):.2f}{spread}' if values else '-',
-            str(len(values)), '; '.join(sorted(reasons))
+            str(len(values)),
+            '; '.join(sorted(reasons)),
         ]
 
 
 # What mmengine's logger writes beside metrics.
 TRAINING = {
-    'base_lr', 'lr', 'data_time', 'time', 'memory', 'iter', 'epoch', 'step',
-    'grad_norm', 'eta'
+    'base_lr',
+    'lr',
+    'data_time',
+    'time',
+    'memory',
+    'iter',
+    'epoch',
+    'step',
+    'grad_norm',
+    'eta',
 }
 
 
 def write_config(config, seed, path):
     """Write a run's config; refuse if the folder has another one."""
     from copy import deepcopy
+
     config = deepcopy(config)
     config.randomness = dict(config.get('randomness') or {}, seed=seed)
     for key in ('work_dir', 'launcher'):
@@ -408,9 +472,11 @@ def write_config(config, seed, path):
     if osp.isfile(path):
         with open(path) as file:
             if file.read() != text:
-                fail(f'{path!r} is of another ablation: its config differs '
-                     'from what is asked for now. Give another --work-dir, '
-                     f'or remove {osp.dirname(path)!r}')
+                fail(
+                    f'{path!r} is of another ablation: its config differs '
+                    'from what is asked for now. Give another --work-dir, '
+                    f'or remove {osp.dirname(path)!r}'
+                )
     write_text(text, path)
 
 
@@ -423,13 +489,16 @@ def write_text(text, path):
 def start_from(work_dir):
     """Options that start a downstream config from a run's student."""
     from mmmaskdistill.engine.checkpoints import latest_checkpoint
+
     student = latest_checkpoint(work_dir)
     if student is None:
-        raise RuntimeError('pre-training left no checkpoint: the config needs '
-                           'default_hooks.checkpoint')
+        raise RuntimeError(
+            'pre-training left no checkpoint: the config needs default_hooks.checkpoint'
+        )
     return [
-        '--cfg-options', 'model.backbone.init_cfg.type=Pretrained',
-        f'model.backbone.init_cfg.checkpoint={student}'
+        '--cfg-options',
+        'model.backbone.init_cfg.type=Pretrained',
+        f'model.backbone.init_cfg.checkpoint={student}',
     ]
 
 
@@ -451,8 +520,10 @@ def lock(work_dir):
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        fail(f'{work_dir!r} is in use: an ablation, or a run that it started, '
-             'has not ended there')
+        fail(
+            f'{work_dir!r} is in use: an ablation, or a run that it started, '
+            'has not ended there'
+        )
     return file
 
 
@@ -465,12 +536,15 @@ def main():
     from mmmaskdistill.apis.configs import load_config
     from mmmaskdistill.apis.preflight import check_data
     from mmmaskdistill.errors import CheckpointError, ConfigError
+
     try:
         config = load_config(args.config, args.cfg_options)
         evaluation = load_config(args.evaluate, args.evaluate_options)
         if not evaluation.get('val_dataloader'):
-            fail(f'{args.evaluate!r} has no val_dataloader: expected a config '
-                 'that is validated')
+            fail(
+                f'{args.evaluate!r} has no val_dataloader: expected a config '
+                'that is validated'
+            )
         check_data(config, ['train_dataloader'])
         check_data(evaluation, ['train_dataloader', 'val_dataloader'])
         cells = make_cells(config, args.axes, args.one_at_a_time)
@@ -480,8 +554,11 @@ def main():
         cells.append(Cell(dict.fromkeys(args.axes, '-'), SCRATCH, None))
     for cell in cells:
         words = ', '.join(f'{a}={v}' for a, v in cell.settings.items())
-        print(f'{words}: refused: {" ".join(cell.refusal.split())}'
-              if cell.refusal else f'{words}: {cell.name}')
+        print(
+            f'{words}: refused: {" ".join(cell.refusal.split())}'
+            if cell.refusal
+            else f'{words}: {cell.name}'
+        )
     if args.dry_run:
         return
 
@@ -497,8 +574,10 @@ def main():
         print(f'  {osp.join(args.work_dir, name)}')
     failed = [o for o in ablation.outcomes.values() if o['status'] == 'failed']
     if failed:
-        fail(f'{len(failed)} of {len(ablation.outcomes)} runs failed: see the '
-             'table; the same call repeats them')
+        fail(
+            f'{len(failed)} of {len(ablation.outcomes)} runs failed: see the '
+            'table; the same call repeats them'
+        )
 
 
 if __name__ == '__main__':

@@ -8,31 +8,38 @@ side more than for the other.
     python tools/analysis_tools/benchmark.py pretrain --against timm mmpretrain
     python tools/analysis_tools/benchmark.py JOB --help
 """
+
 import argparse
 import json
 import os
 
-from benchmarks import (data, evaluate, finetune, pretrain, resume, segment,
-                        start)
+from benchmarks import data, evaluate, finetune, pretrain, resume, segment, start
 
 # A job is a module with a docstring for --help, `add_arguments(parser)`, and
 # `run(args)`, which measures, prints, and returns what goes into the JSON file.
 JOBS = dict(
-    pretrain=pretrain, finetune=finetune, segment=segment, eval=evaluate,
-    data=data, resume=resume, start=start)
+    pretrain=pretrain,
+    finetune=finetune,
+    segment=segment,
+    eval=evaluate,
+    data=data,
+    resume=resume,
+    start=start,
+)
 
 
 def parse_args():
     parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     jobs = parser.add_subparsers(dest='job', metavar='JOB', required=True)
     for name, module in JOBS.items():
         job = jobs.add_parser(
             name,
             help=module.__doc__.split('\n')[0],
             description=module.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter)
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         module.add_arguments(job)
         job.add_argument('--out', help='JSON file for the figures')
     return parser.parse_args()
@@ -40,8 +47,7 @@ def parse_args():
 
 def main():
     args = parse_args()
-    result = dict(
-        job=args.job, options=vars(args), **JOBS[args.job].run(args))
+    result = dict(job=args.job, options=vars(args), **JOBS[args.job].run(args))
     if args.out:
         with open(args.out + '.tmp', 'w') as file:
             json.dump(result, file, indent=2)

@@ -7,6 +7,7 @@ the student with its head and through the teacher, as far as the loss needs
 them. Counted are matrix products and convolutions, a multiplication and an
 addition being two; a backward takes twice as many. No weights are read.
 """
+
 import argparse
 import math
 import os.path as osp
@@ -36,20 +37,29 @@ def count(model, shape, masked):
         if isinstance(teacher, CachedTeacher):
             teacher = teacher.teacher
         hidden = torch.arange(math.prod(teacher.grid))[None] < round(
-            masked * math.prod(teacher.grid))
+            masked * math.prod(teacher.grid)
+        )
         where = model._where(hidden)
         first = getattr(teacher, 'teachers', [teacher])[0]  # of a TeacherList
         view = torch.randn(1, 3, *(side * first.stride for side in first.grid))
         parts = {
-            'student and head': ([model.backbone, model.head],
-                                 lambda: model._predict(image, hidden, where)),
-            'teacher': ([teacher], lambda: teacher.at(view, where)
-                        if model._teacher_skips else teacher(view)),
+            'student and head': (
+                [model.backbone, model.head],
+                lambda: model._predict(image, hidden, where),
+            ),
+            'teacher': (
+                [teacher],
+                lambda: (
+                    teacher.at(view, where) if model._teacher_skips else teacher(view)
+                ),
+            ),
         }
     with torch.no_grad():
         return {
-            name: (sum(p.numel() for m in modules for p in m.parameters()),
-                   count_flops(forward))
+            name: (
+                sum(p.numel() for m in modules for p in m.parameters()),
+                count_flops(forward),
+            )
             for name, (modules, forward) in parts.items()
         }
 
@@ -75,23 +85,28 @@ def forget_weights(cfg):
 
 def main():
     parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('config', help='config file')
     parser.add_argument(
         '--shape',
         type=int,
         nargs=2,
         metavar=('HEIGHT', 'WIDTH'),
-        help="image in pixels (default: the backbone's img_size)")
+        help="image in pixels (default: the backbone's img_size)",
+    )
     parser.add_argument(
         '--masked',
         type=float,
         default=75 / 196,
-        help='part of the patches that pre-training hides (default: 75/196)')
+        help='part of the patches that pre-training hides (default: 75/196)',
+    )
     parser.add_argument(
-        '--cfg-options', nargs='+', metavar='KEY=VALUE',
-        help='override settings of the config')
+        '--cfg-options',
+        nargs='+',
+        metavar='KEY=VALUE',
+        help='override settings of the config',
+    )
     args = parser.parse_args()
     if not osp.isfile(args.config):
         sys.exit(f'error: config not found: {args.config!r}')
@@ -103,6 +118,7 @@ def main():
     import mmmaskdistill  # noqa: F401
     from mmmaskdistill.apis.configs import load_config
     from mmmaskdistill.registry import MODELS
+
     MMLogger.get_current_instance().setLevel('ERROR')
     cfg = load_config(args.config, args.cfg_options)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
@@ -112,8 +128,7 @@ def main():
         shape = (shape, shape)
     model = MODELS.build(cfg.model).eval()
 
-    table = PrettyTable(
-        ['part', 'parameters (M)', 'GFLOP an image'], align='r')
+    table = PrettyTable(['part', 'parameters (M)', 'GFLOP an image'], align='r')
     for part, (parameters, flops) in count(model, shape, args.masked).items():
         table.add_row([part, f'{parameters / 1e6:.2f}', f'{flops / 1e9:.2f}'])
     print(f'{args.config}, {shape[0]} x {shape[1]} pixels')

@@ -1,4 +1,5 @@
 """Write the table of configs/unified/README.md from the configs beside it."""
+
 import argparse
 import sys
 from pathlib import Path
@@ -8,13 +9,24 @@ BEGIN, END = '<!-- methods -->\n', '<!-- end of methods -->\n'
 # Sizes, which follow from ViT-B/16 and 224 pixels, and defaults that the
 # names of the parts already say.
 SIZES = {
-    'type', 'arch', 'img_size', 'patch_size', 'in_channels', 'out_channels',
-    'vocab_size', 'input_size', 'min_num_patches', 'min_aspect'
+    'type',
+    'arch',
+    'img_size',
+    'patch_size',
+    'in_channels',
+    'out_channels',
+    'vocab_size',
+    'input_size',
+    'min_num_patches',
+    'min_aspect',
 }
 NAMES = {
-    'model_name': '', 'num_masking_patches': 'patches', 'drop_path_rate':
-    'drop path', 'layer_scale_init_value': 'layer scale', 'use_abs_pos_emb':
-    'absolute position', 'use_shared_rel_pos_bias': 'relative position'
+    'model_name': '',
+    'num_masking_patches': 'patches',
+    'drop_path_rate': 'drop path',
+    'layer_scale_init_value': 'layer scale',
+    'use_abs_pos_emb': 'absolute position',
+    'use_shared_rel_pos_bias': 'relative position',
 }
 
 
@@ -23,7 +35,7 @@ def describe(part):
     words = [f'`{part["type"].rpartition(".")[2]}`']
     for key, value in part.items():
         name = NAMES.get(key, key.replace('_', ' '))
-        if key in SIZES or key == 'drop_path_rate' and not value:
+        if key in SIZES or (key == 'drop_path_rate' and not value):
             continue
         if value is True:
             words.append(name)
@@ -35,6 +47,7 @@ def describe(part):
 def row(path):
     """One line of the table."""
     from mmengine.config import Config
+
     cfg = Config.fromfile(path, format_python_code=False)
     model = cfg.model
     mask = model.get('masking') or cfg.train_pipeline[-2]
@@ -55,9 +68,11 @@ def row(path):
 def table(folder=FOLDER):
     """The table of all configs in a folder."""
     import mmmaskdistill  # noqa: F401  before configs are read
+
     head = ['method', 'T', 'N', 'S', 'H', 'L', 'mask', 'source']
-    return (f'| {" | ".join(head)} |\n{"|---" * len(head)}|\n' +
-            ''.join(row(path) for path in sorted(folder.glob('*.py'))))
+    return f'| {" | ".join(head)} |\n{"|---" * len(head)}|\n' + ''.join(
+        row(path) for path in sorted(folder.glob('*.py'))
+    )
 
 
 def rewrite(readme, new):
@@ -71,7 +86,8 @@ def main():
     parser.add_argument(
         '--check',
         action='store_true',
-        help='write nothing; fail if the table is not up to date')
+        help='write nothing; fail if the table is not up to date',
+    )
     args = parser.parse_args()
     path = FOLDER / 'README.md'
     old = path.read_text()

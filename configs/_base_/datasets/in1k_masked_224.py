@@ -8,7 +8,8 @@ data_preprocessor = dict(
     # the teacher's: CLIP's
     second_mean=[122.771, 116.746, 104.094],
     second_std=[68.501, 66.632, 70.323],
-    to_rgb=True)
+    to_rgb=True,
+)
 
 train_pipeline = [
     dict(type='mmmaskdistill.StrictLoadImageFromFile'),
@@ -19,14 +20,16 @@ train_pipeline = [
         contrast=0.4,
         saturation=0.4,
         flip_prob=0.5,
-        crop_ratio_range=(0.2, 1.)),
+        crop_ratio_range=(0.2, 1.0),
+    ),
     dict(
         type='mmmaskdistill.BlockMaskGenerator',
         input_size=(14, 14),
         num_masking_patches=75,
         min_num_patches=16,
-        min_aspect=0.3),
-    dict(type='PackInputs')
+        min_aspect=0.3,
+    ),
+    dict(type='PackInputs'),
 ]
 train_dataloader = dict(
     batch_size=256,
@@ -42,4 +45,6 @@ train_dataloader = dict(
         split='train',
         storage='folder',  # or packed: shards, lmdb
         max_unreadable=0.001,
-        pipeline=train_pipeline))
+        pipeline=train_pipeline,
+    ),
+)

@@ -14,17 +14,17 @@ model = dict(
         use_rel_pos_bias=True,
         use_shared_rel_pos_bias=False,
         layer_scale_init_value=0.1,
-        init_cfg=dict(type='Pretrained')),
+        init_cfg=dict(type='Pretrained'),
+    ),
     head=dict(
         type='LinearClsHead',
         in_channels=768,
         num_classes=1000,
-        loss=dict(
-            type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
+        loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
         # 0.02 cut at 0.02, scaled by 0.001
-        init_cfg=dict(
-            type='TruncNormal', layer='Linear', std=2e-5, a=-2e-5, b=2e-5)),
-    train_cfg=dict(augments=[
-        dict(type='Mixup', alpha=0.8),
-        dict(type='CutMix', alpha=1.)
-    ]))
+        init_cfg=dict(type='TruncNormal', layer='Linear', std=2e-5, a=-2e-5, b=2e-5),
+    ),
+    train_cfg=dict(
+        augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]
+    ),
+)

@@ -14,11 +14,14 @@ model = dict(
         final_norm=False,
         layer_scale_init_value=0.1,
         frozen_stages=12,
-        init_cfg=dict(type='Pretrained')),
+        init_cfg=dict(type='Pretrained'),
+    ),
     neck=dict(type='ClsBatchNormNeck', input_features=768),
     head=dict(
         type='LinearClsHead',
         in_channels=768,
         num_classes=1000,
         loss=dict(type='CrossEntropyLoss'),
-        init_cfg=dict(type='TruncNormal', layer='Linear', std=0.01)))
+        init_cfg=dict(type='TruncNormal', layer='Linear', std=0.01),
+    ),
+)

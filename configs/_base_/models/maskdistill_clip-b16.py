@@ -8,13 +8,15 @@ model = dict(
         arch='base',
         img_size=224,
         patch_size=16,
-        drop_path_rate=0.,
-        layer_scale_init_value=0.1),
+        drop_path_rate=0.0,
+        layer_scale_init_value=0.1,
+    ),
     teacher=dict(
         type='mmmaskdistill.TimmTeacher',
         model_name='vit_base_patch16_clip_quickgelu_224.openai',
-        features='block'),
+        features='block',
+    ),
     normalizer=dict(type='mmmaskdistill.LayerNormalizer'),
-    head=dict(
-        type='mmmaskdistill.LinearHead', in_channels=768, out_channels=768),
-    loss=dict(type='mmmaskdistill.SmoothL1Loss', beta=1.))
+    head=dict(type='mmmaskdistill.LinearHead', in_channels=768, out_channels=768),
+    loss=dict(type='mmmaskdistill.SmoothL1Loss', beta=1.0),
+)

@@ -17,6 +17,8 @@ model = dict(
         use_rel_pos_bias=True,
         use_shared_rel_pos_bias=False,
         layer_scale_init_value=0.1,
-        init_cfg=dict(type='Pretrained')),
+        init_cfg=dict(type='Pretrained'),
+    ),
     decode_head=dict(type='mmmaskdistill.UPerHead'),
-    test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)))
+    test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)),
+)

@@ -3,17 +3,16 @@
 optim_wrapper = dict(
     type='AmpOptimWrapper',
     dtype='bfloat16',
-    loss_scale=1.,
+    loss_scale=1.0,
     optimizer=dict(
-        type='AdamW',
-        betas=(0.9, 0.999),
-        eps=1e-8,
-        weight_decay=0.05,
-        fused=True),
+        type='AdamW', betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05, fused=True
+    ),
     constructor='mmmaskdistill.LayerDecayOptimWrapperConstructor',
     paramwise_cfg=dict(
-        flat_decay_mult=0.,
+        flat_decay_mult=0.0,
         custom_keys={
-            'cls_token': dict(decay_mult=0.),
-            'pos_embed': dict(decay_mult=0.)
-        }))
+            'cls_token': dict(decay_mult=0.0),
+            'pos_embed': dict(decay_mult=0.0),
+        },
+    ),
+)

@@ -6,6 +6,10 @@ from .patch_aggregation_vit import PatchAggregationViT
 from .visible_vit import VisibleViT
 
 __all__ = [
-    'AllTokensViT', 'MaskDistillViT', 'MaskedSwin', 'MaskedTimm',
-    'PatchAggregationViT', 'VisibleViT'
+    'AllTokensViT',
+    'MaskDistillViT',
+    'MaskedSwin',
+    'MaskedTimm',
+    'PatchAggregationViT',
+    'VisibleViT',
 ]

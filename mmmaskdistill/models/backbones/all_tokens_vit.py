@@ -1,6 +1,7 @@
 from torch import Tensor
 
 from mmmaskdistill.registry import MODELS
+
 from .mask_distill_vit import MaskDistillViT
 
 

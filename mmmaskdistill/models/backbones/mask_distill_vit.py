@@ -1,5 +1,5 @@
 import math
-from typing import Optional, Sequence, Tuple, Union
+from collections.abc import Sequence
 
 import torch
 from mmengine.logging import print_log
@@ -10,8 +10,14 @@ from torch.utils.checkpoint import checkpoint
 
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import MODELS
-from ..layers import (Block, PatchEmbed, RelativePositionBias, find,
-                      resize_position_embedding)
+
+from ..layers import (
+    Block,
+    PatchEmbed,
+    RelativePositionBias,
+    find,
+    resize_position_embedding,
+)
 from ..weights import adapt_to_vit, load_backbone
 
 ARCHS = {
@@ -19,7 +25,8 @@ ARCHS = {
         embed_dims=width,
         num_layers=depth,
         num_heads=heads,
-        feedforward_channels=4 * width)
+        feedforward_channels=4 * width,
+    )
     for name, depth, width, heads in [
         ('tiny', 12, 192, 3),
         ('small', 12, 384, 6),
@@ -89,27 +96,30 @@ class MaskDistillViT(BaseModule):
         ConfigError: If an argument is none of the above.
     """
 
-    def __init__(self,
-                 arch: Union[str, dict] = 'base',
-                 img_size: Union[int, Tuple[int, int]] = 224,
-                 patch_size: int = 16,
-                 in_channels: int = 3,
-                 out_type: str = 'featmap',
-                 out_indices: Union[int, Sequence[int]] = -1,
-                 drop_path_rate: float = 0.,
-                 layer_scale_init_value: float = 0.1,
-                 use_abs_pos_emb: bool = False,
-                 use_rel_pos_bias: bool = False,
-                 use_shared_rel_pos_bias: bool = True,
-                 final_norm: bool = True,
-                 frozen_stages: int = -1,
-                 with_cp: bool = False,
-                 pretrained: Optional[str] = None,
-                 init_cfg: Union[dict, Sequence[dict], None] = None):
+    def __init__(
+        self,
+        arch: str | dict = 'base',
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        in_channels: int = 3,
+        out_type: str = 'featmap',
+        out_indices: int | Sequence[int] = -1,
+        drop_path_rate: float = 0.0,
+        layer_scale_init_value: float = 0.1,
+        use_abs_pos_emb: bool = False,
+        use_rel_pos_bias: bool = False,
+        use_shared_rel_pos_bias: bool = True,
+        final_norm: bool = True,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        pretrained: str | None = None,
+        init_cfg: dict | Sequence[dict] | None = None,
+    ):
         if pretrained is not None and init_cfg is not None:
             print_log(
                 f'pretrained={pretrained!r} is not used: init_cfg is given',
-                logger='current')
+                logger='current',
+            )
         elif pretrained is not None:
             init_cfg = dict(type='Pretrained', checkpoint=pretrained)
         super().__init__(init_cfg=init_cfg)
@@ -119,24 +129,25 @@ class MaskDistillViT(BaseModule):
         num_heads = arch['num_heads']
 
         if out_type not in OUT_TYPES:
-            raise ConfigError(f'out_type={out_type!r}: expected one of '
-                              f'{", ".join(OUT_TYPES)}')
+            raise ConfigError(
+                f'out_type={out_type!r}: expected one of {", ".join(OUT_TYPES)}'
+            )
         if not 0 <= drop_path_rate < 1:
-            raise ConfigError(f'drop_path_rate={drop_path_rate}: expected 0 '
-                              'to below 1')
+            raise ConfigError(f'drop_path_rate={drop_path_rate}: expected 0 to below 1')
         self.out_type = out_type
         self.out_indices = _parse_indices(out_indices, self.num_layers)
         if not -1 <= frozen_stages <= self.num_layers:
-            raise ConfigError(f'frozen_stages={frozen_stages}: expected -1 to '
-                              f'{self.num_layers}, the number of blocks')
+            raise ConfigError(
+                f'frozen_stages={frozen_stages}: expected -1 to '
+                f'{self.num_layers}, the number of blocks'
+            )
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
 
         if isinstance(img_size, int):
             img_size = (img_size, img_size)
         self.patch_size = patch_size
-        self.patch_resolution = tuple(
-            math.ceil(side / patch_size) for side in img_size)
+        self.patch_resolution = tuple(math.ceil(side / patch_size) for side in img_size)
         window = self.patch_resolution
 
         self.patch_embed = PatchEmbed(in_channels, self.embed_dims, patch_size)
@@ -144,19 +155,31 @@ class MaskDistillViT(BaseModule):
         # Without gradient until an algorithm that masks switches it on:
         # downstream no loss reaches it, which DistributedDataParallel refuses.
         self.mask_token = nn.Parameter(
-            torch.zeros(1, 1, self.embed_dims), requires_grad=False)
-        self.pos_embed = nn.Parameter(
-            torch.zeros(1, 1 + window[0] * window[1],
-                        self.embed_dims)) if use_abs_pos_emb else None
-        self.rel_pos_bias = RelativePositionBias(
-            window, num_heads) if use_shared_rel_pos_bias else None
+            torch.zeros(1, 1, self.embed_dims), requires_grad=False
+        )
+        self.pos_embed = (
+            nn.Parameter(torch.zeros(1, 1 + window[0] * window[1], self.embed_dims))
+            if use_abs_pos_emb
+            else None
+        )
+        self.rel_pos_bias = (
+            RelativePositionBias(window, num_heads) if use_shared_rel_pos_bias else None
+        )
         rates = torch.linspace(0, drop_path_rate, self.num_layers).tolist()
         self.blocks = nn.ModuleList(
-            Block(self.embed_dims, num_heads, arch['feedforward_channels'],
-                  rate, layer_scale_init_value,
-                  window if use_rel_pos_bias else None) for rate in rates)
-        self.norm = nn.LayerNorm(
-            self.embed_dims, eps=1e-6) if final_norm else nn.Identity()
+            Block(
+                self.embed_dims,
+                num_heads,
+                arch['feedforward_channels'],
+                rate,
+                layer_scale_init_value,
+                window if use_rel_pos_bias else None,
+            )
+            for rate in rates
+        )
+        self.norm = (
+            nn.LayerNorm(self.embed_dims, eps=1e-6) if final_norm else nn.Identity()
+        )
         if out_type == 'avg_featmap':
             self.fc_norm = nn.LayerNorm(self.embed_dims, eps=1e-6)
 
@@ -164,7 +187,7 @@ class MaskDistillViT(BaseModule):
         self.register_load_state_dict_pre_hook(_adapt_before_loading)
         self._freeze()
 
-    def forward(self, x: Tensor, mask: Optional[Tensor] = None):
+    def forward(self, x: Tensor, mask: Tensor | None = None):
         """Backbone without a mask, student with one.
 
         Args:
@@ -181,7 +204,7 @@ class MaskDistillViT(BaseModule):
         tokens, grid = self._embed(x)
         bias = self._shared_bias(grid)
         outs = []
-        for i, block in enumerate(self.blocks[:max(self.out_indices) + 1]):
+        for i, block in enumerate(self.blocks[: max(self.out_indices) + 1]):
             tokens = self._run(block, tokens, grid, bias)
             if i == self.num_layers - 1:
                 tokens = self.norm(tokens)
@@ -203,9 +226,7 @@ class MaskDistillViT(BaseModule):
         tokens = self._run(self.blocks[-1], tokens, grid, bias, hidden + 1)
         return self.norm(tokens[real])
 
-    def _embed(self,
-               x: Tensor,
-               mask: Optional[Tensor] = None) -> Tuple[Tensor, tuple]:
+    def _embed(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, tuple]:
         """Tokens [B, 1+N, D] and the patch grid."""
         x, grid = self.patch_embed(x)
         if mask is not None:
@@ -213,15 +234,17 @@ class MaskDistillViT(BaseModule):
                 raise ConfigError(
                     f'mask of shape {tuple(mask.shape)}: expected '
                     f'{tuple(x.shape[:2])}, one value for each of the '
-                    f'{grid[0]} x {grid[1]} patches of {len(x)} images')
+                    f'{grid[0]} x {grid[1]} patches of {len(x)} images'
+                )
             x = torch.where(mask[..., None], self.mask_token, x)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
         if self.pos_embed is not None:
-            x = x + resize_position_embedding(self.pos_embed,
-                                              self.patch_resolution, grid)
+            x = x + resize_position_embedding(
+                self.pos_embed, self.patch_resolution, grid
+            )
         return x, grid
 
-    def _shared_bias(self, grid: Tuple[int, int]) -> Optional[Tensor]:
+    def _shared_bias(self, grid: tuple[int, int]) -> Tensor | None:
         return None if self.rel_pos_bias is None else self.rel_pos_bias(grid)
 
     def _run(self, block: Block, *args) -> Tensor:
@@ -229,7 +252,7 @@ class MaskDistillViT(BaseModule):
             return checkpoint(block, *args, use_reentrant=False)
         return block(*args)
 
-    def _format(self, tokens: Tensor, grid: Tuple[int, int]) -> Tensor:
+    def _format(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         if self.out_type == 'raw':
             return tokens
         if self.out_type == 'cls_token':
@@ -247,9 +270,7 @@ class MaskDistillViT(BaseModule):
         loads = [cfg for cfg in cfgs if cfg['type'] in kinds]
         initialize(self, [cfg for cfg in cfgs if cfg not in loads])
         for cfg in loads:
-            load_backbone(
-                self, **{k: v
-                         for k, v in cfg.items() if k != 'type'})
+            load_backbone(self, **{k: v for k, v in cfg.items() if k != 'type'})
         self._is_init = True
 
     @torch.no_grad()
@@ -266,9 +287,7 @@ class MaskDistillViT(BaseModule):
             block.attn.proj.weight /= math.sqrt(2 * i)
             block.mlp.fc2.weight /= math.sqrt(2 * i)
 
-    def get_layer_depth(self,
-                        param_name: str,
-                        prefix: str = '') -> Tuple[int, int]:
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Depth of a parameter for layer-wise learning-rate decay.
 
         Args:
@@ -283,8 +302,9 @@ class MaskDistillViT(BaseModule):
         num_depths = self.num_layers + 2
         name = param_name.removeprefix(prefix)
         if param_name.startswith(prefix):
-            if name in ('cls_token', 'mask_token', 'pos_embed') or \
-                    name.startswith('patch_embed.'):
+            if name in ('cls_token', 'mask_token', 'pos_embed') or name.startswith(
+                'patch_embed.'
+            ):
                 return 0, num_depths
             if name.startswith('blocks.'):
                 return int(name.split('.')[1]) + 1, num_depths
@@ -301,8 +321,10 @@ class MaskDistillViT(BaseModule):
             return
         # A shared bias reaches every block: it rests only with all of them.
         frozen = (
-            self.children() if self.frozen_stages == self.num_layers else
-            [self.patch_embed, *self.blocks[:self.frozen_stages]])
+            self.children()
+            if self.frozen_stages == self.num_layers
+            else [self.patch_embed, *self.blocks[: self.frozen_stages]]
+        )
         for module in frozen:
             module.eval()
             module.requires_grad_(False)
@@ -311,39 +333,44 @@ class MaskDistillViT(BaseModule):
                 token.requires_grad_(False)
 
 
-def _parse_arch(arch: Union[str, dict]) -> dict:
+def _parse_arch(arch: str | dict) -> dict:
     if isinstance(arch, str):
         if arch not in ARCHS:
-            raise ConfigError(f'arch={arch!r}: expected one of '
-                              f'{", ".join(ARCHS)}, or a dict')
+            raise ConfigError(
+                f'arch={arch!r}: expected one of {", ".join(ARCHS)}, or a dict'
+            )
         return ARCHS[arch]
     if set(arch) != set(ARCHS['base']):
-        raise ConfigError(f'arch has the keys {sorted(arch)}: expected '
-                          f'{sorted(ARCHS["base"])}')
+        raise ConfigError(
+            f'arch has the keys {sorted(arch)}: expected {sorted(ARCHS["base"])}'
+        )
     return arch
 
 
-def _parse_indices(indices: Union[int, Sequence[int]], depth: int) -> list:
+def _parse_indices(indices: int | Sequence[int], depth: int) -> list:
     indices = [indices] if isinstance(indices, int) else list(indices)
     for index in indices:
         if not -depth <= index < depth:
-            raise ConfigError(f'out_indices={indices}: {index} is none of the '
-                              f'{depth} blocks, expected {-depth} to '
-                              f'{depth - 1}')
+            raise ConfigError(
+                f'out_indices={indices}: {index} is none of the '
+                f'{depth} blocks, expected {-depth} to '
+                f'{depth - 1}'
+            )
     return sorted(index % depth for index in indices)
 
 
-def _adapt_before_loading(vit: MaskDistillViT, state: dict, prefix: str,
-                          *args):
+def _adapt_before_loading(vit: MaskDistillViT, state: dict, prefix: str, *args):
     """Let ``load_from`` and ``load_state_dict`` take what `init_cfg` takes."""
     own = {
-        key[len(prefix):]: state.pop(key)
-        for key in list(state) if key.startswith(prefix)
+        key[len(prefix) :]: state.pop(key)
+        for key in list(state)
+        if key.startswith(prefix)
     }
     adapted, notes = adapt_to_vit(own, vit)
     state.update({prefix + key: value for key, value in adapted.items()})
     # To check whether a checkpoint fits is to load it once more.
     if notes and notes != vit._reported:
-        print_log('\n  '.join(['backbone from a state dict:', *notes]),
-                  logger='current')
+        print_log(
+            '\n  '.join(['backbone from a state dict:', *notes]), logger='current'
+        )
         vit._reported = notes

@@ -1,5 +1,3 @@
-from typing import Optional
-
 from mmpretrain.models.selfsup import SimMIMSwinTransformer
 from torch import Tensor
 
@@ -28,7 +26,7 @@ class MaskedSwin(SimMIMSwinTransformer):
         self.patch_resolution = (img_size // STRIDE, img_size // STRIDE)
         self.out_channels = self.num_features[-1]
 
-    def forward(self, x: Tensor, mask: Optional[Tensor] = None):
+    def forward(self, x: Tensor, mask: Tensor | None = None):
         if mask is None:
             return super().forward(x, None)
         fine = mask.unflatten(1, self.patch_resolution).int()

@@ -1,5 +1,5 @@
 import sys
-from typing import Optional, Sequence, Tuple, Union
+from collections.abc import Sequence
 
 import timm
 import torch
@@ -40,19 +40,22 @@ class MaskedTimm(BaseModule):
 
     gives = 'all'
 
-    def __init__(self,
-                 model_name: str,
-                 img_size: Union[int, Tuple[int, int]] = 224,
-                 fill: str = 'learned',
-                 pretrained: bool = False,
-                 out_indices: Sequence[int] = (-1, ),
-                 init_cfg: Optional[dict] = None):
+    def __init__(
+        self,
+        model_name: str,
+        img_size: int | tuple[int, int] = 224,
+        fill: str = 'learned',
+        pretrained: bool = False,
+        out_indices: Sequence[int] = (-1,),
+        init_cfg: dict | None = None,
+    ):
         super().__init__(init_cfg=init_cfg)
         if fill not in ('learned', 'mean'):
             raise ConfigError(f"fill={fill!r}: expected 'learned' or 'mean'")
         if not timm.is_model(model_name):
-            raise ConfigError(f'model_name={model_name!r} is not a model of '
-                              f'timm {timm.__version__}')
+            raise ConfigError(
+                f'model_name={model_name!r} is not a model of timm {timm.__version__}'
+            )
         if isinstance(img_size, int):
             img_size = (img_size, img_size)
         config = timm.get_pretrained_cfg(model_name)
@@ -60,21 +63,23 @@ class MaskedTimm(BaseModule):
         if config is not None and config.fixed_input_size:
             options['img_size'] = img_size
         self.timm_model = timm.create_model(
-            model_name, pretrained=pretrained, **options)
+            model_name, pretrained=pretrained, **options
+        )
         _cut_above_last_map(self.timm_model)
         # Without gradient until an algorithm that masks switches it on.
-        self.mask_token = nn.Parameter(
-            torch.zeros(1, 3, 1, 1),
-            requires_grad=False) if fill == 'learned' else None
+        self.mask_token = (
+            nn.Parameter(torch.zeros(1, 3, 1, 1), requires_grad=False)
+            if fill == 'learned'
+            else None
+        )
         self.out_indices = list(out_indices)
         last = self.timm_model.feature_info[-1]
         self.out_channels = last['num_chs']
         self.stride = last['reduction']
-        self.patch_resolution = tuple(
-            -(-side // self.stride) for side in img_size)
+        self.patch_resolution = tuple(-(-side // self.stride) for side in img_size)
         self.register_load_state_dict_pre_hook(_adapt_before_loading)
 
-    def forward(self, x: Tensor, mask: Optional[Tensor] = None):
+    def forward(self, x: Tensor, mask: Tensor | None = None):
         """Backbone without a mask, student with one.
 
         Args:
@@ -89,8 +94,8 @@ class MaskedTimm(BaseModule):
         hidden = mask.unflatten(1, self.patch_resolution)
         for dim in (1, 2):
             hidden = hidden.repeat_interleave(self.stride, dim)
-        hidden = hidden[:, None, :x.shape[2], :x.shape[3]]
-        fill = 0. if self.mask_token is None else self.mask_token.to(x.dtype)
+        hidden = hidden[:, None, : x.shape[2], : x.shape[3]]
+        fill = 0.0 if self.mask_token is None else self.mask_token.to(x.dtype)
         x = torch.where(hidden, fill, x)
         return self._maps(x, [-1])[0].flatten(2).mT
 
@@ -100,17 +105,17 @@ class MaskedTimm(BaseModule):
             indices=[i % len(self.timm_model.feature_info) for i in indices],
             norm=True,
             output_fmt='NCHW',
-            intermediates_only=True)
+            intermediates_only=True,
+        )
 
-    def get_layer_depth(self,
-                        param_name: str,
-                        prefix: str = '') -> Tuple[int, int]:
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Depth of a parameter in timm's grouping, and the number of depths.
 
         As ``MaskDistillViT.get_layer_depth``.
         """
         depths = group_parameters(
-            self.timm_model, self.timm_model.group_matcher(), reverse=True)
+            self.timm_model, self.timm_model.group_matcher(), reverse=True
+        )
         above = max(depths.values()) + 1
         name = param_name.removeprefix(prefix)
         if name == 'mask_token':
@@ -125,22 +130,21 @@ def _cut_above_last_map(model: nn.Module):
         setattr(model, classifier.split('.')[0], nn.Identity())
 
 
-def _adapt_before_loading(student: MaskedTimm, state: dict, prefix: str,
-                          *args):
+def _adapt_before_loading(student: MaskedTimm, state: dict, prefix: str, *args):
     """Let timm resize what depends on the image's size."""
     start = f'{prefix}timm_model.'
-    own = {k[len(start):]: v for k, v in state.items() if k.startswith(start)}
+    own = {k[len(start) :]: v for k, v in state.items() if k.startswith(start)}
     if not own and not prefix:
         raise CheckpointError(
             f'MaskedTimm loads keys that begin with {start!r}, the first here '
-            f"are {', '.join(list(state)[:3])}: of a pre-training checkpoint "
-            "take prefix='backbone.'")
+            f'are {", ".join(list(state)[:3])}: of a pre-training checkpoint '
+            "take prefix='backbone.'"
+        )
     model = student.timm_model
     wanted = model.state_dict()
-    convert = getattr(
-        sys.modules[type(model).__module__], 'checkpoint_filter_fn', None)
+    convert = getattr(sys.modules[type(model).__module__], 'checkpoint_filter_fn', None)
     if convert is not None and any(
-            k in wanted and v.shape != wanted[k].shape
-            for k, v in own.items()):
+        k in wanted and v.shape != wanted[k].shape for k, v in own.items()
+    ):
         for key, value in convert(own, model).items():
             state[start + key] = value

@@ -1,11 +1,11 @@
 import math
-from typing import Tuple
 
 import torch
 from torch import Tensor, nn
 
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import MODELS
+
 from ..layers import Block
 from .mask_distill_vit import MaskDistillViT, _parse_arch
 
@@ -29,34 +29,43 @@ class PatchAggregationViT(MaskDistillViT):
         ConfigError: If there are not so many blocks.
     """
 
-    def __init__(self,
-                 early_layers: int = 9,
-                 num_aggregation_layers: int = 2,
-                 arch='base',
-                 drop_path_rate: float = 0.,
-                 layer_scale_init_value: float = 0.1,
-                 **kwargs):
+    def __init__(
+        self,
+        early_layers: int = 9,
+        num_aggregation_layers: int = 2,
+        arch='base',
+        drop_path_rate: float = 0.0,
+        layer_scale_init_value: float = 0.1,
+        **kwargs,
+    ):
         super().__init__(
             arch,
             drop_path_rate=drop_path_rate,
             layer_scale_init_value=layer_scale_init_value,
-            **kwargs)
+            **kwargs,
+        )
         if not 0 < early_layers < self.num_layers:
-            raise ConfigError(f'early_layers={early_layers}: expected 1 to '
-                              f'{self.num_layers - 1}, less than the blocks')
+            raise ConfigError(
+                f'early_layers={early_layers}: expected 1 to '
+                f'{self.num_layers - 1}, less than the blocks'
+            )
         self.early_layers = early_layers
         arch = _parse_arch(arch)
         end = early_layers + num_aggregation_layers
         rates = torch.linspace(0, drop_path_rate, max(self.num_layers, end))
         self.cls_pt_layers = nn.ModuleList(
-            Block(self.embed_dims, arch['num_heads'],
-                  arch['feedforward_channels'], rate, layer_scale_init_value,
-                  self.patch_resolution
-                  if kwargs.get('use_rel_pos_bias') else None)
-            for rate in rates[early_layers:end].tolist())
+            Block(
+                self.embed_dims,
+                arch['num_heads'],
+                arch['feedforward_channels'],
+                rate,
+                layer_scale_init_value,
+                self.patch_resolution if kwargs.get('use_rel_pos_bias') else None,
+            )
+            for rate in rates[early_layers:end].tolist()
+        )
 
-    def _forward_masked(self, x: Tensor,
-                        mask: Tensor) -> Tuple[Tensor, Tensor]:
+    def _forward_masked(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         tokens, grid = self._embed(x, mask)
         bias = self._shared_bias(grid)
         for i, block in enumerate(self.blocks):

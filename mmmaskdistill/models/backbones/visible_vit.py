@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import MODELS
+
 from ..layers import resize_position_embedding
 from .mask_distill_vit import MaskDistillViT
 
@@ -32,22 +33,22 @@ class VisibleViT(MaskDistillViT):
 
     gives = 'visible'
 
-    def __init__(self, layer_scale_init_value: float = 0., **kwargs):
-        if kwargs.get('use_rel_pos_bias') or \
-                kwargs.get('use_shared_rel_pos_bias'):
+    def __init__(self, layer_scale_init_value: float = 0.0, **kwargs):
+        if kwargs.get('use_rel_pos_bias') or kwargs.get('use_shared_rel_pos_bias'):
             raise ConfigError(
                 'use_rel_pos_bias and use_shared_rel_pos_bias do not go with '
-                'VisibleViT: leave them out, or take MaskDistillViT')
+                'VisibleViT: leave them out, or take MaskDistillViT'
+            )
         super().__init__(
             layer_scale_init_value=layer_scale_init_value,
-            **{
-                **kwargs, 'use_abs_pos_emb': True,
-                'use_shared_rel_pos_bias': False
-            })
+            **{**kwargs, 'use_abs_pos_emb': True, 'use_shared_rel_pos_bias': False},
+        )
         rows, columns = self.patch_resolution
         if rows != columns:
-            raise ConfigError(f'img_size gives {rows} x {columns} patches: '
-                              'the position embedding is one of squares')
+            raise ConfigError(
+                f'img_size gives {rows} x {columns} patches: '
+                'the position embedding is one of squares'
+            )
         self.mask_token = None
         self.pos_embed.requires_grad_(False)
 
@@ -59,13 +60,16 @@ class VisibleViT(MaskDistillViT):
             raise ConfigError(
                 f'the images of a batch have {min(counts)} to {max(counts)} '
                 'visible patches: VisibleViT needs masks with the same number '
-                'in every image')
-        position = resize_position_embedding(self.pos_embed,
-                                             self.patch_resolution, grid)
+                'in every image'
+            )
+        position = resize_position_embedding(
+            self.pos_embed, self.patch_resolution, grid
+        )
         patches = (patches + position[:, 1:])[visible]
         cls_token = (self.cls_token + position[:, :1]).expand(len(x), -1, -1)
-        tokens = torch.cat([cls_token.to(patches.dtype),
-                            patches.unflatten(0, (len(x), -1))], 1)
+        tokens = torch.cat(
+            [cls_token.to(patches.dtype), patches.unflatten(0, (len(x), -1))], 1
+        )
         for block in self.blocks:
             tokens = self._run(block, tokens, grid, None)
         return self.norm(tokens)
@@ -80,4 +84,6 @@ class VisibleViT(MaskDistillViT):
         nn.init.normal_(self.cls_token, std=0.02)
         self.pos_embed.copy_(
             build_2d_sincos_position_embedding(
-                self.patch_resolution[0], self.embed_dims, cls_token=True))
+                self.patch_resolution[0], self.embed_dims, cls_token=True
+            )
+        )

@@ -5,6 +5,10 @@ from .linear_head import LinearHead
 from .mlp_head import MLPHead
 
 __all__ = [
-    'CodebookHead', 'DecoderHead', 'HeadList', 'LinearHead', 'MLPHead',
-    'PromptDecoderHead'
+    'CodebookHead',
+    'DecoderHead',
+    'HeadList',
+    'LinearHead',
+    'MLPHead',
+    'PromptDecoderHead',
 ]

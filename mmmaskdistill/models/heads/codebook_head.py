@@ -1,4 +1,5 @@
 from mmmaskdistill.registry import MODELS
+
 from .linear_head import LinearHead
 
 

@@ -1,5 +1,3 @@
-from typing import Tuple, Union
-
 from mmpretrain.models.necks import MAEPretrainDecoder, MILANPretrainDecoder
 from torch import Tensor, nn
 
@@ -13,24 +11,28 @@ class _DecodesVisible:
     #: Needs the visible tokens and the mask, gives all patches.
     decodes_visible = True
 
-    def __init__(self,
-                 in_channels: int,
-                 out_channels: int,
-                 grid: Union[int, Tuple[int, int]] = 14,
-                 embed_dims: int = 512,
-                 num_layers: int = 8,
-                 num_heads: int = 16):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        grid: int | tuple[int, int] = 14,
+        embed_dims: int = 512,
+        num_layers: int = 8,
+        num_heads: int = 16,
+    ):
         side = grid if isinstance(grid, int) else grid[0]
         if not isinstance(grid, int) and grid[0] != grid[1]:
-            raise ConfigError(f'grid={grid}: the decoder has a position '
-                              'embedding for squares only')
+            raise ConfigError(
+                f'grid={grid}: the decoder has a position embedding for squares only'
+            )
         super().__init__(
             num_patches=side**2,
             embed_dim=in_channels,
             decoder_embed_dim=embed_dims,
             decoder_depth=num_layers,
             decoder_num_heads=num_heads,
-            predict_feature_dim=out_channels)
+            predict_feature_dim=out_channels,
+        )
         self.grid = (side, side)
         self.in_features, self.out_features = in_channels, out_channels
 
@@ -44,7 +46,7 @@ class _DecodesVisible:
         super().init_weights()
 
 
-def visible_first(mask: Tensor) -> Tuple[Tensor, Tensor]:
+def visible_first(mask: Tensor) -> tuple[Tensor, Tensor]:
     """Order of patches with the visible ones first, and the way back.
 
     Args:
@@ -110,6 +112,5 @@ class PromptDecoderHead(_DecodesVisible, MILANPretrainDecoder):
         """
         order, place = visible_first(mask)
         visible = tokens.shape[1] - 1
-        out = super().forward(tokens, place, order[:, :visible],
-                              order[:, visible:])
+        out = super().forward(tokens, place, order[:, :visible], order[:, visible:])
         return out if self.class_token else out[:, 1:]

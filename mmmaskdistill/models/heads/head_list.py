@@ -1,4 +1,4 @@
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +20,17 @@ class HeadList(nn.ModuleList):
 
     def __init__(self, heads: Sequence[dict]):
         super().__init__(MODELS.build(cfg) for cfg in heads)
-        kinds = {(head.in_features, getattr(head, 'decodes_visible', False))
-                 for head in self}
+        kinds = {
+            (head.in_features, getattr(head, 'decodes_visible', False)) for head in self
+        }
         if len(kinds) != 1:
             raise ConfigError(
                 'HeadList has '
                 f'{", ".join(type(head).__name__ for head in self)} of '
                 f'in_channels {[head.in_features for head in self]}: take '
-                'the same in_channels, and all decoders or none')
-        (self.in_features, self.decodes_visible), = kinds
+                'the same in_channels, and all decoders or none'
+            )
+        ((self.in_features, self.decodes_visible),) = kinds
         self.splits = [head.out_features for head in self]
         self.out_features = sum(self.splits)
 

@@ -15,11 +15,13 @@ class MLPHead(nn.Sequential):
         num_layers (int): Linear layers. Defaults to 2.
     """
 
-    def __init__(self,
-                 in_channels: int,
-                 out_channels: int,
-                 hidden_channels: int = 2048,
-                 num_layers: int = 2):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        hidden_channels: int = 2048,
+        num_layers: int = 2,
+    ):
         widths = [in_channels, *[hidden_channels] * (num_layers - 1)]
         layers = []
         for before, after in zip(widths, widths[1:]):

@@ -5,13 +5,27 @@ from .linear import linear
 from .memory_saving import biased_attention, recomputing_linear
 from .patch_embed import PatchEmbed
 from .position_embedding import resize_position_embedding
-from .relative_position import (RelativePositionBias, relative_position_bias,
-                                resize_relative_position_table, table_length)
+from .relative_position import (
+    RelativePositionBias,
+    relative_position_bias,
+    resize_relative_position_table,
+    table_length,
+)
 
 __all__ = [
-    'Attention', 'Block', 'PatchEmbed', 'RelativePositionBias',
-    'biased_attention', 'find', 'freeze_layers', 'linear',
-    'recomputing_linear', 'relative_position_bias',
-    'resize_position_embedding', 'resize_relative_position_table',
-    'table_length', 'take', 'thaw_layers'
+    'Attention',
+    'Block',
+    'PatchEmbed',
+    'RelativePositionBias',
+    'biased_attention',
+    'find',
+    'freeze_layers',
+    'linear',
+    'recomputing_linear',
+    'relative_position_bias',
+    'resize_position_embedding',
+    'resize_relative_position_table',
+    'table_length',
+    'take',
+    'thaw_layers',
 ]

@@ -1,12 +1,14 @@
-from typing import Optional, Tuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .memory_saving import biased_attention, recomputing_linear, split_heads
-from .relative_position import (look_up, relative_position_index,
-                                resize_relative_position_table, table_length)
+from .relative_position import (
+    look_up,
+    relative_position_index,
+    resize_relative_position_table,
+    table_length,
+)
 
 
 class Attention(nn.Module):
@@ -23,14 +25,10 @@ class Attention(nn.Module):
             relative position table. Defaults to None, no table.
     """
 
-    def __init__(self,
-                 dim: int,
-                 num_heads: int,
-                 window: Optional[Tuple[int, int]] = None):
+    def __init__(self, dim: int, num_heads: int, window: tuple[int, int] | None = None):
         super().__init__()
         if dim % num_heads:
-            raise ValueError(
-                f'num_heads={num_heads} does not divide embed_dims={dim}')
+            raise ValueError(f'num_heads={num_heads} does not divide embed_dims={dim}')
         self.num_heads = num_heads
         self.window = window
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
@@ -38,28 +36,33 @@ class Attention(nn.Module):
         self.v_bias = nn.Parameter(torch.zeros(dim))
         if window is not None:
             self.relative_position_bias_table = nn.Parameter(
-                torch.zeros(table_length(window), num_heads))
+                torch.zeros(table_length(window), num_heads)
+            )
         self.proj = nn.Linear(dim, dim)
 
-    def _bias(self, grid: Tuple[int, int], shared_bias: Optional[Tensor]
-              ) -> Tuple[Optional[Tensor], Optional[Tensor]]:
+    def _bias(
+        self, grid: tuple[int, int], shared_bias: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Bias and index of :func:`biased_attention`."""
         if self.window is None:
             return shared_bias, None
         table = resize_relative_position_table(
-            self.relative_position_bias_table, self.window, grid)
+            self.relative_position_bias_table, self.window, grid
+        )
         index = relative_position_index(grid, table.device)
         if shared_bias is None:
             return table, index
         return look_up(table, index) + shared_bias, None
 
-    def forward(self,
-                x: Tensor,
-                grid: Tuple[int, int],
-                shared_bias: Optional[Tensor] = None,
-                queries: Optional[Tensor] = None,
-                norm: Optional[nn.LayerNorm] = None,
-                scale: Optional[Tensor] = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        grid: tuple[int, int],
+        shared_bias: Tensor | None = None,
+        queries: Tensor | None = None,
+        norm: nn.LayerNorm | None = None,
+        scale: Tensor | None = None,
+    ) -> Tensor:
         """``scale * attention(norm(x))``, from all tokens, or some, to all.
 
         Args:
@@ -77,17 +80,14 @@ class Attention(nn.Module):
         no_bias = torch.zeros_like(self.v_bias)
         if queries is None:
             qkv_bias = torch.cat([self.q_bias, no_bias, self.v_bias])
-            projected = [
-                recomputing_linear(x, self.qkv.weight, qkv_bias, norm)
-            ]
+            projected = [recomputing_linear(x, self.qkv.weight, qkv_bias, norm)]
         else:
             dim = x.shape[2]
             q_weight, kv_weight = self.qkv.weight.split([dim, 2 * dim])
             kv_bias = torch.cat([no_bias, self.v_bias])
             projected = [
-                recomputing_linear(
-                    take(x, queries), q_weight, self.q_bias, norm),
-                recomputing_linear(x, kv_weight, kv_bias, norm)
+                recomputing_linear(take(x, queries), q_weight, self.q_bias, norm),
+                recomputing_linear(x, kv_weight, kv_bias, norm),
             ]
         bias, index = self._bias(grid, shared_bias)
         if bias is None:
@@ -95,13 +95,11 @@ class Attention(nn.Module):
             x = F.scaled_dot_product_attention(q, k, v)
             x = x.transpose(1, 2).flatten(2)
         else:
-            x = biased_attention(projected, self.num_heads, bias, queries,
-                                 index)
-        return recomputing_linear(
-            x, self.proj.weight, self.proj.bias, scale=scale)
+            x = biased_attention(projected, self.num_heads, bias, queries, index)
+        return recomputing_linear(x, self.proj.weight, self.proj.bias, scale=scale)
 
 
-def find(mask: Tensor) -> Tuple[Tensor, Tensor]:
+def find(mask: Tensor) -> tuple[Tensor, Tensor]:
     """Where the tokens of a mask are, image by image.
 
     Args:
@@ -113,8 +111,7 @@ def find(mask: Tensor) -> Tuple[Tensor, Tensor]:
         are no padding, [B, M] bool.
     """
     most = max(mask.sum(1).tolist(), default=0)
-    index = mask.to(torch.uint8).argsort(
-        dim=1, descending=True, stable=True)[:, :most]
+    index = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
     return index, mask.gather(1, index)
 
 

@@ -1,4 +1,4 @@
-from typing import Callable, Optional, Tuple
+from collections.abc import Callable
 
 import torch
 from timm.layers import Mlp
@@ -26,13 +26,15 @@ class Block(nn.Module):
             relative position table.
     """
 
-    def __init__(self,
-                 dim: int,
-                 num_heads: int,
-                 mlp_dim: int,
-                 drop_path: float = 0.,
-                 layer_scale_init_value: float = 0.1,
-                 window: Optional[Tuple[int, int]] = None):
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_dim: int,
+        drop_path: float = 0.0,
+        layer_scale_init_value: float = 0.1,
+        window: tuple[int, int] | None = None,
+    ):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, num_heads, window)
@@ -42,20 +44,21 @@ class Block(nn.Module):
         self.drops = drop_path > 0
         # A number would be part of a compiled graph, a tensor is its input:
         # blocks that differ in nothing else share one graph.
-        self.register_buffer(
-            'keep', torch.tensor(1 - drop_path), persistent=False)
+        self.register_buffer('keep', torch.tensor(1 - drop_path), persistent=False)
         if layer_scale_init_value:
-            start = torch.full((dim, ), float(layer_scale_init_value))
+            start = torch.full((dim,), float(layer_scale_init_value))
             self.gamma_1 = nn.Parameter(start.clone())
             self.gamma_2 = nn.Parameter(start)
         else:
             self.gamma_1 = self.gamma_2 = None
 
-    def forward(self,
-                x: Tensor,
-                grid: Tuple[int, int],
-                shared_bias: Optional[Tensor] = None,
-                queries: Optional[Tensor] = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        grid: tuple[int, int],
+        shared_bias: Tensor | None = None,
+        queries: Tensor | None = None,
+    ) -> Tensor:
         """Transform all tokens, or only those that are asked for.
 
         Args:
@@ -70,8 +73,14 @@ class Block(nn.Module):
         """
 
         def attention(kept):
-            return self.attn(_samples(x, kept), grid, shared_bias,
-                             _samples(queries, kept), self.norm1, self.gamma_1)
+            return self.attn(
+                _samples(x, kept),
+                grid,
+                shared_bias,
+                _samples(queries, kept),
+                self.norm1,
+                self.gamma_1,
+            )
 
         y = x if queries is None else take(x, queries)
         y = self._residual(y, attention)
@@ -81,7 +90,8 @@ class Block(nn.Module):
         fc1, fc2 = self.mlp.fc1, self.mlp.fc2
         x = recomputing_linear(x, fc1.weight, fc1.bias, self.norm2)
         return recomputing_linear(
-            x, fc2.weight, fc2.bias, gelu=True, scale=self.gamma_2)
+            x, fc2.weight, fc2.bias, gelu=True, scale=self.gamma_2
+        )
 
     def _residual(self, x: Tensor, branch: Callable) -> Tensor:
         """``x + drop(branch)``, computed only for samples that keep it.
@@ -99,6 +109,6 @@ class Block(nn.Module):
         return x.index_add(0, kept, branch(kept).to(x.dtype), alpha=1 / keep)
 
 
-def _samples(x: Optional[Tensor], kept: Optional[Tensor]) -> Optional[Tensor]:
+def _samples(x: Tensor | None, kept: Tensor | None) -> Tensor | None:
     """Samples of a batch, all if ``kept`` is None."""
     return x if x is None or kept is None else x[kept]

@@ -1,4 +1,5 @@
 """Layers of timm that compute faster where no gradient is asked for."""
+
 import torch
 import torch.nn.functional as F
 from timm.layers.activations import QuickGELU

@@ -1,8 +1,8 @@
 """Linear layers through the fastest kernel at hand."""
+
 import platform
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
-from typing import Optional
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch.utils.flop_counter import mm_flop, register_flop_formula
 _ONEDNN = getattr(torch.ops.mkldnn, '_linear_pointwise', None)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x weight^T + bias``, a value without gradient.
 
     On CPU ``F.linear`` has MKL multiply float32, which on an AMD EPYC was 5
@@ -45,16 +45,20 @@ def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
 
 def takes_onednn(x: Tensor, weight: Tensor) -> bool:
     """Whether a product is oneDNN's: of float32 on AMD, where torch has it."""
-    return (_ONEDNN is not None and not torch.compiler.is_compiling()
-            and on_amd() and x.is_cpu
-            and x.dtype == weight.dtype == torch.float32
-            and x.numel() > 0  # it refuses empty ones
-            and not torch.is_autocast_enabled('cpu')
-            and torch.backends.mkldnn.is_available()
-            and torch.backends.mkldnn.enabled)
+    return (
+        _ONEDNN is not None
+        and not torch.compiler.is_compiling()
+        and on_amd()
+        and x.is_cpu
+        and x.dtype == weight.dtype == torch.float32
+        and x.numel() > 0  # it refuses empty ones
+        and not torch.is_autocast_enabled('cpu')
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.enabled
+    )
 
 
-@lru_cache(maxsize=None)
+@cache
 def on_amd() -> bool:
     """Whether the processor is one of AMD's."""
     info = Path('/proc/cpuinfo')

@@ -1,5 +1,3 @@
-from typing import Tuple
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,10 +17,9 @@ class PatchEmbed(nn.Module):
     def __init__(self, in_channels: int, embed_dims: int, patch_size: int):
         super().__init__()
         self.patch_size = patch_size
-        self.proj = nn.Conv2d(
-            in_channels, embed_dims, patch_size, stride=patch_size)
+        self.proj = nn.Conv2d(in_channels, embed_dims, patch_size, stride=patch_size)
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Embed images [B, 3, H, W].
 
         Returns:

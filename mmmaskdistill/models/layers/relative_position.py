@@ -4,15 +4,15 @@ A table has one row for each offset between two patches of an h x w window,
 ``(2h-1)(2w-1)`` of them, then three rows for token to patch, patch to token
 and token to token.
 """
+
 from functools import lru_cache
-from typing import Tuple
 
 import numpy as np
 import torch
 from scipy.interpolate import make_interp_spline
 from torch import Tensor, nn
 
-Window = Tuple[int, int]
+Window = tuple[int, int]
 NUM_TOKEN_ROWS = 3
 
 
@@ -33,8 +33,7 @@ def relative_position_index(window: Window, device: torch.device) -> Tensor:
     # usable in training later.
     with torch.inference_mode(False):
         h, w = window
-        rows, columns = torch.meshgrid(
-            torch.arange(h), torch.arange(w), indexing='ij')
+        rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing='ij')
         rows, columns = rows.flatten(), columns.flatten()
         down = rows[:, None] - rows[None, :] + h - 1  # [N, N]
         right = columns[:, None] - columns[None, :] + w - 1  # [N, N]
@@ -57,12 +56,12 @@ def _geometric_knots(source: int, target: int) -> np.ndarray:
     left, right = 1.01, 1.5
     while right - left > 1e-6:
         q = (left + right) / 2
-        if (1 - q**(source // 2)) / (1 - q) > target // 2:
+        if (1 - q ** (source // 2)) / (1 - q) > target // 2:
             right = q
         else:
             left = q
-    positive = np.cumsum(q**np.arange(source // 2))
-    return np.concatenate([-positive[::-1], [0.], positive])
+    positive = np.cumsum(q ** np.arange(source // 2))
+    return np.concatenate([-positive[::-1], [0.0], positive])
 
 
 @lru_cache(maxsize=64)
@@ -77,14 +76,15 @@ def _resize_matrix(source: int, target: int) -> np.ndarray:
     if source == 1:
         return np.ones((target, 1))
     knots = _geometric_knots(source, target)
-    offsets = np.arange(-(target // 2), target // 2 + 1.)
+    offsets = np.arange(-(target // 2), target // 2 + 1.0)
     # Three knots, those of a window two patches wide, carry a line at most.
     spline = make_interp_spline(knots, np.eye(source), k=3 if source > 3 else 1)
     return spline(np.clip(offsets, knots[0], knots[-1]))
 
 
-def resize_relative_position_table(table: Tensor, source: Window,
-                                   target: Window) -> Tensor:
+def resize_relative_position_table(
+    table: Tensor, source: Window, target: Window
+) -> Tensor:
     """Resize a table to another window, axis by axis, by the geometric rule.
 
     This is the rule of the BEiT family's public code: a cubic spline over
@@ -105,20 +105,20 @@ def resize_relative_position_table(table: Tensor, source: Window,
         raise ValueError(
             f'a relative position table of {len(table)} rows is not that of '
             f'a {source[0]} x {source[1]} window, which has '
-            f'{table_length(source)}')
-    (h, w), (new_h, new_w) = ((2 * a - 1, 2 * b - 1)
-                              for a, b in (source, target))
+            f'{table_length(source)}'
+        )
+    (h, w), (new_h, new_w) = ((2 * a - 1, 2 * b - 1) for a, b in (source, target))
     vertical, horizontal = (
         torch.as_tensor(_resize_matrix(s, t), device=table.device)
-        for s, t in ((h, new_h), (w, new_w)))
+        for s, t in ((h, new_h), (w, new_w))
+    )
     offsets = table[:-NUM_TOKEN_ROWS].double().view(h, w, -1)
     offsets = torch.einsum('ty,sx,yxn->tsn', vertical, horizontal, offsets)
     offsets = offsets.reshape(new_h * new_w, -1).to(table.dtype)
     return torch.cat([offsets, table[-NUM_TOKEN_ROWS:]])
 
 
-def relative_position_bias(table: Tensor, source: Window,
-                           window: Window) -> Tensor:
+def relative_position_bias(table: Tensor, source: Window, window: Window) -> Tensor:
     """Bias of every pair of tokens.
 
     Args:
@@ -152,9 +152,11 @@ class RelativePositionBias(nn.Module):
         super().__init__()
         self.window = window
         self.relative_position_bias_table = nn.Parameter(
-            torch.zeros(table_length(window), num_heads))
+            torch.zeros(table_length(window), num_heads)
+        )
 
     def forward(self, window: Window) -> Tensor:
         """Bias [heads, 1 + h*w, 1 + h*w] for a grid of ``window`` patches."""
-        return relative_position_bias(self.relative_position_bias_table,
-                                      self.window, window)
+        return relative_position_bias(
+            self.relative_position_bias_table, self.window, window
+        )

@@ -1,13 +1,13 @@
 """L. Besides these, mmpretrain's ``CosineSimilarityLoss`` fits."""
+
 from torch.nn import CrossEntropyLoss, L1Loss, MSELoss
 
 from mmmaskdistill.registry import MODELS
+
 from .loss_list import LossList
 from .smooth_l1_loss import SmoothL1Loss
 
 for _loss in (CrossEntropyLoss, L1Loss, MSELoss):
     MODELS.register_module(module=_loss)
 
-__all__ = [
-    'CrossEntropyLoss', 'L1Loss', 'LossList', 'MSELoss', 'SmoothL1Loss'
-]
+__all__ = ['CrossEntropyLoss', 'L1Loss', 'LossList', 'MSELoss', 'SmoothL1Loss']

@@ -1,4 +1,4 @@
-from typing import Sequence
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -19,21 +19,26 @@ class LossList(nn.Module):
         ConfigError: If there are not as many of each.
     """
 
-    def __init__(self, losses: Sequence[dict], channels: Sequence[int],
-                 weights: Sequence[float]):
+    def __init__(
+        self, losses: Sequence[dict], channels: Sequence[int], weights: Sequence[float]
+    ):
         super().__init__()
         if not len(losses) == len(channels) == len(weights):
-            raise ConfigError(f'LossList has {len(losses)} losses, '
-                              f'channels={channels} and weights={weights}: '
-                              'give as many of each')
+            raise ConfigError(
+                f'LossList has {len(losses)} losses, '
+                f'channels={channels} and weights={weights}: '
+                'give as many of each'
+            )
         self.losses = nn.ModuleList(MODELS.build(cfg) for cfg in losses)
         self.splits = list(channels)
         self.weights = weights
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Scalar, of two [M, sum of Dt]."""
-        parts = zip(self.losses, self.weights,
-                    prediction.split(self.splits, -1),
-                    target.split(self.splits, -1))
-        return sum(weight * loss(ours, theirs)
-                   for loss, weight, ours, theirs in parts)
+        parts = zip(
+            self.losses,
+            self.weights,
+            prediction.split(self.splits, -1),
+            target.split(self.splits, -1),
+        )
+        return sum(weight * loss(ours, theirs) for loss, weight, ours, theirs in parts)

@@ -12,5 +12,5 @@ class SmoothL1Loss(nn.SmoothL1Loss):
             Defaults to 1.
     """
 
-    def __init__(self, beta: float = 1.):
+    def __init__(self, beta: float = 1.0):
         super().__init__(beta=beta)

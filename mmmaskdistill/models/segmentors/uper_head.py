@@ -1,4 +1,4 @@
-from typing import Iterator, Sequence, Tuple
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -36,21 +36,21 @@ class UPerHead(MMSegUPerHead):
                 lateral,
                 inputs[i].shape[2:],
                 mode='bilinear',
-                align_corners=self.align_corners)
+                align_corners=self.align_corners,
+            )
             levels.append(self.fpn_convs[i](lateral))
         del lateral  # a map of the finest level takes much memory
         weights = list(fusion.conv.weight.split(self.channels, dim=1))
-        out = F.conv2d(
-            levels.pop(), weights.pop(0), fusion.conv.bias, padding=1)
+        out = F.conv2d(levels.pop(), weights.pop(0), fusion.conv.bias, padding=1)
         for level, weight in zip(levels, reversed(weights)):
-            out += conv_of_resized(level, weight, out.shape[2:],
-                                   self.align_corners)
+            out += conv_of_resized(level, weight, out.shape[2:], self.align_corners)
         out = fusion.norm(out) if fusion.with_norm else out
         return fusion.activate(out) if fusion.with_activation else out
 
 
-def conv_of_resized(x: Tensor, weight: Tensor, size: Tuple[int, int],
-                    align_corners: bool) -> Tensor:
+def conv_of_resized(
+    x: Tensor, weight: Tensor, size: tuple[int, int], align_corners: bool
+) -> Tensor:
     """3 x 3 convolution, zero padding, of a bilinearly resized map.
 
     Resizing is linear and treats all channels alike, so each of the nine
@@ -68,18 +68,20 @@ def conv_of_resized(x: Tensor, weight: Tensor, size: Tuple[int, int],
     """
     rows, columns = (
         _resize_and_shift(source, target, align_corners, x)
-        for source, target in zip(x.shape[2:], size))  # [3, h, H], [3, w, W]
+        for source, target in zip(x.shape[2:], size)
+    )  # [3, h, H], [3, w, W]
     maps = len(x) * len(weight)
 
     def at_full_width(i: int) -> Tensor:
         return _sum(
-            F.conv2d(x, weight[:, :, i:i + 1, j:j + 1]) @ column
-            for j, column in enumerate(columns))  # [B, D, h, W]
+            F.conv2d(x, weight[:, :, i : i + 1, j : j + 1]) @ column
+            for j, column in enumerate(columns)
+        )  # [B, D, h, W]
 
     return _sum(
-        torch.bmm(row.t().expand(maps, -1, -1),
-                  at_full_width(i).flatten(0, 1))
-        for i, row in enumerate(rows)).unflatten(0, (len(x), -1))
+        torch.bmm(row.t().expand(maps, -1, -1), at_full_width(i).flatten(0, 1))
+        for i, row in enumerate(rows)
+    ).unflatten(0, (len(x), -1))
 
 
 def _sum(terms: Iterator[Tensor]) -> Tensor:
@@ -91,16 +93,15 @@ def _sum(terms: Iterator[Tensor]) -> Tensor:
     return total
 
 
-def _resize_and_shift(source: int, target: int, align_corners: bool,
-                      like: Tensor) -> Tensor:
+def _resize_and_shift(
+    source: int, target: int, align_corners: bool, like: Tensor
+) -> Tensor:
     """Matrices [3, source, target] that resize and shift by -1, 0 and 1.
 
     What is shifted in is zero.
     """
     dtype = torch.promote_types(like.dtype, torch.float32)
     unit = torch.eye(source, dtype=dtype, device=like.device)[None]
-    resize = F.interpolate(
-        unit, target, mode='linear', align_corners=align_corners)[0]
+    resize = F.interpolate(unit, target, mode='linear', align_corners=align_corners)[0]
     padded = F.pad(resize, (1, 1))
-    return torch.stack([padded[:, k:k + target]
-                        for k in range(3)]).to(like.dtype)
+    return torch.stack([padded[:, k : k + target] for k in range(3)]).to(like.dtype)

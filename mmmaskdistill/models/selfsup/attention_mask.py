@@ -36,16 +36,20 @@ class AttentionMask(nn.Module):
         if not noise.is_floating_point():
             raise ConfigError(
                 'AttentionMask takes noise, the pipeline draws masks: put '
-                'mmmaskdistill.GumbelNoise in place of its mask generator')
-        if noise.shape != attention.shape or \
-                not 0 < self.num_masking_patches < noise.shape[1]:
+                'mmmaskdistill.GumbelNoise in place of its mask generator'
+            )
+        if (
+            noise.shape != attention.shape
+            or not 0 < self.num_masking_patches < noise.shape[1]
+        ):
             raise ConfigError(
                 f'num_masking_patches={self.num_masking_patches}, noise of '
                 f'{noise.shape[1]} patches, attention to '
                 f'{attention.shape[1]}: expected as much noise as attention, '
-                'and less patches to hide')
+                'and less patches to hide'
+            )
         # Attention may round to 0.
         keys = attention.float().clamp(min=1e-12).log() + noise
-        hidden = keys.argsort(dim=1)[:, :self.num_masking_patches]
+        hidden = keys.argsort(dim=1)[:, : self.num_masking_patches]
         mask = noise.new_zeros(noise.shape, dtype=bool)
         return mask.scatter_(1, hidden, True)

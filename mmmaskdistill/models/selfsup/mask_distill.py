@@ -1,5 +1,6 @@
+from collections.abc import Callable
 from copy import deepcopy
-from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import MODELS
+
 from .combinations import check_combination
 
 
@@ -24,6 +26,7 @@ class Comparison(NamedTuple):
         error (Tensor): Loss of each patch, summed over readouts, [B, N]; its
             mean is the loss but for that of a class token.
     """
+
     mask: Tensor
     target: Tensor
     prediction: Tensor
@@ -81,21 +84,24 @@ class MaskDistill(BaseSelfSupervisor):
         ConfigError: If the parts do not fit one another.
     """
 
-    def __init__(self,
-                 backbone: dict,
-                 teacher: dict,
-                 normalizer: dict,
-                 head: dict,
-                 loss: dict,
-                 data_preprocessor: Optional[dict] = None,
-                 init_cfg: Optional[dict] = None,
-                 predict: str = 'hidden',
-                 masking: Optional[dict] = None):
+    def __init__(
+        self,
+        backbone: dict,
+        teacher: dict,
+        normalizer: dict,
+        head: dict,
+        loss: dict,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+        predict: str = 'hidden',
+        masking: dict | None = None,
+    ):
         super().__init__(
             backbone=backbone,
             head=head,
             data_preprocessor=data_preprocessor,
-            init_cfg=init_cfg)
+            init_cfg=init_cfg,
+        )
         # Students that hide patches in another way have none.
         if getattr(self.backbone, 'mask_token', None) is not None:
             self.backbone.mask_token.requires_grad_()
@@ -115,17 +121,20 @@ class MaskDistill(BaseSelfSupervisor):
         self._owns_teacher = not self._learns
         check_combination(self)
         self._teacher_skips = (
-            predict == 'hidden' and masking is None
+            predict == 'hidden'
+            and masking is None
             and getattr(teacher, 'skips', False)
-            and getattr(self.normalizer, 'per_token', False))
+            and getattr(self.normalizer, 'per_token', False)
+        )
 
     def init_weights(self):
         super().init_weights()
         if self._learns:
-            self.teacher.update(self.backbone, momentum=0.)
+            self.teacher.update(self.backbone, momentum=0.0)
 
-    def loss(self, inputs: List[Tensor],
-             data_samples: List[DataSample]) -> Dict[str, Tensor]:
+    def loss(
+        self, inputs: list[Tensor], data_samples: list[DataSample]
+    ) -> dict[str, Tensor]:
         """Masked distillation loss.
 
         Args:
@@ -154,30 +163,33 @@ class MaskDistill(BaseSelfSupervisor):
         if not len(target):
             raise ConfigError(
                 f'predict={self.predict!r}, but no patch of the batch is: '
-                "give the pipeline another mask, or set predict='all'")
+                "give the pipeline another mask, or set predict='all'"
+            )
         predictions = self._predict(student_view, mask, where)
         return dict(loss=sum(self.distance(p, target) for p in predictions))
 
     def _check_grid(self, drawn: Tensor):
         """What the pipeline draws is for the student's patches."""
         rows, columns = self.backbone.patch_resolution
-        if drawn.shape[1:] not in ((rows, columns), (rows * columns, )):
+        if drawn.shape[1:] not in ((rows, columns), (rows * columns,)):
             grid = ' x '.join(map(str, drawn.shape[1:]))
             raise ConfigError(
                 f'the pipeline draws masks of {grid} patches, the '
                 f'student {type(self.backbone).__name__} has {rows} x '
                 f'{columns}: set input_size=({rows}, {columns}) of the '
-                'mask generator in train_pipeline')
+                'mask generator in train_pipeline'
+            )
 
-    def _teach(self, images: Tensor, drawn: Tensor,
-               data_samples: Optional[List[DataSample]]
-               ) -> Tuple[Tensor, Tensor]:
+    def _teach(
+        self, images: Tensor, drawn: Tensor, data_samples: list[DataSample] | None
+    ) -> tuple[Tensor, Tensor]:
         """N(T(x)), [B, N, Dt], and the mask, [B, N] bool."""
         if self.masking is None:
             if drawn.is_floating_point():
                 raise ConfigError(
                     'the pipeline draws noise, not masks: set '
-                    "masking=dict(type='mmmaskdistill.AttentionMask', ...)")
+                    "masking=dict(type='mmmaskdistill.AttentionMask', ...)"
+                )
             features = self.teacher(images, data_samples)
             return self.normalizer(features), drawn.bool()
         features, attention = self.teacher.attend(images)
@@ -193,13 +205,11 @@ class MaskDistill(BaseSelfSupervisor):
             where = F.pad(where, (1, 0), value=True)
         return where
 
-    def _predict(self, images: Tensor, mask: Tensor,
-                 where: Tensor) -> List[Tensor]:
-        """H(S(x, m)) of the patches that count, [where.sum(), Dt] a readout.
-        """
+    def _predict(self, images: Tensor, mask: Tensor, where: Tensor) -> list[Tensor]:
+        """H(S(x, m)) of the patches that count, [where.sum(), Dt] a readout."""
         readouts = self.backbone(images, mask)
         if not isinstance(readouts, tuple):
-            readouts = (readouts, )
+            readouts = (readouts,)
         gives = getattr(self.backbone, 'gives', 'hidden')
         if gives == 'visible':
             return [self.head(tokens, mask)[where] for tokens in readouts]
@@ -208,8 +218,9 @@ class MaskDistill(BaseSelfSupervisor):
         return [self.head(tokens) for tokens in readouts]
 
     @torch.no_grad()
-    def compare(self, inputs: List[Tensor],
-                data_samples: List[DataSample]) -> Comparison:
+    def compare(
+        self, inputs: list[Tensor], data_samples: list[DataSample]
+    ) -> Comparison:
         """Both sides of the loss and each patch's share of it, for pictures.
 
         Arguments as for :meth:`loss`.
@@ -220,21 +231,27 @@ class MaskDistill(BaseSelfSupervisor):
         where = self._where(mask)
         predictions = self._predict(student_view, mask, where)
         prediction = predictions[0].new_full(
-            (*where.shape, predictions[0].shape[-1]), torch.nan)
+            (*where.shape, predictions[0].shape[-1]), torch.nan
+        )
         prediction[where] = predictions[0]
         error = prediction.new_full(where.shape, torch.nan)
         # One token at a time, whatever the loss takes the mean of.
         error[where] = sum(
-            torch.stack([
-                self.distance(ours[None], theirs[None])
-                for ours, theirs in zip(p, target[where])
-            ]) for p in predictions)
+            torch.stack(
+                [
+                    self.distance(ours[None], theirs[None])
+                    for ours, theirs in zip(p, target[where])
+                ]
+            )
+            for p in predictions
+        )
         patches = slice(where.shape[1] - mask.shape[1], None)
-        return Comparison(mask, target[:, patches], prediction[:, patches],
-                          error[:, patches])
+        return Comparison(
+            mask, target[:, patches], prediction[:, patches], error[:, patches]
+        )
 
     @staticmethod
-    def _views(inputs) -> List[Tensor]:
+    def _views(inputs) -> list[Tensor]:
         return [inputs, inputs] if isinstance(inputs, Tensor) else inputs
 
     def _apply(self, fn: Callable, *args, **kwargs):
@@ -249,6 +266,5 @@ class MaskDistill(BaseSelfSupervisor):
         memo[id(self)] = copy
         if not self._learns:
             memo[id(self.teacher)] = self.teacher
-        copy.__dict__.update(
-            deepcopy(self.__dict__, memo), _owns_teacher=False)
+        copy.__dict__.update(deepcopy(self.__dict__, memo), _owns_teacher=False)
         return copy

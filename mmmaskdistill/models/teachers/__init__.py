@@ -7,6 +7,12 @@ from .timm_teacher import TimmTeacher
 from .tokenizer_teachers import DALLETeacher, VQKDTeacher
 
 __all__ = [
-    'CachedTeacher', 'DALLETeacher', 'HOGTeacher', 'MomentumTeacher',
-    'PixelTeacher', 'TeacherList', 'TimmTeacher', 'VQKDTeacher'
+    'CachedTeacher',
+    'DALLETeacher',
+    'HOGTeacher',
+    'MomentumTeacher',
+    'PixelTeacher',
+    'TeacherList',
+    'TimmTeacher',
+    'VQKDTeacher',
 ]

@@ -1,5 +1,3 @@
-from typing import Tuple
-
 from torch import nn
 
 from mmmaskdistill.errors import ConfigError
@@ -37,7 +35,7 @@ class Teacher(nn.Module):
     def name(self) -> str:
         return type(self).__name__
 
-    def match_grid(self, grid: Tuple[int, int]):
+    def match_grid(self, grid: tuple[int, int]):
         """Raise a ConfigError if the student's patch grid is another."""
         if self.grid != tuple(grid):
             side = ' x '.join(str(patches * self.stride) for patches in grid)
@@ -45,7 +43,8 @@ class Teacher(nn.Module):
                 f'the teacher {self.name} gives a grid of {self.grid[0]} x '
                 f'{self.grid[1]}, the student one of {grid[0]} x {grid[1]}: '
                 f'feed the teacher {side} pixels (its img_size, and its size '
-                'in the pipeline)')
+                'in the pipeline)'
+            )
 
     def train(self, mode: bool = True):
         """A teacher never trains: it stays in eval mode."""

@@ -1,5 +1,3 @@
-from typing import List, Optional
-
 import torch
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
@@ -35,8 +33,7 @@ class CachedTeacher(nn.Module):
     name = property(lambda self: self.teacher.name)
     grid = property(lambda self: self.teacher.grid)
     channels = property(lambda self: self.teacher.channels)
-    class_token = property(
-        lambda self: getattr(self.teacher, 'class_token', False))
+    class_token = property(lambda self: getattr(self.teacher, 'class_token', False))
 
     def match_grid(self, grid):
         self.teacher.match_grid(grid)
@@ -45,9 +42,9 @@ class CachedTeacher(nn.Module):
         """A teacher never trains: it stays in eval mode."""
         return super().train(False)
 
-    def forward(self,
-                images: Tensor,
-                data_samples: Optional[List[DataSample]] = None) -> Tensor:
+    def forward(
+        self, images: Tensor, data_samples: list[DataSample] | None = None
+    ) -> Tensor:
         """Features [B, N, Dt] of normalized images [B, 3, H, W]."""
         if data_samples is None:
             return self.teacher(images)
@@ -55,7 +52,8 @@ class CachedTeacher(nn.Module):
         if None in keys:
             raise ConfigError(
                 "CachedTeacher needs each data sample's sample_idx: have "
-                'PackInputs keep it in meta_keys')
+                'PackInputs keep it in meta_keys'
+            )
         known = [i for i, key in enumerate(keys) if key in self._features]
         if known and not self._checked:
             self._check(images[known], [keys[i] for i in known])
@@ -64,9 +62,10 @@ class CachedTeacher(nn.Module):
             for i, features in zip(new, self.teacher(images[new])):
                 self._features[keys[i]] = features.to('cpu', torch.half)
         return torch.stack([self._features[key] for key in keys]).to(
-            images.device, images.dtype, non_blocking=True)
+            images.device, images.dtype, non_blocking=True
+        )
 
-    def _check(self, images: Tensor, keys: List[int]):
+    def _check(self, images: Tensor, keys: list[int]):
         """Compare cached samples with what the teacher says of them now."""
         cached = torch.stack([self._features[key] for key in keys])
         cached = cached.to(images.device, images.dtype)
@@ -78,5 +77,6 @@ class CachedTeacher(nn.Module):
                 f'sample {keys[worst]} no longer has the features that were '
                 f'cached (largest difference {errors[worst]:.3g}): take '
                 'random crops, flips and colours out of the pipeline, or do '
-                'without CachedTeacher')
+                'without CachedTeacher'
+            )
         self._checked = True

@@ -1,5 +1,3 @@
-from typing import List, Optional, Tuple, Union
-
 import torch
 from mmpretrain.models.selfsup import HOGGenerator
 from mmpretrain.structures import DataSample
@@ -7,6 +5,7 @@ from torch import Tensor
 
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import MODELS
+
 from .base import Teacher
 
 
@@ -26,23 +25,26 @@ class HOGTeacher(Teacher):
         cell (int): Side of a cell, in pixels. Defaults to 8.
     """
 
-    def __init__(self,
-                 patch_size: int = 16,
-                 img_size: Union[int, Tuple[int, int]] = 224,
-                 nbins: int = 9,
-                 cell: int = 8):
+    def __init__(
+        self,
+        patch_size: int = 16,
+        img_size: int | tuple[int, int] = 224,
+        nbins: int = 9,
+        cell: int = 8,
+    ):
         if patch_size % cell:
-            raise ConfigError(f'patch_size={patch_size}: expected a multiple '
-                              f'of cell={cell}')
+            raise ConfigError(
+                f'patch_size={patch_size}: expected a multiple of cell={cell}'
+            )
         cells = patch_size // cell
         super().__init__(img_size, patch_size, 3 * nbins * cells**2)
         self.generator = _Cells(cells, nbins=nbins, pool=cell)
         self.requires_grad_(False).eval()
 
     @torch.no_grad()
-    def forward(self,
-                images: Tensor,
-                data_samples: Optional[List[DataSample]] = None) -> Tensor:
+    def forward(
+        self, images: Tensor, data_samples: list[DataSample] | None = None
+    ) -> Tensor:
         """Histograms [B, N, Dt] of normalized images [B, 3, H, W]."""
         # In reduced precision a gradient's direction changes its bin.
         with torch.autocast(images.device.type, enabled=False):

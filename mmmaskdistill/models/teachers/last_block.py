@@ -1,4 +1,5 @@
 """The last block of timm's ViT, for those tokens that are read."""
+
 import torch
 import torch.nn.functional as F
 from timm.layers import Attention
@@ -10,8 +11,11 @@ from ..layers import linear, take
 
 def can_skip(block: nn.Module) -> bool:
     """Whether a block is one that :func:`run_at` knows."""
-    return (type(block) is Block and type(block.attn) is Attention
-            and getattr(block.attn, 'gate', None) is None)
+    return (
+        type(block) is Block
+        and type(block.attn) is Attention
+        and getattr(block.attn, 'gate', None) is None
+    )
 
 
 @torch.no_grad()

@@ -1,5 +1,4 @@
 from copy import deepcopy
-from typing import List, Optional
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +7,7 @@ from torch import Tensor, nn
 
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import MODELS
+
 from ..backbones import MaskDistillViT
 from .base import Teacher
 
@@ -38,18 +38,21 @@ class MomentumTeacher(Teacher):
         if not isinstance(student, MaskDistillViT):
             raise ConfigError(
                 'MomentumTeacher averages a MaskDistillViT, the student is a '
-                f'{type(student).__name__}: take another teacher or student')
+                f'{type(student).__name__}: take another teacher or student'
+            )
         if not 0 < self.num_layers <= student.num_layers:
             raise ConfigError(
                 f'num_layers={self.num_layers}: expected 1 to '
-                f'{student.num_layers}, the blocks of the student')
+                f'{student.num_layers}, the blocks of the student'
+            )
         self.stride = student.patch_size
         self.grid = student.patch_resolution
         self.channels = student.embed_dims
         model = deepcopy(student)
         model.out_type = 'featmap'
         model.out_indices = list(
-            range(student.num_layers - self.num_layers, student.num_layers))
+            range(student.num_layers - self.num_layers, student.num_layers)
+        )
         # Blocks' outputs are wanted, the last one's too.
         model.norm = nn.Identity()
         for module in model.modules():
@@ -60,7 +63,7 @@ class MomentumTeacher(Teacher):
         self.model = model.eval()
 
     @torch.no_grad()
-    def update(self, student: nn.Module, momentum: Optional[float] = None):
+    def update(self, student: nn.Module, momentum: float | None = None):
         """One step of the average; ``momentum=0`` copies the student."""
         momentum = self.momentum if momentum is None else momentum
         own = dict(self.model.named_buffers())
@@ -69,9 +72,9 @@ class MomentumTeacher(Teacher):
                 own[name].lerp_(p.to(own[name].dtype), 1 - momentum)
 
     @torch.no_grad()
-    def forward(self,
-                images: Tensor,
-                data_samples: Optional[List[DataSample]] = None) -> Tensor:
+    def forward(
+        self, images: Tensor, data_samples: list[DataSample] | None = None
+    ) -> Tensor:
         """Features [B, N, D] of normalized images [B, 3, H, W]."""
         maps = torch.stack(self.model(images))  # [K, B, D, h, w]
         tokens = maps.flatten(3).mT

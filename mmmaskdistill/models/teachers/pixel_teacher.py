@@ -1,9 +1,8 @@
-from typing import List, Optional, Tuple, Union
-
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
 from mmmaskdistill.registry import MODELS
+
 from .base import Teacher
 
 
@@ -17,14 +16,12 @@ class PixelTeacher(Teacher):
             224.
     """
 
-    def __init__(self,
-                 patch_size: int = 16,
-                 img_size: Union[int, Tuple[int, int]] = 224):
+    def __init__(self, patch_size: int = 16, img_size: int | tuple[int, int] = 224):
         super().__init__(img_size, patch_size, 3 * patch_size**2)
 
-    def forward(self,
-                images: Tensor,
-                data_samples: Optional[List[DataSample]] = None) -> Tensor:
+    def forward(
+        self, images: Tensor, data_samples: list[DataSample] | None = None
+    ) -> Tensor:
         """Pixels [B, N, p*p*3] of normalized images, in MAE's order."""
         p = self.stride
         patches = images.unfold(2, p, p).unfold(3, p, p)  # [B, 3, h, w, p, p]

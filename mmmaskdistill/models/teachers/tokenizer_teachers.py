@@ -1,6 +1,6 @@
 """Discrete teachers: T gives the id of each patch's token in a codebook."""
+
 import logging
-from typing import List, Optional, Tuple, Union
 
 import torch
 from mmengine.logging import print_log
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmmaskdistill.errors import CheckpointError, ConfigError
 from mmmaskdistill.registry import MODELS
+
 from ..weights import first_few, read_state_dict
 from .base import Teacher
 
@@ -20,9 +21,15 @@ WEIGHTS = 'https://download.openmmlab.com/mmselfsup/1.x/target_generator_ckpt/'
 class _Tokenizer(Teacher):
     """A tokenizer of mmpretrain, frozen."""
 
-    def __init__(self, img_size: Union[int, Tuple[int, int]], stride: int,
-                 vocab_size: int, tokenizer: nn.Module, checkpoint: str,
-                 pretrained: Union[bool, str]):
+    def __init__(
+        self,
+        img_size: int | tuple[int, int],
+        stride: int,
+        vocab_size: int,
+        tokenizer: nn.Module,
+        checkpoint: str,
+        pretrained: bool | str,
+    ):
         super().__init__(img_size, stride, vocab_size)
         self.vocab_size = vocab_size
         self.tokenizer = tokenizer
@@ -32,23 +39,24 @@ class _Tokenizer(Teacher):
                 f'The teacher {self.name} has random weights, as asked: what '
                 'the student learns from it is of no use.',
                 logger='current',
-                level=logging.WARNING)
+                level=logging.WARNING,
+            )
         elif pretrained is True:
             self._load(checkpoint)
         else:
-            raise ConfigError(
-                f"pretrained={pretrained!r}: expected True or 'random'")
+            raise ConfigError(f"pretrained={pretrained!r}: expected True or 'random'")
 
     def _load(self, checkpoint: str):
         missing, unused = self.tokenizer.load_state_dict(
-            read_state_dict(checkpoint), strict=False)
-        missing = [k for k, _ in self.tokenizer.named_parameters()
-                   if k in missing]
+            read_state_dict(checkpoint), strict=False
+        )
+        missing = [k for k, _ in self.tokenizer.named_parameters() if k in missing]
         if missing:
             raise CheckpointError(
                 f'{checkpoint} does not fit the teacher {self.name}: '
                 f'{len(missing)} tensors missing ({first_few(missing)}), '
-                f'{len(unused)} not known ({first_few(unused)})')
+                f'{len(unused)} not known ({first_few(unused)})'
+            )
 
 
 @MODELS.register_module()
@@ -70,13 +78,15 @@ class VQKDTeacher(_Tokenizer):
         CheckpointError: If the weights cannot be read or do not fit.
     """
 
-    def __init__(self,
-                 arch: Union[str, dict] = 'base',
-                 img_size: int = 224,
-                 vocab_size: int = 8192,
-                 embed_dims: int = 32,
-                 checkpoint: str = WEIGHTS + 'vqkd_encoder.pth',
-                 pretrained: Union[bool, str] = True):
+    def __init__(
+        self,
+        arch: str | dict = 'base',
+        img_size: int = 224,
+        vocab_size: int = 8192,
+        embed_dims: int = 32,
+        checkpoint: str = WEIGHTS + 'vqkd_encoder.pth',
+        pretrained: bool | str = True,
+    ):
         tokenizer = VQKD(
             dict(
                 arch=arch,
@@ -85,17 +95,18 @@ class VQKDTeacher(_Tokenizer):
                 use_abs_pos_emb=True,
                 use_rel_pos_bias=False,
                 use_shared_rel_pos_bias=False,
-                layer_scale_init_value=0.),
+                layer_scale_init_value=0.0,
+            ),
             num_embed=vocab_size,
             embed_dims=embed_dims,
-            quantize_kmeans_init=False)
-        super().__init__(img_size, 16, vocab_size, tokenizer, checkpoint,
-                         pretrained)
+            quantize_kmeans_init=False,
+        )
+        super().__init__(img_size, 16, vocab_size, tokenizer, checkpoint, pretrained)
 
     @torch.no_grad()
-    def forward(self,
-                images: Tensor,
-                data_samples: Optional[List[DataSample]] = None) -> Tensor:
+    def forward(
+        self, images: Tensor, data_samples: list[DataSample] | None = None
+    ) -> Tensor:
         """Token ids [B, N] of normalized images [B, 3, H, W]."""
         return self.tokenizer(images)
 
@@ -122,19 +133,20 @@ class DALLETeacher(_Tokenizer):
         CheckpointError: If the weights cannot be read or do not fit.
     """
 
-    def __init__(self,
-                 img_size: Union[int, Tuple[int, int]] = 112,
-                 vocab_size: int = 8192,
-                 width: int = 256,
-                 checkpoint: str = WEIGHTS + 'dalle_encoder.pth',
-                 pretrained: Union[bool, str] = True):
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 112,
+        vocab_size: int = 8192,
+        width: int = 256,
+        checkpoint: str = WEIGHTS + 'dalle_encoder.pth',
+        pretrained: bool | str = True,
+    ):
         tokenizer = DALLEEncoder(n_hid=width, vocab_size=vocab_size)
-        super().__init__(img_size, 8, vocab_size, tokenizer, checkpoint,
-                         pretrained)
+        super().__init__(img_size, 8, vocab_size, tokenizer, checkpoint, pretrained)
 
     @torch.no_grad()
-    def forward(self,
-                images: Tensor,
-                data_samples: Optional[List[DataSample]] = None) -> Tensor:
+    def forward(
+        self, images: Tensor, data_samples: list[DataSample] | None = None
+    ) -> Tensor:
         """Token ids [B, N] of images [B, 3, H, W]."""
         return self.tokenizer(images).argmax(1).flatten(1)

@@ -13,6 +13,7 @@ and how many workers to set.
     OMP_NUM_THREADS=1 python tools/analysis_tools/benchmark.py data
     python tools/analysis_tools/benchmark.py data --config CONFIG --device cuda
 """
+
 import io
 import math
 import os
@@ -22,9 +23,9 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List
 
 TOOLS = Path(__file__).parents[2]
 SIZE, BYTES = (500, 375), 67_000  # of a photograph, as ImageNet has many
@@ -38,33 +39,43 @@ def add_arguments(parser):
         nargs='*',
         choices=PEERS,
         default=list(PEERS),
-        help='pipelines beside ours (default: all)')
+        help='pipelines beside ours (default: all)',
+    )
     parser.add_argument(
-        '--images', help='folder of images (default: photographs of '
-        'scikit-image as JPEGs of 500 x 375 pixels and 67 KB)')
+        '--images',
+        help='folder of images (default: photographs of '
+        'scikit-image as JPEGs of 500 x 375 pixels and 67 KB)',
+    )
     parser.add_argument(
         '--num-images',
         type=int,
         default=64,
-        help='at most so many of --images, evenly picked (%(default)s)')
+        help='at most so many of --images, evenly picked (%(default)s)',
+    )
     parser.add_argument(
-        '--repeats', type=int, default=20, help='timed passes over the images '
-        'or, with --config, batches and steps (%(default)s)')
+        '--repeats',
+        type=int,
+        default=20,
+        help='timed passes over the images '
+        'or, with --config, batches and steps (%(default)s)',
+    )
     parser.add_argument('--config', help='training config to look at')
     parser.add_argument(
         '--device',
         default='cpu',
-        help='where the config trains: cpu or cuda (%(default)s)')
+        help='where the config trains: cpu or cuda (%(default)s)',
+    )
     parser.add_argument(
         '--processes',
         type=int,
-        help='training processes on this machine (default: a GPU each)')
+        help='training processes on this machine (default: a GPU each)',
+    )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         metavar='KEY=VALUE',
-        help='override settings of the config, e.g. '
-        'train_dataloader.batch_size=32')
+        help='override settings of the config, e.g. train_dataloader.batch_size=32',
+    )
 
 
 def run(args) -> dict:
@@ -72,6 +83,7 @@ def run(args) -> dict:
     from mmengine.logging import MMLogger
 
     import mmmaskdistill  # noqa: F401
+
     MMLogger.get_current_instance().setLevel('ERROR')  # only the table counts
     warnings.filterwarnings('ignore', "Only use 'alpha'")
     cv2.setNumThreads(0)  # as the toolkits set it for training
@@ -90,40 +102,48 @@ def compare(args) -> dict:
     from prettytable import PrettyTable
 
     from mmmaskdistill.apis import measure
+
     torch.set_num_threads(1)
     init_default_scope('mmpretrain')
     device = torch.device('cpu')
     result = dict(machine=measure.machine(device))
     with tempfile.TemporaryDirectory() as root:
         sizes = put_images(args, Path(root, 'train'))
-        for title, sides in (('pipelines', pipelines(root, args.against)),
-                             ('storage', storages(root))):
+        for title, sides in (
+            ('pipelines', pipelines(root, args.against)),
+            ('storage', storages(root)),
+        ):
             seconds = measure.interleave(sides, args.repeats, device)
             table = PrettyTable(
-                [title, 'ms an image (quartiles)', 'images/s',
-                 'times the first'], align='r')
+                [title, 'ms an image (quartiles)', 'images/s', 'times the first'],
+                align='r',
+            )
             figures = {
                 name: measure.spread([t / len(sizes) for t in times])
                 for name, times in seconds.items()
             }
             first = next(iter(figures.values()))['median']
             for name, times in figures.items():
-                ms = {key: f'{1e3 * value:.3f}'
-                      for key, value in times.items()}
-                table.add_row([
-                    name, f'{ms["median"]} ({ms["low"]} to {ms["high"]})',
-                    f'{1 / times["median"]:.0f}',
-                    f'{times["median"] / first:.2f}'
-                ])
+                ms = {key: f'{1e3 * value:.3f}' for key, value in times.items()}
+                table.add_row(
+                    [
+                        name,
+                        f'{ms["median"]} ({ms["low"]} to {ms["high"]})',
+                        f'{1 / times["median"]:.0f}',
+                        f'{times["median"] / first:.2f}',
+                    ]
+                )
             print(table)
             result[title] = figures
     result.update(images=len(sizes), mean_bytes=sum(sizes) / len(sizes))
-    print(f'{result["machine"]}; {len(sizes)} images of '
-          f'{result["mean_bytes"] / 1e3:.0f} KB on average')
+    print(
+        f'{result["machine"]}; {len(sizes)} images of '
+        f'{result["mean_bytes"] / 1e3:.0f} KB on average'
+    )
     return result
 
 
-def pipelines(root: str, against: List[str]) -> Dict[str, Callable]:
+def pipelines(root: str, against: list[str]) -> dict[str, Callable]:
     """Passes over the images' files, by ours and then by the peers."""
     files = sorted(map(str, Path(root, 'train').rglob('*.*')))
 
@@ -133,33 +153,34 @@ def pipelines(root: str, against: List[str]) -> Dict[str, Callable]:
     sides = {'ours': by_transforms(ours())}
     if 'torchvision' in against:
         sides['torchvision'] = by_torchvision(pictures=1)
-        sides['torchvision, BEiT v2: two pictures'] = by_torchvision(
-            pictures=2)
+        sides['torchvision, BEiT v2: two pictures'] = by_torchvision(pictures=2)
     if 'mmpretrain' in against:
         sides['mmpretrain'] = by_transforms(mmpretrain_beit(pictures=1))
         sides['mmpretrain, BEiT v2: two pictures'] = by_transforms(
-            mmpretrain_beit(pictures=2))
+            mmpretrain_beit(pictures=2)
+        )
     return {name: passes(picture) for name, picture in sides.items()}
 
 
-def ours() -> List[dict]:
+def ours() -> list[dict]:
     return [
         dict(type='mmmaskdistill.StrictLoadImageFromFile'),
-        dict(type='mmmaskdistill.RandomJitteredCrop', scale=224)
+        dict(type='mmmaskdistill.RandomJitteredCrop', scale=224),
     ]
 
 
-def mmpretrain_beit(pictures: int) -> List[dict]:
+def mmpretrain_beit(pictures: int) -> list[dict]:
     """mmpretrain's pipeline of BEiT v2 up to the crop."""
     from mmengine.config import Config
+
     base = 'mmpretrain::_base_/datasets/imagenet_bs256_beitv2.py'
-    *steps, crop = Config.fromstring(f"_base_ = '{base}'",
-                                     '.py').train_pipeline[:4]
+    *steps, crop = Config.fromstring(f"_base_ = '{base}'", '.py').train_pipeline[:4]
     return [*steps, crop if pictures == 2 else dict(crop, second_size=None)]
 
 
-def by_transforms(pipeline: List[dict]) -> Callable:
+def by_transforms(pipeline: list[dict]) -> Callable:
     from mmcv.transforms import Compose
+
     pipeline = Compose(pipeline)
     return lambda file: pipeline(dict(img_path=file))
 
@@ -169,17 +190,16 @@ def by_torchvision(pictures: int) -> Callable:
     from PIL import Image
     from torchvision import transforms
     from torchvision.transforms import functional
+
     bicubic = transforms.InterpolationMode.BICUBIC
-    jitter = transforms.Compose([
-        transforms.ColorJitter(0.4, 0.4, 0.4),
-        transforms.RandomHorizontalFlip()
-    ])
+    jitter = transforms.Compose(
+        [transforms.ColorJitter(0.4, 0.4, 0.4), transforms.RandomHorizontalFlip()]
+    )
 
     def picture(file):
         with open(file, 'rb') as content:
             image = jitter(Image.open(content).convert('RGB'))
-        box = transforms.RandomResizedCrop.get_params(
-            image, (0.2, 1.), (3 / 4, 4 / 3))
+        box = transforms.RandomResizedCrop.get_params(image, (0.2, 1.0), (3 / 4, 4 / 3))
         return [
             functional.resized_crop(image, *box, (224, 224), bicubic)
             for _ in range(pictures)
@@ -188,9 +208,10 @@ def by_torchvision(pictures: int) -> Callable:
     return picture
 
 
-def storages(root: str) -> Dict[str, Callable]:
+def storages(root: str) -> dict[str, Callable]:
     """Passes over the images in each storage, by our pipeline."""
     from mmmaskdistill.datasets import ImageNet
+
     pack = TOOLS / 'dataset_converters/pack_imagenet.py'
     sides = {}
     for storage in ('folder', 'shards', 'lmdb'):
@@ -204,26 +225,31 @@ def storages(root: str) -> Dict[str, Callable]:
         dataset = ImageNet(
             data_root=root,
             split='train',
-            metainfo=dict(classes=('a', )),
+            metainfo=dict(classes=('a',)),
             storage=storage,
-            pipeline=ours())
+            pipeline=ours(),
+        )
         sides[storage] = lambda dataset=dataset: [
             dataset[k] for k in range(len(dataset))
         ]
     return sides
 
 
-def put_images(args, folder: Path) -> List[int]:
+def put_images(args, folder: Path) -> list[int]:
     """Put the images into one class of a folder; their sizes in bytes."""
     folder = folder / 'a'
     folder.mkdir(parents=True)
     if args.images:
         kinds = ('.jpg', '.jpeg', '.png')
-        files = sorted(file for file in Path(args.images).rglob('*')
-                       if file.suffix.lower() in kinds)
+        files = sorted(
+            file
+            for file in Path(args.images).rglob('*')
+            if file.suffix.lower() in kinds
+        )
         if not files:
-            raise SystemExit(f"error: no {', '.join(kinds)} in "
-                             f"--images '{args.images}'")
+            raise SystemExit(
+                f"error: no {', '.join(kinds)} in --images '{args.images}'"
+            )
         step = math.ceil(len(files) / args.num_images)
         for k, file in enumerate(files[::step]):
             shutil.copy(file, folder / f'{k}{file.suffix}')
@@ -233,22 +259,37 @@ def put_images(args, folder: Path) -> List[int]:
     return [file.stat().st_size for file in folder.iterdir()]
 
 
-def photographs() -> List[bytes]:
+def photographs() -> list[bytes]:
     """Photographs of scikit-image as JPEGs of the usual size."""
     import cv2
     from skimage import data
+
     left, right, _ = data.stereo_motorcycle()
     contents = []
-    for image in (data.astronaut(), data.chelsea(), data.coffee(),
-                  data.rocket(), left, right):
+    for image in (
+        data.astronaut(),
+        data.chelsea(),
+        data.coffee(),
+        data.rocket(),
+        left,
+        right,
+    ):
         height = min(image.shape[0], image.shape[1] * SIZE[1] // SIZE[0])
         width = height * SIZE[0] // SIZE[1]
-        image = cv2.resize(image[:height, :width, ::-1], SIZE,
-                           interpolation=cv2.INTER_CUBIC)
-        contents.append(min(
-            (cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-             [1].tobytes() for quality in range(60, 98)),
-            key=lambda content: abs(len(content) - BYTES)))
+        image = cv2.resize(
+            image[:height, :width, ::-1], SIZE, interpolation=cv2.INTER_CUBIC
+        )
+        contents.append(
+            min(
+                (
+                    cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, quality])[
+                        1
+                    ].tobytes()
+                    for quality in range(60, 98)
+                ),
+                key=lambda content: abs(len(content) - BYTES),
+            )
+        )
     return contents
 
 
@@ -263,6 +304,7 @@ def look_at_config(args) -> dict:
     from mmmaskdistill.apis.configs import load_config
     from mmmaskdistill.apis.preflight import check_data
     from mmmaskdistill.errors import ConfigError
+
     if not os.path.isfile(args.config):
         raise SystemExit(f'error: config not found: {args.config!r}')
     try:
@@ -273,16 +315,18 @@ def look_at_config(args) -> dict:
     except ConfigError as error:
         raise SystemExit(f'error: {error}') from None
     device = torch.device(args.device)
-    processes = args.processes or max(1, (
-        torch.cuda.device_count() if device.type == 'cuda' else 1))
+    processes = args.processes or max(
+        1, (torch.cuda.device_count() if device.type == 'cuda' else 1)
+    )
 
     batch, seconds = time_loader(cfg, args.repeats)
     size = cfg.train_dataloader.batch_size
     loader = measure.spread(seconds)
     step = measure.spread(
         measure.interleave(
-            {'step': training_step(cfg, batch, device)}, args.repeats,
-            device)['step'])
+            {'step': training_step(cfg, batch, device)}, args.repeats, device
+        )['step']
+    )
     result = dict(
         machine=measure.machine(device),
         loader_seconds=loader,
@@ -292,11 +336,15 @@ def look_at_config(args) -> dict:
             train=size / step['median'],
             workers=cfg.train_dataloader.get('num_workers', 0),
             processes=processes,
-            cores=len(os.sched_getaffinity(0))))
+            cores=len(os.sched_getaffinity(0)),
+        ),
+    )
     for name, times in (('one worker', loader), ('training step', step)):
-        print(f'{name}: {size} images in {times["median"]:.3f} s '
-              f'({times["low"]:.3f} to {times["high"]:.3f}), '
-              f'{size / times["median"]:.3g} images/s')
+        print(
+            f'{name}: {size} images in {times["median"]:.3f} s '
+            f'({times["low"]:.3f} to {times["high"]:.3f}), '
+            f'{size / times["median"]:.3g} images/s'
+        )
     print(result['advice'])
     print(result['machine'])
     return result
@@ -306,14 +354,17 @@ def time_loader(cfg, batches: int):
     """A batch, and seconds of each as a single worker gives them."""
     from mmengine.registry import init_default_scope
     from mmengine.runner import Runner
+
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     loader = Runner.build_dataloader(
         dict(
             cfg.train_dataloader,
             num_workers=1,
             persistent_workers=False,
-            drop_last=True),
-        seed=0)
+            drop_last=True,
+        ),
+        seed=0,
+    )
     seconds, start = [], None
     while len(seconds) < batches:
         for batch in loader:
@@ -326,7 +377,8 @@ def time_loader(cfg, batches: int):
             raise SystemExit(
                 f'error: {len(loader.dataset)} samples are less than two '
                 f'batches of {loader.batch_size}: reduce '
-                'train_dataloader.batch_size')
+                'train_dataloader.batch_size'
+            )
         start = None  # a pass begins with starting its worker
     return batch, seconds
 
@@ -336,6 +388,7 @@ def training_step(cfg, batch, device) -> Callable:
     from mmengine.optim import build_optim_wrapper
 
     from mmmaskdistill.registry import MODELS
+
     model = dict(cfg.model)
     if cfg.get('data_preprocessor') is not None:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
@@ -358,8 +411,7 @@ def teachers(node) -> Iterator[dict]:
             yield from teachers(part)
 
 
-def advise(load: float, train: float, workers: int, processes: int,
-           cores: int) -> dict:
+def advise(load: float, train: float, workers: int, processes: int, cores: int) -> dict:
     """What limits, and what to set.
 
     Args:
@@ -372,8 +424,10 @@ def advise(load: float, train: float, workers: int, processes: int,
     needed = math.ceil(SPARE * train / load)
     room = max(1, cores // processes - 1)  # the process itself takes one
     limits = 'loading' if load * max(workers, 1) < train else 'model'
-    says = (f'with num_workers={workers}, as in the config, '
-            f'{"loading" if limits == "loading" else "the model"} limits: ')
+    says = (
+        f'with num_workers={workers}, as in the config, '
+        f'{"loading" if limits == "loading" else "the model"} limits: '
+    )
     if needed <= room:
         says += f'set train_dataloader.num_workers={needed}'
     else:
@@ -383,6 +437,6 @@ def advise(load: float, train: float, workers: int, processes: int,
             f'{processes} process(es) on {cores} cores have room for {room} '
             f'each. More cores are needed: {processes * (needed + 1)}. Set '
             f'train_dataloader.num_workers={room}, the model then works '
-            f'{share:.0%} of the time')
-    return dict(
-        limits=limits, workers=min(needed, room), needed=needed, advice=says)
+            f'{share:.0%} of the time'
+        )
+    return dict(limits=limits, workers=min(needed, room), needed=needed, advice=says)

@@ -3,7 +3,6 @@
 With --drop-path the sides are first shown to be equal without; ours computes
 only the branches that are kept.
 """
-from typing import Dict
 
 import torch
 import torch.nn.functional as F
@@ -25,10 +24,11 @@ def run(args) -> dict:
     return common.run(args, build)
 
 
-def build(args, device) -> Dict[str, Side]:
+def build(args, device) -> dict[str, Side]:
     """Classifiers with the same weights, images and labels."""
     from mmengine.registry import MODELS
     from mmpretrain.structures import DataSample
+
     arch = common.vit_arch(args)
 
     def classifier(backbone: str, **options) -> nn.Module:
@@ -46,7 +46,8 @@ def build(args, device) -> Dict[str, Side]:
                     use_rel_pos_bias=True,
                     use_shared_rel_pos_bias=False,
                     layer_scale_init_value=0.1,
-                    **options),
+                    **options,
+                ),
                 head=dict(
                     type='mmpretrain.LinearClsHead',
                     in_channels=arch['embed_dims'],
@@ -54,15 +55,18 @@ def build(args, device) -> Dict[str, Side]:
                     loss=dict(
                         type='mmpretrain.LabelSmoothLoss',
                         label_smooth_val=SMOOTHING,
-                        mode='original'))))
+                        mode='original',
+                    ),
+                ),
+            )
+        )
 
     ours = classifier('mmmaskdistill.MaskDistillViT')
     ours.init_weights()
     for block in ours.backbone.blocks:
         nn.init.normal_(block.attn.relative_position_bias_table)
-    images = torch.randn(
-        args.batch, 3, args.img_size, args.img_size, device=device)
-    labels = torch.randint(CLASSES, (args.batch, ), device=device)
+    images = torch.randn(args.batch, 3, args.img_size, args.img_size, device=device)
+    labels = torch.randint(CLASSES, (args.batch,), device=device)
     samples = [DataSample().set_gt_label(label) for label in labels]
 
     def mmpretrain_loss(model):
@@ -81,8 +85,7 @@ def build(args, device) -> Dict[str, Side]:
         peer = timm_classifier(ours, arch, args)
 
         def timm_loss(peer=peer):
-            return F.cross_entropy(
-                peer(images), labels, label_smoothing=SMOOTHING)
+            return F.cross_entropy(peer(images), labels, label_smoothing=SMOOTHING)
 
         sides['timm'] = timm_loss, peer
     sides = {'ours': (mmpretrain_loss(ours), ours), **sides}
@@ -95,6 +98,7 @@ def build(args, device) -> Dict[str, Side]:
 def timm_classifier(ours: nn.Module, arch: dict, args) -> nn.Module:
     """timm's BEiT with our weights."""
     from timm.models.beit import Beit
+
     peer = Beit(
         img_size=args.img_size,
         patch_size=16,
@@ -106,7 +110,8 @@ def timm_classifier(ours: nn.Module, arch: dict, args) -> nn.Module:
         use_abs_pos_emb=False,
         use_rel_pos_bias=True,
         init_values=0.1,
-        drop_path_rate=args.drop_path)
+        drop_path_rate=args.drop_path,
+    )
     state = {
         key.removeprefix('backbone.').replace('head.fc.', 'head.'): tensor
         for key, tensor in ours.state_dict().items()

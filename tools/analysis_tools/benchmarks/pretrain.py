@@ -1,6 +1,6 @@
 """A step of masked-distillation pre-training."""
+
 from copy import deepcopy
-from typing import Dict
 
 import torch
 import torch.nn.functional as F
@@ -15,14 +15,15 @@ def add_arguments(parser):
     parser.add_argument(
         '--teacher',
         default='vit_base_patch16_clip_quickgelu_224.openai',
-        help="timm's name of the teacher (%(default)s)")
+        help="timm's name of the teacher (%(default)s)",
+    )
 
 
 def run(args) -> dict:
     return common.run(args, build)
 
 
-def build(args, device) -> Dict[str, Side]:
+def build(args, device) -> dict[str, Side]:
     """Masked distillation from a random CLIP teacher, drop path 0."""
     import timm
     from mmpretrain.structures import DataSample
@@ -30,37 +31,40 @@ def build(args, device) -> Dict[str, Side]:
     from mmmaskdistill.datasets import BlockMaskGenerator
     from mmmaskdistill.models import MaskDistill
     from mmmaskdistill.models.layers import thaw_layers
+
     arch = common.vit_arch(args)
     side = args.img_size // 16
     with torch.device('meta'):
         channels = timm.create_model(args.teacher).num_features
     model = MaskDistill(
         backbone=dict(
-            type='mmmaskdistill.MaskDistillViT',
-            arch=arch,
-            img_size=args.img_size),
+            type='mmmaskdistill.MaskDistillViT', arch=arch, img_size=args.img_size
+        ),
         teacher=dict(
             type='mmmaskdistill.TimmTeacher',
             model_name=args.teacher,
             pretrained='random',
-            img_size=args.img_size),
+            img_size=args.img_size,
+        ),
         normalizer=dict(type='mmmaskdistill.LayerNormalizer'),
         head=dict(
             type='mmmaskdistill.LinearHead',
             in_channels=arch['embed_dims'],
-            out_channels=channels),
-        loss=dict(type='mmmaskdistill.SmoothL1Loss'))
+            out_channels=channels,
+        ),
+        loss=dict(type='mmmaskdistill.SmoothL1Loss'),
+    )
     model.init_weights()
     nn.init.normal_(model.backbone.rel_pos_bias.relative_position_bias_table)
     model.to(device).train()
 
-    images = torch.randn(
-        args.batch, 3, args.img_size, args.img_size, device=device)
+    images = torch.randn(args.batch, 3, args.img_size, args.img_size, device=device)
     generate = BlockMaskGenerator(
-        side, round(0.383 * side**2), min_num_patches=min(16, side))
-    masks = torch.stack([
-        torch.from_numpy(generate({})['mask']) for _ in range(args.batch)
-    ]).to(device)
+        side, round(0.383 * side**2), min_num_patches=min(16, side)
+    )
+    masks = torch.stack(
+        [torch.from_numpy(generate({})['mask']) for _ in range(args.batch)]
+    ).to(device)
     samples = [DataSample(mask=mask) for mask in masks]
     hidden = masks.flatten(1).bool()
 
@@ -69,17 +73,17 @@ def build(args, device) -> Dict[str, Side]:
 
     def peer_loss(tokens: Tensor, head: nn.Linear) -> Tensor:
         with torch.no_grad():
-            target, = teacher.forward_intermediates(
-                images, indices=1, norm=False, output_fmt='NLC',
-                intermediates_only=True)
+            (target,) = teacher.forward_intermediates(
+                images, indices=1, norm=False, output_fmt='NLC', intermediates_only=True
+            )
             target = F.layer_norm(target, target.shape[-1:], eps=1e-6)
         return F.smooth_l1_loss(head(tokens[hidden]), target[hidden])
 
     sides = dict(
         ours=training(
-            lambda: model.loss([images, images], samples)['loss'],
-            model,
-            fused=True))
+            lambda: model.loss([images, images], samples)['loss'], model, fused=True
+        )
+    )
     for name in [name for name in PEERS if name in args.against]:
         student = PEERS[name](model.backbone, arch, args.img_size).to(device)
         head = nn.Linear(model.head.in_features, model.head.out_features)
@@ -89,8 +93,7 @@ def build(args, device) -> Dict[str, Side]:
         def loss(student=student, head=head):
             return peer_loss(student(images, hidden), head)
 
-        sides[name] = training(
-            loss, nn.ModuleList([peer, teacher]), fused=False)
+        sides[name] = training(loss, nn.ModuleList([peer, teacher]), fused=False)
     return sides
 
 
@@ -100,6 +103,7 @@ class TimmStudent(nn.Module):
     def __init__(self, ours: nn.Module, arch: dict, img_size: int):
         super().__init__()
         from timm.models.beit import Beit
+
         self.vit = Beit(
             img_size=img_size,
             patch_size=16,
@@ -110,7 +114,8 @@ class TimmStudent(nn.Module):
             num_heads=arch['num_heads'],
             use_abs_pos_emb=False,
             use_shared_rel_pos_bias=True,
-            init_values=0.1)
+            init_values=0.1,
+        )
         state = ours.state_dict()
         self.mask_token = nn.Parameter(state.pop('mask_token').clone())
         self.vit.load_state_dict(state)
@@ -133,12 +138,14 @@ class MMPretrainStudent(nn.Module):
     def __init__(self, ours: nn.Module, arch: dict, img_size: int):
         super().__init__()
         from mmpretrain.models.selfsup.beit import BEiTPretrainViT
+
         self.vit = BEiTPretrainViT(
             arch=arch,
             img_size=img_size,
             patch_size=16,
             layer_scale_init_value=0.1,
-            final_norm=True)
+            final_norm=True,
+        )
         self.vit.init_weights()
         # Weights go the other way: ours reads mmpretrain's names.
         ours.load_state_dict(self.vit.state_dict())

@@ -3,7 +3,6 @@
 Against mmseg's own UperNet over its BEiT, both with mmseg's losses. With
 --drop-path the sides are first shown to be equal without.
 """
-from typing import Dict
 
 import torch
 from torch import nn
@@ -12,7 +11,7 @@ from . import sides as common
 from .sides import Side, training
 
 CLASSES = 150
-PEERS = ('mmseg', )
+PEERS = ('mmseg',)
 
 
 def add_arguments(parser):
@@ -24,10 +23,11 @@ def run(args) -> dict:
     return common.run(args, build)
 
 
-def build(args, device) -> Dict[str, Side]:
+def build(args, device) -> dict[str, Side]:
     """Segmentors with the same weights, images and labels."""
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
+
     size = (args.batch, args.img_size, args.img_size)
     models = segmentors(args, args.img_size, args.drop_path)
     images = torch.randn(size[0], 3, *size[1:], device=device)
@@ -44,12 +44,13 @@ def build(args, device) -> Dict[str, Side]:
         name: training(
             lambda model=model: loss(model),
             model.to(device).train(),
-            fused=name == 'ours')
+            fused=name == 'ours',
+        )
         for name, model in models.items()
     }
 
 
-def segmentors(args, window: int, drop_path: float) -> Dict[str, nn.Module]:
+def segmentors(args, window: int, drop_path: float) -> dict[str, nn.Module]:
     """Ours and mmseg's UperNet with the same weights.
 
     Args:
@@ -58,28 +59,36 @@ def segmentors(args, window: int, drop_path: float) -> Dict[str, nn.Module]:
         drop_path (float): Drop path of the last block.
     """
     from mmengine.registry import MODELS
+
     arch = common.vit_arch(args)
     width, depth = arch['embed_dims'], arch['num_layers']
     taps = tuple(depth * k // 12 - 1 for k in (4, 6, 8, 12))
     if taps[0] < 0 or len(set(taps)) < 4:
-        raise SystemExit(f'error: --depth {depth}: UperNet taps four blocks, '
-                         'expected at least 5')
+        raise SystemExit(
+            f'error: --depth {depth}: UperNet taps four blocks, expected at least 5'
+        )
     common_options = dict(
         img_size=(window, window),
         patch_size=16,
         out_indices=taps,
         drop_path_rate=drop_path,
-        final_norm=False)
+        final_norm=False,
+    )
     ours = MODELS.build(
         _upernet(
-            'mmmaskdistill', width, window,
+            'mmmaskdistill',
+            width,
+            window,
             dict(
                 type='mmmaskdistill.MaskDistillViT',
                 arch=arch,
                 use_rel_pos_bias=True,
                 use_shared_rel_pos_bias=False,
                 layer_scale_init_value=0.1,
-                **common_options)))
+                **common_options,
+            ),
+        )
+    )
     ours.init_weights()
     for block in ours.backbone.blocks:
         nn.init.normal_(block.attn.relative_position_bias_table)
@@ -87,7 +96,9 @@ def segmentors(args, window: int, drop_path: float) -> Dict[str, nn.Module]:
     if 'mmseg' in args.against:
         peer = MODELS.build(
             _upernet(
-                'mmseg', width, window,
+                'mmseg',
+                width,
+                window,
                 dict(
                     type='mmseg.BEiT',
                     embed_dims=width,
@@ -96,7 +107,10 @@ def segmentors(args, window: int, drop_path: float) -> Dict[str, nn.Module]:
                     mlp_ratio=arch['feedforward_channels'] // width,
                     norm_cfg=dict(type='LN', eps=1e-6),
                     init_values=0.1,
-                    **common_options)))
+                    **common_options,
+                ),
+            )
+        )
         peer.init_weights()
         for layer in peer.backbone.layers:
             nn.init.normal_(layer.attn.relative_position_bias_table)
@@ -109,6 +123,7 @@ def segmentors(args, window: int, drop_path: float) -> Dict[str, nn.Module]:
 def _upernet(scope: str, width: int, window: int, backbone: dict) -> dict:
     """mmseg's `_base_/models/upernet_beit.py`, without SyncBN."""
     from mmengine.config import ConfigDict
+
     norm = dict(type='BN')
     return dict(
         type=f'{scope}.EncoderDecoder',
@@ -117,7 +132,8 @@ def _upernet(scope: str, width: int, window: int, backbone: dict) -> dict:
             type='mmseg.Feature2Pyramid',
             embed_dim=width,
             rescales=[4, 2, 1, 0.5],
-            norm_cfg=norm),
+            norm_cfg=norm,
+        ),
         decode_head=dict(
             type=f'{scope}.UPerHead',
             in_channels=[width] * 4,
@@ -128,7 +144,8 @@ def _upernet(scope: str, width: int, window: int, backbone: dict) -> dict:
             num_classes=CLASSES,
             norm_cfg=norm,
             align_corners=False,
-            loss_decode=dict(type='mmseg.CrossEntropyLoss')),
+            loss_decode=dict(type='mmseg.CrossEntropyLoss'),
+        ),
         auxiliary_head=dict(
             type='mmseg.FCNHead',
             in_channels=width,
@@ -140,8 +157,11 @@ def _upernet(scope: str, width: int, window: int, backbone: dict) -> dict:
             num_classes=CLASSES,
             norm_cfg=norm,
             align_corners=False,
-            loss_decode=dict(type='mmseg.CrossEntropyLoss', loss_weight=0.4)),
+            loss_decode=dict(type='mmseg.CrossEntropyLoss', loss_weight=0.4),
+        ),
         test_cfg=ConfigDict(
             mode='slide',
             crop_size=(window, window),
-            stride=(window * 2 // 3, window * 2 // 3)))
+            stride=(window * 2 // 3, window * 2 // 3),
+        ),
+    )

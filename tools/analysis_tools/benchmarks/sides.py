@@ -1,7 +1,8 @@
 """What jobs that compute share: options, sides, figures and their table."""
+
 import argparse
-from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +11,8 @@ LR = 1e-9  # the weights stay what they are
 DROPOUT_SEED = 1
 # The option that grows, and the one that has its values.
 SWEEPS = dict(
-    size=('img_size', 'sizes'),
-    batch=('batch', 'batches'),
-    depth=('depth', 'depths'))
+    size=('img_size', 'sizes'), batch=('batch', 'batches'), depth=('depth', 'depths')
+)
 
 
 class Side(NamedTuple):
@@ -25,9 +25,10 @@ class Side(NamedTuple):
         optimizer: As users of this library would set it; None where nothing is
             trained.
     """
+
     output: Callable[[], Tensor]
     model: nn.Module
-    optimizer: Optional[torch.optim.Optimizer] = None
+    optimizer: torch.optim.Optimizer | None = None
 
     def call(self):
         """What is timed: a training step, or inference."""
@@ -40,18 +41,21 @@ class Side(NamedTuple):
         self.optimizer.zero_grad()
 
 
-def training(loss: Callable[[], Tensor], model: nn.Module,
-             fused: bool) -> Side:
+def training(loss: Callable[[], Tensor], model: nn.Module, fused: bool) -> Side:
     """A side that trains with AdamW; torch's own choice unless ``fused``."""
     return Side(
-        loss, model,
-        torch.optim.AdamW((p for p in model.parameters() if p.requires_grad),
-                          LR,
-                          weight_decay=0.05,
-                          fused=fused or None))
+        loss,
+        model,
+        torch.optim.AdamW(
+            (p for p in model.parameters() if p.requires_grad),
+            LR,
+            weight_decay=0.05,
+            fused=fused or None,
+        ),
+    )
 
 
-Build = Callable[[argparse.Namespace, torch.device], Dict[str, Side]]
+Build = Callable[[argparse.Namespace, torch.device], dict[str, Side]]
 
 
 def add_arguments(parser, peers: Sequence[str], img_size: int, batch: int):
@@ -61,42 +65,46 @@ def add_arguments(parser, peers: Sequence[str], img_size: int, batch: int):
         nargs='*',
         choices=peers,
         default=list(peers),
-        help='peers (default: all)')
+        help='peers (default: all)',
+    )
+    parser.add_argument('--arch', default='base', help='arch of the ViT (%(default)s)')
+    parser.add_argument('--depth', type=int, help="blocks (default: the arch's)")
     parser.add_argument(
-        '--arch', default='base', help='arch of the ViT (%(default)s)')
+        '--img-size', type=int, default=img_size, help='in pixels (%(default)s)'
+    )
     parser.add_argument(
-        '--depth', type=int, help="blocks (default: the arch's)")
+        '--batch', type=int, default=batch, help='images a call (%(default)s)'
+    )
     parser.add_argument(
-        '--img-size', type=int, default=img_size,
-        help='in pixels (%(default)s)')
-    parser.add_argument(
-        '--batch', type=int, default=batch, help='images a call (%(default)s)')
-    parser.add_argument(
-        '--repeats', type=int, default=5, help='timed calls (%(default)s)')
+        '--repeats', type=int, default=5, help='timed calls (%(default)s)'
+    )
     parser.add_argument(
         '--device',
         default='cpu',
-        help='cpu or cuda (%(default)s); cuda was not run by the authors')
+        help='cpu or cuda (%(default)s); cuda was not run by the authors',
+    )
     parser.add_argument(
         '--amp',
         action='store_true',
-        help='autocast to bfloat16; that the sides are equal is checked '
-        'without')
+        help='autocast to bfloat16; that the sides are equal is checked without',
+    )
     parser.add_argument(
         '--compile',
         action='store_true',
-        help='torch.compile all sides; also checked without')
+        help='torch.compile all sides; also checked without',
+    )
     parser.add_argument(
         '--sweep',
         nargs='+',
         choices=SWEEPS,
         default=[],
         help='repeat for several image sizes, batches or depths, the others '
-        'as above; a side that memory does not hold is left out')
+        'as above; a side that memory does not hold is left out',
+    )
     parser.add_argument(
-        '--sizes', type=int, nargs='+', default=[224, 384, 512, 768, 1024])
-    parser.add_argument(
-        '--batches', type=int, nargs='+', default=[1, 2, 4, 8, 16])
+        '--sizes', type=int, nargs='+', default=[224, 384, 512, 768, 1024]
+    )
+    parser.add_argument('--batches', type=int, nargs='+', default=[1, 2, 4, 8, 16])
     parser.add_argument('--depths', type=int, nargs='+', default=[6, 12, 24])
     parser.add_argument('--plot', help='PNG file for the sweeps')
 
@@ -106,17 +114,20 @@ def add_drop_path(parser, recipe: float):
     parser.add_argument(
         '--drop-path',
         type=float,
-        default=0.,
+        default=0.0,
         help='drop path of the last block (%(default)s; the recipe of ViT-B '
-        f'has {recipe})')
+        f'has {recipe})',
+    )
 
 
 def vit_arch(args) -> dict:
     """Width, depth, heads and MLP width of the ViT that is asked for."""
     from mmmaskdistill.models.backbones.mask_distill_vit import ARCHS
+
     if args.arch not in ARCHS:
-        raise SystemExit(f'error: --arch {args.arch!r}: expected one of '
-                         f'{", ".join(ARCHS)}')
+        raise SystemExit(
+            f'error: --arch {args.arch!r}: expected one of {", ".join(ARCHS)}'
+        )
     arch = dict(ARCHS[args.arch])
     if args.depth:
         arch['num_layers'] = args.depth
@@ -125,10 +136,11 @@ def vit_arch(args) -> dict:
 
 def run(args, build: Build) -> dict:
     """Measure once, or along the sweeps, and print the tables."""
-    import mmmaskdistill  # noqa: F401
     from mmengine.logging import MMLogger
 
+    import mmmaskdistill  # noqa: F401
     from mmmaskdistill.apis import measure
+
     MMLogger.get_current_instance().setLevel('ERROR')  # only the table counts
     if args.plot and not args.sweep:
         raise SystemExit('error: --plot draws what --sweep measures: add it')
@@ -138,7 +150,8 @@ def run(args, build: Build) -> dict:
     result = dict(
         machine=measure.machine(device),
         keeps_freed_memory=keeps,
-        product_rate=measure.product_rate(device, dtype))
+        product_rate=measure.product_rate(device, dtype),
+    )
     if not args.sweep:
         result.update(_measure(args, build, device, result['product_rate']))
         print_table(result['sides'])
@@ -147,26 +160,31 @@ def run(args, build: Build) -> dict:
             name: _sweep(args, name, build, device, result['product_rate'])
             for name in args.sweep
         }
-    print(f'{result["machine"]}; square matrix product, '
-          f'{str(dtype).removeprefix("torch.")}: '
-          f'{result["product_rate"] / 1e9:.0f} GFLOP/s')
+    print(
+        f'{result["machine"]}; square matrix product, '
+        f'{str(dtype).removeprefix("torch.")}: '
+        f'{result["product_rate"] / 1e9:.0f} GFLOP/s'
+    )
     if args.plot:
         from mmmaskdistill.visualization.scaling import draw_scaling
+
         draw_scaling(result['sweeps'], args.plot)
     return result
 
 
-def _sweep(args, name: str, build: Build, device, rate: float) -> List[dict]:
+def _sweep(args, name: str, build: Build, device, rate: float) -> list[dict]:
     points = []
     option, values = SWEEPS[name]
     for value in getattr(args, values):
         here = argparse.Namespace(**{**vars(args), option: value})
         print(f'{name} {value}', flush=True)
-        points.append({
-            name: value,
-            'tokens': here.batch * (1 + (here.img_size // 16)**2),
-            **_measure(here, build, device, rate)
-        })
+        points.append(
+            {
+                name: value,
+                'tokens': here.batch * (1 + (here.img_size // 16) ** 2),
+                **_measure(here, build, device, rate),
+            }
+        )
         print_table(points[-1]['sides'])
     return points
 
@@ -174,11 +192,11 @@ def _sweep(args, name: str, build: Build, device, rate: float) -> List[dict]:
 def _measure(args, build: Build, device, rate: float) -> dict:
     """Differences and figures of the sides."""
     # Drop path skips branches at random: without it, sides are comparable.
-    plain = argparse.Namespace(**{**vars(args), 'drop_path': 0.})
+    plain = argparse.Namespace(**{**vars(args), 'drop_path': 0.0})
     torch.manual_seed(0)
     sides = build(plain, device)
     differences = check_equal(sides)
-    if getattr(args, 'drop_path', 0.):
+    if getattr(args, 'drop_path', 0.0):
         torch.manual_seed(0)
         sides = build(args, device)
     if args.compile:
@@ -195,10 +213,11 @@ def _measure(args, build: Build, device, rate: float) -> dict:
     sides = {n: side for n, side in sides.items() if _fits(n, side)}
     return dict(
         differences=differences,
-        sides=_figures(sides, args.batch, args.repeats, device, rate))
+        sides=_figures(sides, args.batch, args.repeats, device, rate),
+    )
 
 
-def check_equal(sides: Dict[str, Side]) -> Dict[str, float]:
+def check_equal(sides: dict[str, Side]) -> dict[str, float]:
     """Refuse to time what does not compute the same.
 
     Returns:
@@ -220,13 +239,15 @@ def check_equal(sides: Dict[str, Side]) -> Dict[str, float]:
         if not difference <= 1e-4:
             raise SystemExit(
                 f'error: {name} computes something else: it differs from ours '
-                f'by {difference:.1e} of the largest value, {largest:.4g}')
+                f'by {difference:.1e} of the largest value, {largest:.4g}'
+            )
     return differences
 
 
 def _fits(name: str, side: Side) -> bool:
     """Whether memory suffices; other errors are raised."""
     from mmmaskdistill.apis import measure
+
     try:
         with measure.limited_memory():
             side.call()
@@ -241,11 +262,14 @@ def _fits(name: str, side: Side) -> bool:
     return False
 
 
-def _figures(sides: Dict[str, Side], batch: int, repeats: int, device,
-             rate: float) -> dict:
+def _figures(
+    sides: dict[str, Side], batch: int, repeats: int, device, rate: float
+) -> dict:
     from mmmaskdistill.apis import measure
+
     seconds = measure.interleave(
-        {name: side.call for name, side in sides.items()}, repeats, device)
+        {name: side.call for name, side in sides.items()}, repeats, device
+    )
     figures = {}
     for name, side in sides.items():
         times = measure.spread(seconds[name])
@@ -255,43 +279,60 @@ def _figures(sides: Dict[str, Side], batch: int, repeats: int, device,
             **times,
             images_per_second=batch / times['median'],
             flops=flops,
-            share_of_product_rate=flops / times['median'] / rate)
+            share_of_product_rate=flops / times['median'] / rate,
+        )
         if side.optimizer is not None:
-            figures[name]['kept_bytes_per_image'] = measure.kept_bytes(
-                side.output, side.model.parameters()) / batch
+            figures[name]['kept_bytes_per_image'] = (
+                measure.kept_bytes(side.output, side.model.parameters()) / batch
+            )
         figures[name].update(
             peak_bytes=measure.peak_bytes(side.call, device),
-            state_bytes=measure.state_bytes(side.model, side.optimizer))
+            state_bytes=measure.state_bytes(side.model, side.optimizer),
+        )
     return figures
 
 
-def print_table(sides: Dict[str, dict]):
+def print_table(sides: dict[str, dict]):
     """Figures by side; a ratio above 1 is in our favour."""
     from prettytable import PrettyTable
+
     ours = sides.get('ours', {})
 
-    def with_ratio(side: dict, key: str) -> List[str]:
+    def with_ratio(side: dict, key: str) -> list[str]:
         if key not in side:
             return ['-', '-']
         ratio = f'{side[key] / ours[key]:.2f}' if ours.get(key) else '-'
         return [f'{side[key] / 1e6:.1f}', ratio]
 
-    table = PrettyTable([
-        'side', 'seconds (quartiles)', 'times ours', 'images/s', 'TFLOP',
-        'share of product rate', 'kept MB an image', 'times ours ', 'peak MB',
-        'times ours  ', 'weights MB'
-    ], align='r')
+    table = PrettyTable(
+        [
+            'side',
+            'seconds (quartiles)',
+            'times ours',
+            'images/s',
+            'TFLOP',
+            'share of product rate',
+            'kept MB an image',
+            'times ours ',
+            'peak MB',
+            'times ours  ',
+            'weights MB',
+        ],
+        align='r',
+    )
     for name, side in sides.items():
         ratio = f'{side["median"] / ours["median"]:.2f}' if ours else '-'
-        table.add_row([
-            name,
-            f'{side["median"]:.3f} ({side["low"]:.3f} to {side["high"]:.3f})',
-            ratio,
-            f'{side["images_per_second"]:.2f}',
-            f'{side["flops"] / 1e12:.3f}',
-            f'{side["share_of_product_rate"]:.0%}',
-            *with_ratio(side, 'kept_bytes_per_image'),
-            *with_ratio(side, 'peak_bytes'),
-            f'{side["state_bytes"] / 1e6:.0f}'
-        ])
+        table.add_row(
+            [
+                name,
+                f'{side["median"]:.3f} ({side["low"]:.3f} to {side["high"]:.3f})',
+                ratio,
+                f'{side["images_per_second"]:.2f}',
+                f'{side["flops"] / 1e12:.3f}',
+                f'{side["share_of_product_rate"]:.0%}',
+                *with_ratio(side, 'kept_bytes_per_image'),
+                *with_ratio(side, 'peak_bytes'),
+                f'{side["state_bytes"] / 1e6:.0f}',
+            ]
+        )
     print(table, flush=True)

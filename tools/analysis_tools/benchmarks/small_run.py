@@ -1,4 +1,5 @@
 """A segmentation run of quickstart size, for jobs about what is around it."""
+
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ WIDTH, DEPTH, HEADS = 192, 4, 3
 CLASSES = 150
 
 # The training pipeline is that of mmseg's `_base_/datasets/ade20k.py`.
-CONFIG = '''
+CONFIG = """
 default_scope = 'mmseg'
 custom_imports = dict(imports={imports})
 model = {model}
@@ -44,18 +45,20 @@ log_processor = dict(by_epoch=False)
 log_level = 'ERROR'
 randomness = dict(seed=0)
 work_dir = {folder!r}
-'''
+"""
 
 
 def add_arguments(parser):
     """What the run's data are."""
     parser.add_argument(
-        '--images', type=int, default=64, help='of the data (%(default)s)')
+        '--images', type=int, default=64, help='of the data (%(default)s)'
+    )
     parser.add_argument(
-        '--img-size', type=int, default=512,
-        help='crop in pixels (%(default)s)')
+        '--img-size', type=int, default=512, help='crop in pixels (%(default)s)'
+    )
     parser.add_argument(
-        '--workers', type=int, default=2, help='loading data (%(default)s)')
+        '--workers', type=int, default=2, help='loading data (%(default)s)'
+    )
 
 
 def write_data(folder: Path, images: int, size: int):
@@ -67,6 +70,7 @@ def write_data(folder: Path, images: int, size: int):
         size (int): Their height in pixels.
     """
     from PIL import Image
+
     rng = np.random.default_rng(0)
     shape = round(size * 4 / 3), size
     for name in ('images', 'annotations'):
@@ -74,20 +78,21 @@ def write_data(folder: Path, images: int, size: int):
     for k in range(images):
         coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8))
         coarse.resize(shape, Image.BICUBIC).save(
-            folder / f'images/{k:04}.jpg', quality=90)
-        labels = Image.fromarray(
-            rng.integers(0, CLASSES + 1, (6, 8), np.uint8))
-        labels.resize(shape, Image.NEAREST).save(
-            folder / f'annotations/{k:04}.png')
+            folder / f'images/{k:04}.jpg', quality=90
+        )
+        labels = Image.fromarray(rng.integers(0, CLASSES + 1, (6, 8), np.uint8))
+        labels.resize(shape, Image.NEAREST).save(folder / f'annotations/{k:04}.png')
 
 
-def write_config(folder: Path,
-                 name: str,
-                 ours: bool,
-                 size: int,
-                 workers: int,
-                 imports: list = [],
-                 hooks: list = []) -> Path:
+def write_config(
+    folder: Path,
+    name: str,
+    ours: bool,
+    size: int,
+    workers: int,
+    imports: list = [],
+    hooks: list = [],
+) -> Path:
     """A config of ours or mmseg's UperNet.
 
     Args:
@@ -99,8 +104,7 @@ def write_config(folder: Path,
         imports (list): Modules to import, beside ours.
         hooks (list): Configs of hooks.
     """
-    options = dict(
-        img_size=(size, size), out_indices=(0, 1, 2, 3), final_norm=False)
+    options = dict(img_size=(size, size), out_indices=(0, 1, 2, 3), final_norm=False)
     if ours:
         imports = ['mmmaskdistill', *imports]
         backbone = dict(
@@ -109,17 +113,16 @@ def write_config(folder: Path,
                 embed_dims=WIDTH,
                 num_layers=DEPTH,
                 num_heads=HEADS,
-                feedforward_channels=4 * WIDTH),
+                feedforward_channels=4 * WIDTH,
+            ),
             use_rel_pos_bias=True,
             use_shared_rel_pos_bias=False,
-            **options)
+            **options,
+        )
     else:
         backbone = dict(
-            type='BEiT',
-            embed_dims=WIDTH,
-            num_layers=DEPTH,
-            num_heads=HEADS,
-            **options)
+            type='BEiT', embed_dims=WIDTH, num_layers=DEPTH, num_heads=HEADS, **options
+        )
     norm = dict(type='BN')
     scope = 'mmmaskdistill.' if ours else ''
     model = dict(
@@ -130,13 +133,15 @@ def write_config(folder: Path,
             std=[58.395, 57.12, 57.375],
             bgr_to_rgb=True,
             size=(size, size),
-            seg_pad_val=255),
+            seg_pad_val=255,
+        ),
         backbone=backbone,
         neck=dict(
             type='Feature2Pyramid',
             embed_dim=WIDTH,
             rescales=[4, 2, 1, 0.5],
-            norm_cfg=norm),
+            norm_cfg=norm,
+        ),
         decode_head=dict(
             type=f'{scope}UPerHead',
             in_channels=[WIDTH] * 4,
@@ -144,7 +149,9 @@ def write_config(folder: Path,
             channels=32,
             num_classes=CLASSES,
             norm_cfg=norm,
-            align_corners=False))
+            align_corners=False,
+        ),
+    )
     path = folder / name
     path.write_text(
         CONFIG.format(
@@ -153,5 +160,7 @@ def write_config(folder: Path,
             workers=workers,
             folder=str(folder),
             size=size,
-            hooks=hooks))
+            hooks=hooks,
+        )
+    )
     return path

@@ -4,6 +4,7 @@ Each side is a process of its own, in turn, that trains UperNet of quickstart
 size on the same images and ends when its first batch is there. mmseg's side is
 what its tools/train.py does without options: a config, mmengine's runner.
 """
+
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from . import small_run
 
 ROOT = Path(__file__).resolve().parents[3]
 
-HOOK = '''
+HOOK = """
 import os, time
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -26,10 +27,10 @@ class FirstIteration(Hook):
         with open(os.environ['FIRST_ITERATION'], 'w') as file:
             file.write(repr(time.time()))
         os._exit(0)
-'''
+"""
 
 # mmseg's models import compiled operators, which mmcv-lite does not have.
-MMSEG = '''
+MMSEG = """
 import importlib.util, sys, types
 if importlib.util.find_spec('mmcv._ext') is None:
     class Missing(types.ModuleType):
@@ -41,13 +42,14 @@ if importlib.util.find_spec('mmcv._ext') is None:
 from mmengine.config import Config
 from mmengine.runner import Runner
 Runner.from_cfg(Config.fromfile(sys.argv[1])).train()
-'''
+"""
 
 
 def add_arguments(parser):
     small_run.add_arguments(parser)
     parser.add_argument(
-        '--repeats', type=int, default=5, help='timed starts (%(default)s)')
+        '--repeats', type=int, default=5, help='timed starts (%(default)s)'
+    )
 
 
 def run(args) -> dict:
@@ -63,12 +65,19 @@ def run(args) -> dict:
         (folder / 'first_iteration.py').write_text(HOOK)
         (folder / 'mmseg_train.py').write_text(MMSEG)
         commands = {}
-        for name, script in [('ours', ROOT / 'tools/train.py'),
-                             ('mmseg', folder / 'mmseg_train.py')]:
+        for name, script in [
+            ('ours', ROOT / 'tools/train.py'),
+            ('mmseg', folder / 'mmseg_train.py'),
+        ]:
             config = small_run.write_config(
-                folder, f'train_{name}.py', name == 'ours', args.img_size,
-                args.workers, ['first_iteration'],
-                [dict(type='FirstIteration')])
+                folder,
+                f'train_{name}.py',
+                name == 'ours',
+                args.img_size,
+                args.workers,
+                ['first_iteration'],
+                [dict(type='FirstIteration')],
+            )
             commands[name] = [sys.executable, str(script), str(config)]
         for repeat in range(args.repeats + 1):
             for name, command in commands.items():
@@ -76,18 +85,18 @@ def run(args) -> dict:
                 if repeat:  # the first finds cold files
                     seconds[name].append(took)
     figures = {
-        name: dict(seconds=times, **spread(times))
-        for name, times in seconds.items()
+        name: dict(seconds=times, **spread(times)) for name, times in seconds.items()
     }
     ours = figures['ours']['median']
-    table = PrettyTable(['side', 'seconds (quartiles)', 'times ours'],
-                        align='r')
+    table = PrettyTable(['side', 'seconds (quartiles)', 'times ours'], align='r')
     for name, side in figures.items():
-        table.add_row([
-            name,
-            f'{side["median"]:.2f} ({side["low"]:.2f} to {side["high"]:.2f})',
-            f'{side["median"] / ours:.2f}'
-        ])
+        table.add_row(
+            [
+                name,
+                f'{side["median"]:.2f} ({side["low"]:.2f} to {side["high"]:.2f})',
+                f'{side["median"] / ours:.2f}',
+            ]
+        )
     print(table)
     return dict(sides=figures)
 
@@ -102,13 +111,17 @@ def _start(command: list, folder: Path) -> float:
         command,
         cwd=folder,
         env={
-            **os.environ, 'PYTHONPATH': os.pathsep.join(path),
-            'FIRST_ITERATION': str(mark)
+            **os.environ,
+            'PYTHONPATH': os.pathsep.join(path),
+            'FIRST_ITERATION': str(mark),
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True)
+        text=True,
+    )
     if not mark.is_file():
-        raise SystemExit(f'error: {" ".join(command)} did not come to its '
-                         f'first iteration:\n{process.stdout[-3000:]}')
+        raise SystemExit(
+            f'error: {" ".join(command)} did not come to its '
+            f'first iteration:\n{process.stdout[-3000:]}'
+        )
     return float(mark.read_text()) - start
