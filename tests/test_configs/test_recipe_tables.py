@@ -3,7 +3,9 @@
 from math import ceil
 
 import pytest
+import torch
 from mmpretrain.registry import MODELS
+from timm.layers import trunc_normal_
 
 IMAGES = 1281167  # ImageNet-1k train
 GPUS = 8
@@ -471,15 +473,16 @@ def test_finetuning(name, recipe):
     check_test_pipeline(cfg)
 
 
-def test_classifier_starts_as_beit_s(recipe):
-    """Truncated normal of deviation 0.02 cut at 0.02, times 0.001."""
+def test_classifier_starts_as_in_beit_v2(recipe):
+    """The head's weights are those of timm's trunc_normal_, times 0.001."""
     cfg = recipe('vit-b16_maskdistill-300e_8xb128-amp-coslr-100e_in1k')
     head = MODELS.build(cfg.model.head)
+    torch.manual_seed(0)
     head.init_weights()
-    weight = head.fc.weight
-    assert weight.abs().max().item() == pytest.approx(2e-5, rel=1e-3)
-    # A normal of deviation s cut at +-s has deviation 0.5396 s.
-    assert weight.std().item() == pytest.approx(2e-5 * 0.5396, rel=1e-2)
+    torch.manual_seed(0)
+    expected = trunc_normal_(torch.empty_like(head.fc.weight), std=0.02) * 0.001
+    torch.testing.assert_close(head.fc.weight, expected, rtol=1e-4, atol=0.0)
+    assert head.fc.weight.std().item() == pytest.approx(2e-5, rel=1e-2)
     assert not head.fc.bias.any()
 
 

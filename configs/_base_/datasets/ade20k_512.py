@@ -2,7 +2,9 @@ _base_ = 'mmseg::_base_/datasets/ade20k.py'
 
 train_dataloader = dict(batch_size=2)
 
-# mmseg's own scales the file's size, not that of the test pipeline.
+# Multi-scale test as in BEiT v2's code: the short side is 512 times the ratio, but
+# never less than the window of 512, so that the first three ratios give the same
+# view. mmseg's own tta_pipeline resizes relative to the size of the file instead.
 tta_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(
@@ -10,13 +12,15 @@ tta_pipeline = [
         transforms=[
             [
                 dict(
-                    type='Resize', scale=(int(2048 * r), int(512 * r)), keep_ratio=True
+                    type='ResizeShortestEdge',
+                    scale=max(512, int(512 * ratio)),
+                    max_size=2**31,  # no limit: the long side follows
                 )
-                for r in _base_.img_ratios
+                for ratio in _base_.img_ratios
             ],
             [
-                dict(type='RandomFlip', prob=p, direction='horizontal')
-                for p in (0.0, 1.0)
+                dict(type='RandomFlip', prob=prob, direction='horizontal')
+                for prob in (0.0, 1.0)
             ],
             [dict(type='LoadAnnotations', reduce_zero_label=True)],
             [dict(type='PackSegInputs')],
