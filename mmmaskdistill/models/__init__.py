@@ -1,3 +1,5 @@
+"""All models of MMMaskDistill. Importing this package registers them."""
+
 from .backbones import (
     AllTokensViT,
     MaskDistillViT,

@@ -1,9 +1,12 @@
-"""The names that published checkpoints give to the parts of a ViT.
+"""The names that published checkpoints give to the parameters of a ViT.
 
-Ours are BEiT's own, which BEiT v2, timm's Beit and both public
-re-implementations of MaskDistill use too; MAE and timm's ViT differ by a bias
-of the keys. A table says what others call the same: ``*`` is a block's number,
-an entry stands for all that begins with it, the first that fits counts.
+:class:`MaskDistillViT` uses BEiT's names. So do BEiT v2, timm's Beit and both public
+re-implementations of MaskDistill; MAE and timm's ViT also have a bias of the keys.
+
+For other projects, a table translates the beginnings of names into those of
+:class:`MaskDistillViT`. ``*`` stands for the number of a block. An entry applies to the
+name itself and to every name that continues it after a dot. If several entries apply,
+the first one is used.
 """
 
 import re
@@ -14,7 +17,8 @@ from torch import Tensor
 
 StateDict = dict[str, Tensor]
 
-# mmpretrain's BEiTViT, MAEViT and VisionTransformer, mmseg's BEiT and MAE
+# Names of mmpretrain's BEiTViT, MAEViT and VisionTransformer and of mmseg's BEiT and
+# MAE
 OPENMMLAB = {
     'patch_embed.projection': 'patch_embed.proj',
     'layers.*.ln1': 'blocks.*.norm1',
@@ -25,7 +29,7 @@ OPENMMLAB = {
     'ln1': 'norm',
     'ln2': 'fc_norm',
 }
-# transformers' BEiT, as its files have it
+# Names of transformers' BEiT, as its files have them
 TRANSFORMERS = {
     'embeddings.cls_token': 'cls_token',
     'embeddings.mask_token': 'mask_token',
@@ -54,10 +58,11 @@ class Format(NamedTuple):
     """Names of one family of checkpoints.
 
     Attributes:
-        name (str): Whose they are.
-        landmark (str): Name of the patch embedding's weight; every ViT has
-            one, and what stands before it is the ViT's prefix.
-        names (dict[str, str]): Their names and ours.
+        name (str): Name of the format, for messages.
+        landmark (str): Name of the patch embedding's weight. Every ViT has one, so what
+            precedes it in a checkpoint's key is the prefix of a ViT.
+        names (dict[str, str]): Translation of the format's names into those of
+            :class:`MaskDistillViT`.
     """
 
     name: str
@@ -72,37 +77,53 @@ FORMATS = (
         'transformers', 'embeddings.patch_embeddings.projection.weight', TRANSFORMERS
     ),
 )
-# Modules that hold a ViT beside the one that learns: a teacher, the
-# tokenizer of BEiT v2 in mmpretrain.
+# Modules with a ViT that is not the student: a teacher, or BEiT v2's tokenizer in
+# mmpretrain.
 TEACHERS = ('teacher', 'target_generator')
 
-# Parts beside the backbone, and what they were for.
+# Parts of a checkpoint that the backbone does not use, and why.
 OTHER_PARTS = {
     'norm': 'the backbone has final_norm=False',
-    'fc_norm': "of pooled patches: the backbone has no out_type='avg_featmap'",
+    'fc_norm': "norm of pooled patches; the backbone has no out_type='avg_featmap'",
     'head': 'classifier',
     'classifier': 'classifier',
     'lm_head': "predicts BEiT's visual tokens",
     'cls_pt_layers': "BEiT v2's blocks for the class token in pre-training",
-    'fpn': 'resizes taps; segmentors here have a neck for it',
+    'fpn': 'resizes feature maps; segmentors have a neck for it',
     'decoder': "MAE's decoder",
 }
 
 
 def rename(key: str, names: dict[str, str]) -> str:
-    """Our name of a tensor, or the other way round with a turned table."""
+    """Translate the name of a tensor.
+
+    Args:
+        key (str): Name of the tensor, without the ViT's prefix.
+        names (dict[str, str]): Table of names, see the module's docstring. A table with
+            keys and values exchanged translates back.
+
+    Returns:
+        str: The translated name, or ``key`` if no entry applies.
+    """
     number = re.search(r'\.(\d+)\.', key)
     if number:
         key = f'{key[: number.start()]}.*.{key[number.end() :]}'
-    for theirs, ours in names.items():
-        if key == theirs or key.startswith(f'{theirs}.'):
-            key = ours + key[len(theirs) :]
+    for old, new in names.items():
+        if key == old or key.startswith(f'{old}.'):
+            key = new + key[len(old) :]
             break
     return key.replace('*', number[1]) if number else key
 
 
 def find_format(state: StateDict) -> Format | None:
-    """Whose names the tensors of a ViT have, keys without prefix."""
+    """Find the format of a ViT's tensors.
+
+    Args:
+        state (dict[str, Tensor]): Tensors of one ViT, keys without its prefix.
+
+    Returns:
+        Format | None: The format, or None if it is not known.
+    """
     for form in FORMATS:
         if form.landmark in state:
             return form
@@ -110,7 +131,15 @@ def find_format(state: StateDict) -> Format | None:
 
 
 def find_prefixes(state: StateDict) -> list[str]:
-    """Prefixes of all ViTs in a checkpoint, teachers left out."""
+    """Find the prefixes of all ViTs in a checkpoint except teachers.
+
+    Args:
+        state (dict[str, Tensor]): All tensors of the checkpoint.
+
+    Returns:
+        list[str]: The prefixes in alphabetical order, such as ``'backbone.'``. The
+        prefix of a checkpoint that is a ViT alone is the empty string.
+    """
     prefixes = {
         key[: -len(form.landmark)]
         for key in state
@@ -125,63 +154,80 @@ def find_prefixes(state: StateDict) -> list[str]:
 
 
 def tensors_under(prefix: str, state: StateDict) -> StateDict:
-    """The tensors of the ViT with a prefix, keys without it."""
+    """Select the tensors of the ViT that has a prefix.
+
+    Args:
+        prefix (str): Prefix of the ViT's keys, including the final dot.
+        state (dict[str, Tensor]): All tensors of the checkpoint.
+
+    Returns:
+        dict[str, Tensor]: The ViT's tensors, keys without the prefix.
+    """
     own = {
         key[len(prefix) :]: tensor
         for key, tensor in state.items()
         if key.startswith(prefix)
     }
-    # BeitForMaskedImageModeling has the final norm beside the backbone.
+    # transformers' BeitForMaskedImageModeling has the final norm outside the backbone.
     if prefix.endswith('beit.'):
-        beside = prefix[: -len('beit.')]
+        outside = prefix[: -len('beit.')]
         for name in ('layernorm.weight', 'layernorm.bias'):
-            if beside + name in state:
-                own.setdefault(name, state[beside + name])
+            if outside + name in state:
+                own.setdefault(name, state[outside + name])
     return own
 
 
 def to_our_names(state: StateDict, notes: list[str]) -> StateDict:
-    """Give the tensors of a ViT our names and our parts.
+    """Give the tensors of a ViT the names and the layout of :class:`MaskDistillViT`.
+
+    The separate projections of queries, keys and values become one matrix. A bias of
+    the keys is dropped: it adds the same number to all logits of a query, which the
+    softmax cancels. So is the mask token of MAE's decoder.
 
     Args:
         state (dict[str, Tensor]): Tensors of one ViT, keys without prefix.
-        notes (list[str]): What was done is added, a line each.
+        notes (list[str]): A line for every change is appended to this list.
 
     Returns:
-        dict[str, Tensor]: The same tensors. The bias of the keys is gone: it
-        adds to all logits of a query the same number, which the softmax
-        cancels. Projections of queries, keys and values are one matrix.
+        dict[str, Tensor]: The tensors under their new names.
     """
     form = find_format(state)
-    ours = {
+    renamed = {
         rename(key, form.names if form else {}): tensor
         for key, tensor in state.items()
-        # Computed here; a buffer in older checkpoints.
+        # Older checkpoints store this index as a buffer; here it is computed.
         if not key.endswith('relative_position_index')
     }
-    for key in [key for key in ours if key.endswith('attn.query.weight')]:
+    for key in [key for key in renamed if key.endswith('attn.query.weight')]:
         attn = key[: -len('query.weight')]
-        ours[f'{attn}qkv.weight'] = torch.cat(
-            [ours.pop(f'{attn}{part}.weight') for part in ('query', 'key', 'value')]
+        renamed[f'{attn}qkv.weight'] = torch.cat(
+            [renamed.pop(f'{attn}{part}.weight') for part in ('query', 'key', 'value')]
         )
-    full = [key for key in ours if key.endswith('attn.qkv.bias')]
+    full = [key for key in renamed if key.endswith('attn.qkv.bias')]
     for key in full:
         attn = key[: -len('qkv.bias')]
-        q_bias, _, v_bias = ours.pop(key).chunk(3)
-        ours[f'{attn}q_bias'], ours[f'{attn}v_bias'] = q_bias, v_bias
+        q_bias, _, v_bias = renamed.pop(key).chunk(3)
+        renamed[f'{attn}q_bias'], renamed[f'{attn}v_bias'] = q_bias, v_bias
     if full:
         notes.append(
             f'dropped the bias of the keys in {len(full)} blocks: '
             'it cancels in the softmax'
         )
-    if 'mask_token' in ours and any(key.startswith('decoder') for key in ours):
-        del ours['mask_token']
-        notes.append("dropped mask_token: it is the decoder's")
-    return ours
+    if 'mask_token' in renamed and any(key.startswith('decoder') for key in renamed):
+        del renamed['mask_token']
+        notes.append('dropped mask_token: it belongs to the decoder')
+    return renamed
 
 
 def describe_others(keys: list[str]) -> list[str]:
-    """Say of the parts beside the backbone what they were for, a line each."""
+    """Describe the parts of a checkpoint that the backbone does not use.
+
+    Args:
+        keys (list[str]): Names of the tensors that are not used.
+
+    Returns:
+        list[str]: One line for each part, the first component of a name.
+    """
     parts = {}
     for key in keys:
         parts.setdefault(key.split('.')[0], []).append(key)
@@ -193,7 +239,7 @@ def describe_others(keys: list[str]) -> list[str]:
                 for name, reason in OTHER_PARTS.items()
                 if re.fullmatch(rf'{name}(\d+|_\w+)?', part)
             ),
-            'not known',
+            'unknown part',
         )
         lines.append(f'not used: {part}, {len(members)} tensors ({reason})')
     return lines

@@ -1,4 +1,4 @@
-"""Weights out: our ViT as timm's and transformers' BEiT have theirs."""
+"""Convert the ViT of a checkpoint to the BEiT of timm or of transformers."""
 
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from .weights import (
 )
 
 SHARED_TABLE = f'rel_pos_bias.{TABLE}'
+# Tensors that every ViT like BEiT has.
 LANDMARKS = {
     'cls_token',
     'patch_embed.proj.weight',
@@ -33,14 +34,20 @@ LANDMARKS = {
 
 
 class ExportedViT(NamedTuple):
-    """A ViT as a checkpoint has it.
+    """The ViT of a checkpoint, and a classifier on top of it.
 
     Attributes:
-        state (dict[str, Tensor]): Its tensors under our names.
-        head (dict[str, Tensor]): ``weight`` and ``bias`` of a classifier, or
-            nothing.
-        num_heads (int): Attention heads.
-        img_size (int): Side in pixels of the images that its window is for.
+        state (dict[str, Tensor]): The ViT's tensors under the names of
+            :class:`MaskDistillViT`.
+        head (dict[str, Tensor]): The classifier's ``weight`` [C, D] and ``bias`` [C];
+            empty if there is none.
+        num_heads (int): Number of attention heads.
+        img_size (int): Side in pixels of the square images that the relative position
+            tables or the position embedding are made for.
+        depth (int): Number of blocks.
+        width (int): Width D of the tokens.
+        hidden (int): Hidden width of the MLPs.
+        patch_size (int): Side of a patch in pixels.
     """
 
     state: StateDict
@@ -64,24 +71,27 @@ def read_vit(
     num_heads: int | None = None,
     trust_checkpoint: bool = False,
 ) -> ExportedViT:
-    """Read the ViT of any checkpoint that our backbone could start from.
+    """Read the ViT of any checkpoint that :class:`MaskDistillViT` can start from.
 
     Args:
         checkpoint (str): See :func:`.weights.read_checkpoint`.
-        prefix (str, optional): Prefix of the ViT's keys.
-            Defaults to None, found.
-        num_heads (int, optional): Attention heads, needed if there is no
-            relative position table to tell.
+        prefix (str, optional): Prefix of the ViT's keys. Defaults to None: the only
+            ViT's prefix is found.
+        num_heads (int, optional): Number of attention heads. It is needed, and only
+            used, if the ViT has no relative position table. Defaults to None.
         trust_checkpoint (bool): See :func:`.weights.read_checkpoint`.
 
+    Returns:
+        ExportedViT: The ViT, and its classifier if there is one.
+
     Raises:
-        CheckpointError: If the file cannot be read, has no ViT, or one that
-            the other projects' BEiT cannot be.
+        CheckpointError: If the file cannot be read, has no ViT, or has a ViT that the
+            BEiT of timm and of transformers cannot represent.
     """
     file = read_state_dict(checkpoint, trust_checkpoint=trust_checkpoint)
     prefix = find_prefix(file, checkpoint, prefix)
     every = to_our_names(tensors_under(prefix, file), [])
-    # In pre-training `head.` is what distills.
+    # Next to a backbone, `head.weight` is the head of pre-training, not a classifier.
     classifier = 'head.' if prefix == '' else 'head.fc.'
     head = {
         key: tensor
@@ -98,13 +108,18 @@ def read_vit(
     if foreign or not state.keys() >= LANDMARKS:
         raise CheckpointError(
             f'{checkpoint} has no ViT like BEiT under the prefix {prefix!r}: '
-            f'its tensors are {first_few(foreign or list(every))}'
+            + (
+                f'BEiT does not have {first_few(foreign)}'
+                if foreign
+                else f'its tensors are {first_few(list(every))}, expected '
+                f'{first_few(sorted(LANDMARKS), 4)} among them'
+            )
         )
     if 'norm.weight' in state and 'fc_norm.weight' in state:
         raise CheckpointError(
-            f'{checkpoint} has a final norm and one of pooled patches, where '
-            "timm's and transformers' BEiT have one of them: fine-tune with "
-            'final_norm=False'
+            f'{checkpoint} has both a final norm and a norm of the pooled patches '
+            '(fc_norm), but the BEiT of timm and of transformers has only one of the '
+            'two: fine-tune with final_norm=False'
         )
     table = next((v for k, v in state.items() if k.endswith(TABLE)), None)
     grid = state.get('pos_embed')
@@ -115,8 +130,8 @@ def read_vit(
         side, _ = square_grid(grid.shape[1] - 1, 'pos_embed')
     else:
         raise CheckpointError(
-            f'{checkpoint} has no relative position table, which would tell '
-            'the number of heads: give it with --num-heads, and a ViT with a '
+            f'{checkpoint} has no relative position table, from which the number of '
+            'heads could be read: give it with --num-heads. The ViT must then have a '
             'position embedding'
         )
     patch = state['patch_embed.proj.weight'].shape[2]
@@ -124,9 +139,16 @@ def read_vit(
 
 
 def with_a_norm(state: StateDict) -> StateDict:
-    """Add what a ViT without final norm lacks elsewhere: one after pooling.
+    """Give a ViT without any norm after its blocks a norm of the pooled patches.
 
-    It changes no patch's features.
+    The BEiT of timm and of transformers needs either a final norm or a norm of the
+    pooled patches (``fc_norm``). The latter does not change the features of patches.
+
+    Args:
+        state (dict[str, Tensor]): The tensors of a ViT; not changed.
+
+    Returns:
+        dict[str, Tensor]: The tensors with one of the two norms.
     """
     if 'norm.weight' in state or 'fc_norm.weight' in state:
         return dict(state)
@@ -139,13 +161,17 @@ def with_a_norm(state: StateDict) -> StateDict:
 
 
 def to_timm(vit: ExportedViT) -> tuple[StateDict, str, dict]:
-    """A ViT as timm's ``beitv2_*``.
+    """Convert a ViT to one of timm's ``beitv2_*`` models.
 
-    timm's models have one relative position table a block and no mask token.
+    timm's models have a relative position table in each block and no mask token, so a
+    shared table is copied to every block and the mask token is dropped.
+
+    Args:
+        vit (ExportedViT): The ViT.
 
     Returns:
-        tuple: The weights, timm's name of the model, and what else
-        ``timm.create_model`` needs to know.
+        tuple[dict[str, Tensor], str, dict]: The weights, timm's name of the model, and
+        the further arguments that ``timm.create_model`` needs.
     """
     state = with_a_norm(vit.state)
     state.pop('mask_token', None)
@@ -155,6 +181,7 @@ def to_timm(vit: ExportedViT) -> tuple[StateDict, str, dict]:
         state[key] = shared + state[key] if key in state else shared.clone()
     state.update({f'head.{k}': v for k, v in vit.head.items()})
     large = (vit.width, vit.depth, vit.num_heads) == (1024, 24, 16)
+    # Only arguments that differ from those of timm's named model are returned.
     usual = dict(
         embed_dim=1024 if large else 768,
         depth=24 if large else 12,
@@ -190,12 +217,18 @@ def to_timm(vit: ExportedViT) -> tuple[StateDict, str, dict]:
 
 
 def to_transformers(vit: ExportedViT) -> tuple[StateDict, dict]:
-    """A ViT as transformers' ``BeitModel``, or with a classifier.
+    """Convert a ViT to transformers' ``BeitModel``.
+
+    With a classifier, it becomes a ``BeitForImageClassification``.
+
+    Args:
+        vit (ExportedViT): The ViT.
 
     Returns:
-        tuple: The weights as its files name them, and its configuration.
+        tuple[dict[str, Tensor], dict]: The weights under the names in transformers'
+        files, and the content of ``config.json``.
     """
-    names = {ours: theirs for theirs, ours in TRANSFORMERS.items()}
+    names = {new: old for old, new in TRANSFORMERS.items()}
     state = with_a_norm(vit.state)
     for i in range(vit.depth):
         attn = f'blocks.{i}.attn.'

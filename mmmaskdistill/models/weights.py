@@ -1,4 +1,4 @@
-"""Weights in: reading checkpoint files safely, fitting them to our ViT."""
+"""Read checkpoint files safely, fit weights to a backbone, and write weights."""
 
 import argparse
 import logging
@@ -34,10 +34,11 @@ from .layers import (
 from .torchscript import is_torchscript, read_torchscript
 
 TABLE = 'relative_position_bias_table'
-# Learned by pre-training alone, or by the task alone: a checkpoint of the
-# other kind does not have them.
+# Parts of a ViT that a checkpoint may lack: only pre-training or only a downstream task
+# learns them, so a checkpoint of the other kind does not have them.
 OPTIONAL = ('mask_token', 'norm.', 'fc_norm.')
-# Whoever has these computes other features without them.
+# Parts that change the features of a ViT. If a checkpoint has one of them, the backbone
+# must have it too.
 ESSENTIAL = (
     'blocks.',
     'patch_embed.',
@@ -49,7 +50,8 @@ ESSENTIAL = (
     'reg_token',
     'dist_token',
 )
-# Parts that a ViT may lack, and what the backbone is to be told.
+# Optional parts of a ViT: a substring of their keys, the backbone's argument for them,
+# and its value for a ViT without the part and for one with it.
 CHOICES = (
     ('gamma_1', 'layer_scale_init_value', '0', '0.1'),
     (f'attn.{TABLE}', 'use_rel_pos_bias', 'False', 'True'),
@@ -59,31 +61,35 @@ CHOICES = (
 
 
 @CheckpointLoader.register_scheme(prefixes=r'.*\.safetensors$', force=True)
-def _load_safetensors(filename: str, map_location='cpu') -> StateDict:
-    """Let ``load_from`` and mmengine's other loading read such a file."""
+def _load_safetensors(filename: str, map_location: Any = 'cpu') -> StateDict:
+    """Read a safetensors file for ``load_from`` and mmengine's other loaders.
+
+    mmengine passes ``map_location`` to every loader. The tensors are always on the CPU.
+    """
     return load_file(filename)
 
 
 def read_checkpoint(checkpoint: str, trust_checkpoint: bool = False) -> Any:
-    """Read a file of weights, and what lies beside them.
+    """Read everything that a checkpoint file holds.
 
-    No file can run code: pickles are read with ``weights_only=True`` and an
-    allow-list, of TorchScript archives the tensors alone are read.
+    Unless it is trusted, a file cannot run code: pickles are read with
+    ``weights_only=True`` and an allow-list, and from TorchScript archives only the
+    tensors are read.
 
     Args:
-        checkpoint (str): ``.pth``, ``.pt``, ``.ckpt``, ``.safetensors`` or a
-            TorchScript archive such as OpenAI publishes CLIP in; a path, or an
-            address that mmengine can read.
-        trust_checkpoint (bool): Read a pickle that holds more than tensors
-            and the containers known to be harmless. Whoever made the file can
-            then run any code here. Defaults to False.
+        checkpoint (str): Path of the file, or an address that mmengine can read. The
+            file is a ``.pth``, ``.pt``, ``.ckpt`` or ``.safetensors`` file or a
+            TorchScript archive, the format in which OpenAI publishes CLIP.
+        trust_checkpoint (bool): Whether to read a pickle that holds more than tensors
+            and the containers known to be harmless. Such a file can run any code that
+            its author put into it. Defaults to False.
 
     Returns:
-        Any: What the file holds, tensors on the CPU.
+        Any: The content of the file, with its tensors on the CPU.
 
     Raises:
-        CheckpointError: If there is no such file, it cannot be read, or is
-            not trusted.
+        CheckpointError: If the file does not exist, cannot be read, or holds more than
+            tensors and is not trusted.
     """
     if '://' not in checkpoint and not Path(checkpoint).is_file():
         raise CheckpointError(f'checkpoint {checkpoint!r} does not exist')
@@ -100,22 +106,22 @@ def read_checkpoint(checkpoint: str, trust_checkpoint: bool = False) -> Any:
         if refused:
             raise CheckpointError(
                 f'checkpoint {checkpoint!r} is refused: it holds '
-                f'{refused[1]}, and reading more than tensors could run code. '
-                'Ask for a .safetensors file; if you trust whoever made this '
-                "one, a backbone's init_cfg takes trust_checkpoint=True, a "
-                'converter --trust-checkpoint'
+                f'{refused[1]}, and reading anything but tensors could run code. Ask '
+                'its author for a .safetensors file. If you trust the author, set '
+                "trust_checkpoint=True in the backbone's init_cfg, or pass "
+                '--trust-checkpoint to a converter'
             ) from error
         raise CheckpointError(
             f'checkpoint {checkpoint!r} cannot be read '
-            f'({first_line(error)}): it is damaged, no file of weights or not '
-            'within reach; get it again'
+            f'({first_line(error)}): it is damaged, is not a checkpoint, or cannot be '
+            'reached. Download or copy it again'
         ) from error
 
 
 def read_state_dict(
     checkpoint: str, map_location: str = 'cpu', trust_checkpoint: bool = False
 ) -> StateDict:
-    """Read the tensors of a file and nothing else.
+    """Read only the named tensors of a checkpoint file.
 
     Args:
         checkpoint (str): See :func:`read_checkpoint`.
@@ -123,8 +129,7 @@ def read_state_dict(
         trust_checkpoint (bool): See :func:`read_checkpoint`.
 
     Returns:
-        dict[str, Tensor]: The tensors, out of a ``state_dict``, ``model`` or
-        ``module`` wrapper and without a ``module.`` prefix.
+        dict[str, Tensor]: The tensors, see :func:`named_tensors`.
 
     Raises:
         CheckpointError: If the file cannot be read or holds no weights.
@@ -133,15 +138,24 @@ def read_state_dict(
     tensors = named_tensors(content)
     if not tensors:
         raise CheckpointError(
-            f'checkpoint {checkpoint!r} holds no weights but a '
-            f'{type(content).__name__}: give one whose tensors are named, '
-            "under 'state_dict', 'model', 'module' or directly"
+            f'checkpoint {checkpoint!r} holds no weights, only a '
+            f'{type(content).__name__}: expected a dict of named tensors, or one under '
+            "the key 'state_dict', 'model' or 'module'"
         )
     return {key: tensor.to(map_location) for key, tensor in tensors.items()}
 
 
 def named_tensors(content: Any) -> StateDict:
-    """The tensors of a checkpoint's content, out of all wrappers."""
+    """Extract the named tensors from the content of a checkpoint.
+
+    Args:
+        content (Any): Content of the checkpoint. The tensors may be in a dict under the
+            key ``state_dict``, ``model`` or ``module``, and in nested ones.
+
+    Returns:
+        dict[str, Tensor]: The tensors, without the prefix ``module.`` if all names have
+        it; empty if there are none.
+    """
     for wrapper in ('state_dict', 'model', 'module'):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
@@ -154,6 +168,7 @@ def named_tensors(content: Any) -> StateDict:
 
 
 def _read(checkpoint: str, trust: bool) -> Any:
+    """Read the content of a file or an address in the way that its format needs."""
     if checkpoint.startswith(('http://', 'https://')):
         path = _download(checkpoint)
     elif '://' in checkpoint:
@@ -164,13 +179,16 @@ def _read(checkpoint: str, trust: bool) -> Any:
         return load_file(path)
     if is_torchscript(path):
         return read_torchscript(path)
-    # Training scripts save their arguments beside the weights.
+    # Training scripts save their arguments, a Namespace, next to the weights.
     with torch.serialization.safe_globals([argparse.Namespace]):
         return torch.load(path, map_location='cpu', weights_only=not trust)
 
 
 def _download(address: str) -> Path:
-    """The file in torch's cache; it comes there whole or not at all."""
+    """Download a file into torch's cache, completely or not at all.
+
+    Only rank 0 downloads, unless other ranks do not see its cache.
+    """
     path = Path(torch.hub.get_dir(), 'checkpoints', Path(urlparse(address).path).name)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -178,7 +196,7 @@ def _download(address: str) -> Path:
             torch.hub.download_url_to_file(address, str(path), progress=False)
     finally:
         barrier()
-    if not path.exists():  # on another machine than rank 0
+    if not path.exists():  # This rank is on another machine than rank 0.
         torch.hub.download_url_to_file(address, str(path), progress=False)
     return path
 
@@ -190,26 +208,26 @@ def load_backbone(
     map_location: str = 'cpu',
     trust_checkpoint: bool = False,
 ) -> list[str]:
-    """Start a :class:`MaskDistillViT` from a checkpoint; say what was done.
+    """Load a checkpoint into a :class:`MaskDistillViT` and report what was loaded.
 
-    The formats of :mod:`.checkpoint_formats` are told by their keys. A shared
-    relative position table is expanded to one table a block, tables and the
-    position embedding are resized to the ViT's window.
+    The formats of :mod:`.checkpoint_formats` are recognized by their keys. A shared
+    relative position table is copied to every block if each block has its own table.
+    Tables and the position embedding are resized to the backbone's patch grid.
 
     Args:
         vit (nn.Module): The backbone, changed in place.
-        checkpoint (str): See :func:`read_state_dict`.
-        prefix (str, optional): Prefix of the backbone's keys in the file.
-            Defaults to None, found by looking for the patch embedding.
-        map_location (str): See :func:`read_state_dict`.
-        trust_checkpoint (bool): See :func:`read_state_dict`.
+        checkpoint (str): See :func:`read_checkpoint`.
+        prefix (str, optional): Prefix of the backbone's keys in the file. Defaults to
+            None: it is found by looking for the patch embedding.
+        map_location (str): Device of the tensors. Defaults to ``'cpu'``.
+        trust_checkpoint (bool): See :func:`read_checkpoint`.
 
     Returns:
-        list[str]: The report, which is logged too.
+        list[str]: The lines of the report, which is also logged.
 
     Raises:
-        CheckpointError: If the file has no ViT, or does not cover the
-            backbone.
+        CheckpointError: If the file cannot be read, has no ViT or several, or its ViT
+            does not fit the backbone.
     """
     state = read_state_dict(checkpoint, map_location, trust_checkpoint)
     own, report = fit_to_vit(state, vit, checkpoint, prefix)
@@ -221,7 +239,7 @@ def load_backbone(
 def fit_to_vit(
     state: StateDict, vit: nn.Module, checkpoint: str, prefix: str | None = None
 ) -> tuple[StateDict, list[str]]:
-    """Find the ViT in a checkpoint and make it fit a backbone.
+    """Find the ViT in a checkpoint and fit its tensors to a backbone.
 
     Args:
         state (dict[str, Tensor]): All tensors of the checkpoint.
@@ -230,10 +248,12 @@ def fit_to_vit(
         prefix (str, optional): See :func:`load_backbone`.
 
     Returns:
-        tuple: The tensors that the backbone takes, and the report.
+        tuple[dict[str, Tensor], list[str]]: The tensors for the backbone under its own
+        names, and the lines of a report.
 
     Raises:
-        CheckpointError: See :func:`load_backbone`.
+        CheckpointError: If the checkpoint has no ViT or several, or its ViT does not
+            fit the backbone.
     """
     prefix = find_prefix(state, checkpoint, prefix)
     state = tensors_under(prefix, state)
@@ -243,7 +263,7 @@ def fit_to_vit(
     _check_fit(own, wanted, vit, checkpoint)
     fresh = [k for k in wanted if k not in own]
     report = [
-        f'backbone from {checkpoint}, {form.name if form else "no"} format, '
+        f'backbone from {checkpoint}, {form.name if form else "unknown"} format, '
         f'prefix {prefix!r}: {len(wanted) - len(fresh)} of {len(wanted)} '
         'tensors matched',
         *notes,
@@ -255,7 +275,13 @@ def fit_to_vit(
 
 
 def _check_fit(own: StateDict, wanted: StateDict, vit: nn.Module, checkpoint: str):
-    """Refuse weights that would not give the checkpoint's features."""
+    """Refuse weights with which the backbone would not have the checkpoint's features.
+
+    Raises:
+        CheckpointError: If tensors have another shape or are missing, or if the
+            backbone lacks essential parts of the checkpoint. The message names the
+            arguments to change.
+    """
     wrong = [
         f'{k} {tuple(own[k].shape)} for {tuple(v.shape)}'
         for k, v in wanted.items()
@@ -270,15 +296,20 @@ def _check_fit(own: StateDict, wanted: StateDict, vit: nn.Module, checkpoint: st
         given = any(part in key for key in own)
         if given != any(part in key for key in wanted):
             settings.append(f'{option}={with_it if given else without}')
+    problems = [
+        f'{len(names)} tensors {problem} ({first_few(names, 5)})'
+        for problem, names in (
+            ('of another shape', wrong),
+            ('missing from the checkpoint', missing),
+            ('that the backbone does not have', left_over),
+        )
+        if names
+    ]
     raise CheckpointError(
-        f'{checkpoint} does not fit the backbone:'
-        f'{_counted("of another shape", wrong)}'
-        f'{_counted("missing", missing)}'
-        f'{_counted("without a place", left_over)}. The backbone is a ViT of '
-        f'width {vit.embed_dims}, {vit.num_layers} blocks and patches of '
-        f'{vit.patch_size} pixels; set '
-        f'{", ".join(settings) or "arch and patch_size"} to have what the '
-        'checkpoint has.'
+        f'{checkpoint} does not fit the backbone: {", ".join(problems)}. The backbone '
+        f'is a ViT of width {vit.embed_dims} with {vit.num_layers} blocks and patches '
+        f'of {vit.patch_size} pixels; set '
+        f'{", ".join(settings) or "arch and patch_size"} to match the checkpoint.'
     )
 
 
@@ -286,14 +317,16 @@ def adapt_to_vit(state: StateDict, vit: nn.Module) -> tuple[StateDict, list[str]
     """Fit names, relative position tables and position embedding to a ViT.
 
     Args:
-        state (dict[str, Tensor]): Backbone weights, keys without prefix.
+        state (dict[str, Tensor]): Weights of a backbone, keys without prefix.
         vit (nn.Module): The :class:`MaskDistillViT` to fit.
 
     Returns:
-        tuple: The fitted weights, and what was done, a line each.
+        tuple[dict[str, Tensor], list[str]]: The fitted weights, and one line for every
+        change.
 
     Raises:
-        CheckpointError: If it cannot be told what window to resize from.
+        CheckpointError: If a tensor must be resized but its patch grid is not square,
+            because height and width are then unknown.
     """
     notes = []
     state = _place_tables(to_our_names(state, notes), vit, notes)
@@ -322,10 +355,10 @@ def adapt_to_vit(state: StateDict, vit: nn.Module) -> tuple[StateDict, list[str]
 
 
 def _place_tables(state: StateDict, vit: nn.Module, notes: list[str]) -> StateDict:
-    """Give each block its own copy of a shared table, if it wants one.
+    """Give each block a copy of a shared table if the ViT has a table for each block.
 
-    Bias is added to the logits, so a block that had both a shared table and
-    its own gets their sum.
+    Biases are added to the logits, so if the checkpoint has both a shared table and a
+    table for each block, a block gets their sum.
     """
     shared_key = f'rel_pos_bias.{TABLE}'
     if (
@@ -345,35 +378,70 @@ def _place_tables(state: StateDict, vit: nn.Module, notes: list[str]) -> StateDi
 
 
 def square_grid(patches: int, what: str) -> tuple[int, int]:
-    """The square grid of so many patches, or a CheckpointError."""
+    """Find the square grid that has a number of patches.
+
+    Args:
+        patches (int): Number of patches or offsets.
+        what (str): What has them, for the message.
+
+    Returns:
+        tuple[int, int]: Height and width of the grid.
+
+    Raises:
+        CheckpointError: If no square grid has this number.
+    """
     side = math.isqrt(max(patches, 0))
     if side**2 != patches:
         raise CheckpointError(
-            f'{what} is for {patches} patches or offsets, which no square '
-            'has: cannot tell what to resize it from; set img_size to the '
-            "checkpoint's"
+            f'{what} is for {patches} patches or offsets, which do not form a square, '
+            'so the patch grid to resize it from is unknown: set img_size to that of '
+            'the checkpoint'
         )
     return side, side
 
 
 def square_window(offsets: int, what: str) -> tuple[int, int]:
-    """The square window with so many offsets, or a CheckpointError."""
+    """Find the square window that has a number of offsets between patches.
+
+    Args:
+        offsets (int): Number of offsets, the rows of the relative position table
+            without those of the class token.
+        what (str): What has them, for the message.
+
+    Returns:
+        tuple[int, int]: Patch grid (h, w).
+
+    Raises:
+        CheckpointError: If no square window has this number.
+    """
     side, _ = square_grid(offsets, what)
     return (side + 1) // 2, (side + 1) // 2
 
 
 def find_prefix(state: StateDict, checkpoint: str, prefix: str | None = None) -> str:
-    """The prefix asked for, or that of the only ViT, or a CheckpointError."""
+    """Find the prefix of the ViT in a checkpoint.
+
+    Args:
+        state (dict[str, Tensor]): All tensors of the checkpoint.
+        checkpoint (str): The checkpoint's name, for messages.
+        prefix (str, optional): A prefix to use in any case, with or without its final
+            dot. Defaults to None: the only ViT's prefix is found.
+
+    Returns:
+        str: The prefix, which is empty or ends with a dot.
+
+    Raises:
+        CheckpointError: If no prefix is given and the checkpoint has no ViT or several.
+    """
     if prefix is not None:
-        # As mmengine completes it.
+        # mmengine adds a missing dot, too.
         return prefix if prefix.endswith('.') or not prefix else f'{prefix}.'
     prefixes = find_prefixes(state)
     if not prefixes:
         raise CheckpointError(
-            f'{checkpoint} has no ViT that is known here: none of its '
-            f'{len(state)} keys ends with '
-            f'{" or ".join(form.landmark for form in FORMATS)}, the first are '
-            f'{", ".join(list(state)[:3])}'
+            f'{checkpoint} has no ViT in a known format: none of its {len(state)} keys '
+            f'ends with {" or ".join(form.landmark for form in FORMATS)}; the first '
+            f'keys are {", ".join(list(state)[:3])}'
         )
     if len(prefixes) > 1:
         raise CheckpointError(
@@ -383,34 +451,45 @@ def find_prefix(state: StateDict, checkpoint: str, prefix: str | None = None) ->
     return prefixes[0]
 
 
-def _counted(title: str, names: list[str]) -> str:
-    return f' {len(names)} {title} ({first_few(names, 5)})' if names else ''
-
-
 def first_few(items: list[str], count: int = 3) -> str:
-    """A list for a message, cut short."""
+    """Join the first items of a list for a message, and count the others.
+
+    Args:
+        items (list[str]): The list.
+        count (int): How many items to name. Defaults to 3.
+
+    Returns:
+        str: Such as ``'a, b, c and 2 more'``.
+    """
     more = f' and {len(items) - count} more' if len(items) > count else ''
     return ', '.join(items[:count]) + more
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, for a message of one line."""
+    """Return the first line of an error's message, or else the name of its type.
+
+    Args:
+        error (Exception): The error. What torch puts before the message of its
+            ``WeightsUnpickler`` is left out.
+    """
     message = str(error).split('WeightsUnpickler error:')[-1].strip()
     return message.split('\n')[0] or type(error).__name__
 
 
 def write_weights(state: StateDict, path: str, meta: dict | None = None) -> None:
-    """Write weights, whole or not at all.
+    """Write weights to a file, completely or not at all.
 
     Args:
         state (dict[str, Tensor]): The weights.
-        path (str): File to write; one that ends with ``.safetensors`` gets
-            that format, any other is a checkpoint with a ``state_dict``.
-        meta (dict, optional): ``meta`` of such a checkpoint.
+        path (str): File to write; its folder is created. A file that ends with
+            ``.safetensors`` gets that format, any other one becomes a checkpoint with a
+            ``state_dict``.
+        meta (dict, optional): The ``meta`` of a checkpoint with a ``state_dict``.
+            Defaults to None, an empty dict.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Tensors of their own: safetensors takes no views of one another.
+    # Every tensor is copied, because safetensors refuses tensors that share memory.
     state = {
         key: tensor.detach().clone(memory_format=torch.contiguous_format)
         for key, tensor in state.items()

@@ -1,3 +1,5 @@
+"""Students for pre-training, which are backbones in downstream tasks."""
+
 from .all_tokens_vit import AllTokensViT
 from .mask_distill_vit import MaskDistillViT
 from .masked_swin import MaskedSwin

@@ -7,15 +7,21 @@ from .mask_distill_vit import MaskDistillViT
 
 @MODELS.register_module()
 class AllTokensViT(MaskDistillViT):
-    """S for losses on visible or on all patches, masked or not.
+    """Student that returns the tokens of all patches, hidden and visible ones.
 
-    A :class:`MaskDistillViT`, of whose checkpoints' keys it has all; with a
-    mask ``forward`` gives every patch's token after the final norm, [B, N, D].
+    It serves losses that count visible patches or all patches. It is a
+    :class:`MaskDistillViT` with the same checkpoint keys. With a mask, ``forward``
+    returns the tokens of all patches after the final norm, [B, N, D]; without one, it
+    is the same backbone.
 
     Args:
-        class_token (bool): Give the class token before them, [B, 1+N, D].
-            Defaults to False.
-        **kwargs: Of :class:`MaskDistillViT`.
+        *args: Positional arguments of :class:`MaskDistillViT`.
+        class_token (bool): Whether the returned tokens begin with the class token,
+            [B, 1+N, D]. Defaults to False.
+        **kwargs: Keyword arguments of :class:`MaskDistillViT`.
+
+    Attributes:
+        gives (str): Tells the algorithm that tokens of all patches are returned.
     """
 
     gives = 'all'
@@ -25,6 +31,7 @@ class AllTokensViT(MaskDistillViT):
         self.class_token = class_token
 
     def _forward_masked(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Compute the tokens of all patches, [B, N, D] or [B, 1+N, D]."""
         tokens, grid = self._embed(x, mask)
         bias = self._shared_bias(grid)
         for block in self.blocks:

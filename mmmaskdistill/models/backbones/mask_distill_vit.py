@@ -40,60 +40,65 @@ OUT_TYPES = ('cls_token', 'avg_featmap', 'featmap', 'raw')
 
 @MODELS.register_module()
 class MaskDistillViT(BaseModule):
-    """The ViT of the BEiT family: student in pre-training, backbone after it.
+    """The ViT of the BEiT family: student in pre-training, backbone afterwards.
 
-    Its parameters carry the names of the family's public checkpoints. Any
-    image size is accepted: relative position tables and the position embedding
-    are resized to the patch grid at hand.
+    Its parameters have the names of the family's public checkpoints. Images may have
+    any size: relative position tables and the position embedding are resized to the
+    patch grid of the images.
 
     Args:
-        arch (str | dict): ``tiny``, ``small``, ``base``, ``large``, ``huge``,
-            or a dict with ``embed_dims``, ``num_layers``, ``num_heads`` and
+        arch (str | dict): ``tiny``, ``small``, ``base``, ``large``, ``huge``, or a dict
+            with the keys ``embed_dims``, ``num_layers``, ``num_heads`` and
             ``feedforward_channels``. Defaults to ``'base'``.
-        img_size (int | tuple[int, int]): Usual image height and width in
-            pixels; it sets the window of the relative position tables.
-            Defaults to 224.
+        img_size (int | tuple[int, int]): Usual height and width of the images in
+            pixels. The relative position tables and the position embedding are made
+            for the patch grid of this size. Defaults to 224.
         patch_size (int): Side of a patch in pixels. Defaults to 16.
-        in_channels (int): Image channels. Defaults to 3.
-        out_type (str): What ``forward(x)`` gives for each of ``out_indices``:
+        in_channels (int): Number of image channels. Defaults to 3.
+        out_type (str): What ``forward(x)`` returns for each block of ``out_indices``:
 
-            - ``featmap``: patch tokens as a map, [B, D, h, w];
-            - ``cls_token``: class token, [B, D];
-            - ``avg_featmap``: LayerNorm (``fc_norm``) of the mean of the patch
+            - ``featmap``: the patch tokens as a feature map, [B, D, h, w];
+            - ``cls_token``: the class token, [B, D];
+            - ``avg_featmap``: a LayerNorm (``fc_norm``) of the mean of the patch
               tokens, [B, D];
             - ``raw``: all tokens, [B, 1+N, D].
 
-            Defaults to ``'featmap'``, what segmentors take.
-        out_indices (int | Sequence[int]): Blocks whose output is returned;
-            negative ones count from the end. Defaults to -1.
-        drop_path_rate (float): Drop path of the last block; it grows linearly
-            from 0 at the first. Defaults to 0.
-        layer_scale_init_value (float): Start of layer scale, 0 for none.
-            Defaults to 0.1.
-        use_abs_pos_emb (bool): Learned absolute position embedding.
+            Defaults to ``'featmap'``, which segmentors need.
+        out_indices (int | Sequence[int]): Blocks whose output is returned, counted from
+            0; negative numbers count from the last block, -1. The outputs come in the
+            order of the blocks. Defaults to -1.
+        drop_path_rate (float): Drop path rate of the last block. The rate grows
+            linearly with depth, from 0 at the first block. Defaults to 0.
+        layer_scale_init_value (float): Initial value of layer scale; 0 means no layer
+            scale. Defaults to 0.1.
+        use_abs_pos_emb (bool): Whether to add a learned absolute position embedding.
             Defaults to False.
-        use_rel_pos_bias (bool): One relative position table a block, as
-            downstream. Defaults to False.
-        use_shared_rel_pos_bias (bool): One relative position table for all
-            blocks, as in pre-training. Defaults to True.
-        final_norm (bool): LayerNorm after the last block; taps before it are
-            not normalized. Defaults to True.
-        frozen_stages (int): Freeze the embedding and the first this many
-            blocks, with all blocks everything; -1 freezes nothing. Defaults
+        use_rel_pos_bias (bool): Whether each block has its own relative position
+            table, as in downstream tasks. Defaults to False.
+        use_shared_rel_pos_bias (bool): Whether all blocks share one relative position
+            table, as in pre-training. Defaults to True.
+        final_norm (bool): Whether to apply a LayerNorm after the last block. The
+            outputs of earlier blocks are never normalized. Defaults to True.
+        frozen_stages (int): Number of blocks to freeze, counted from the first. The
+            patch embedding, the class token and the position embedding are frozen with
+            them, and also if the number is 0. If all blocks are frozen, so are the
+            shared relative position table and the norms. -1 freezes nothing. Defaults
             to -1.
-        with_cp (bool): Recompute blocks in backward instead of keeping their
-            activations. Defaults to False.
-        pretrained (str, optional): Short for a ``Pretrained`` ``init_cfg``;
-            mmseg's segmentors pass their own ``pretrained`` on to it. Not used
-            beside an ``init_cfg``.
-        init_cfg (dict | list[dict], optional):
-            ``dict(type='Pretrained', checkpoint=...)`` loads a checkpoint
-            after everything else, through
-            :func:`mmmaskdistill.models.weights.load_backbone`, whose arguments
-            it takes; without it the weights are drawn as BEiT draws them.
+        with_cp (bool): Whether the backward pass computes the activations of each block
+            again instead of keeping them. Defaults to False.
+        pretrained (str, optional): A checkpoint, short for
+            ``init_cfg=dict(type='Pretrained', checkpoint=pretrained)``. mmseg's
+            segmentors pass their own ``pretrained`` on to this argument. It is not used
+            if ``init_cfg`` is given.
+        init_cfg (dict | list[dict], optional): Initialization. The weights are first
+            drawn as BEiT draws them; ``dict(type='Pretrained', checkpoint=...)`` then
+            loads a checkpoint, after all other entries. It may contain the arguments of
+            :func:`mmmaskdistill.models.weights.load_backbone`.
 
     Raises:
-        ConfigError: If an argument is none of the above.
+        ConfigError: If ``arch``, ``out_type``, ``out_indices``, ``drop_path_rate`` or
+            ``frozen_stages`` has a value that is not described above.
+        ValueError: If the number of heads does not divide the width.
     """
 
     def __init__(
@@ -117,7 +122,7 @@ class MaskDistillViT(BaseModule):
     ):
         if pretrained is not None and init_cfg is not None:
             print_log(
-                f'pretrained={pretrained!r} is not used: init_cfg is given',
+                f'pretrained={pretrained!r} is not used because init_cfg is given',
                 logger='current',
             )
         elif pretrained is not None:
@@ -133,7 +138,9 @@ class MaskDistillViT(BaseModule):
                 f'out_type={out_type!r}: expected one of {", ".join(OUT_TYPES)}'
             )
         if not 0 <= drop_path_rate < 1:
-            raise ConfigError(f'drop_path_rate={drop_path_rate}: expected 0 to below 1')
+            raise ConfigError(
+                f'drop_path_rate={drop_path_rate}: expected at least 0 and less than 1'
+            )
         self.out_type = out_type
         self.out_indices = _parse_indices(out_indices, self.num_layers)
         if not -1 <= frozen_stages <= self.num_layers:
@@ -152,8 +159,9 @@ class MaskDistillViT(BaseModule):
 
         self.patch_embed = PatchEmbed(in_channels, self.embed_dims, patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims))
-        # Without gradient until an algorithm that masks switches it on:
-        # downstream no loss reaches it, which DistributedDataParallel refuses.
+        # An algorithm that masks turns the mask token's gradient on. In downstream
+        # tasks no loss depends on the mask token, and DistributedDataParallel refuses
+        # a parameter that requires a gradient but gets none.
         self.mask_token = nn.Parameter(
             torch.zeros(1, 1, self.embed_dims), requires_grad=False
         )
@@ -187,17 +195,24 @@ class MaskDistillViT(BaseModule):
         self.register_load_state_dict_pre_hook(_adapt_before_loading)
         self._freeze()
 
-    def forward(self, x: Tensor, mask: Tensor | None = None):
-        """Backbone without a mask, student with one.
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, ...] | Tensor:
+        """Compute features as a backbone, or with a mask as the student.
 
         Args:
-            x (Tensor): Images [B, 3, H, W].
-            mask (Tensor, optional): [B, N] bool, True = hidden.
+            x (Tensor): Images [B, C, H, W], where C is ``in_channels``.
+            mask (Tensor, optional): Hidden patches, [B, N] bool, True = hidden.
+                Defaults to None: the model is a backbone.
 
         Returns:
-            tuple[Tensor] | Tensor: Without a mask, one output a tap, see
-            ``out_type``. With a mask the hidden patches' tokens after the
-            final norm, [mask.sum(), D], batch-major.
+            tuple[Tensor, ...] | Tensor: Without a mask, a tuple with one output for
+            each block of ``out_indices``; ``out_type`` sets its shape. With a mask, the
+            tokens of the hidden patches after the final norm, [mask.sum(), D],
+            batch-major. With a mask, subclasses return other tokens.
+
+        Raises:
+            ConfigError: If the mask does not have one value for every patch.
         """
         if mask is not None:
             return self._forward_masked(x, mask)
@@ -213,21 +228,23 @@ class MaskDistillViT(BaseModule):
         return tuple(outs)
 
     def _forward_masked(self, x: Tensor, mask: Tensor) -> Tensor:
-        """S(x, m)[m], the student of arXiv 2210.10615, section 3.
+        """Compute the student's tokens of the hidden patches, [mask.sum(), D].
 
-        The last block computes the hidden tokens alone, since nothing reads
-        the others.
+        This is S(x, m)[m] for the student S, the images x and the mask m of arXiv
+        2210.10615, section 3. The last block computes only these tokens, because
+        nothing reads the others.
         """
         tokens, grid = self._embed(x, mask)
         bias = self._shared_bias(grid)
         for block in self.blocks[:-1]:
             tokens = self._run(block, tokens, grid, bias)
-        hidden, real = find(mask)
+        hidden, not_padding = find(mask)
+        # The class token comes before the patches.
         tokens = self._run(self.blocks[-1], tokens, grid, bias, hidden + 1)
-        return self.norm(tokens[real])
+        return self.norm(tokens[not_padding])
 
     def _embed(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, tuple]:
-        """Tokens [B, 1+N, D] and the patch grid."""
+        """Embed images [B, C, H, W]; return tokens [B, 1+N, D] and the patch grid."""
         x, grid = self.patch_embed(x)
         if mask is not None:
             if mask.shape != x.shape[:2]:
@@ -245,14 +262,17 @@ class MaskDistillViT(BaseModule):
         return x, grid
 
     def _shared_bias(self, grid: tuple[int, int]) -> Tensor | None:
+        """Compute the bias [heads, 1+N, 1+N] that all blocks share, if there is one."""
         return None if self.rel_pos_bias is None else self.rel_pos_bias(grid)
 
     def _run(self, block: Block, *args) -> Tensor:
+        """Call a block, with gradient checkpointing if ``with_cp`` is set."""
         if self.with_cp and self.training:
             return checkpoint(block, *args, use_reentrant=False)
         return block(*args)
 
     def _format(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Turn a block's tokens [B, 1+N, D] into an output of ``out_type``."""
         if self.out_type == 'raw':
             return tokens
         if self.out_type == 'cls_token':
@@ -261,8 +281,14 @@ class MaskDistillViT(BaseModule):
             return tokens[:, 1:].transpose(1, 2).unflatten(2, grid)
         return self.fc_norm(tokens[:, 1:].mean(1))
 
-    def init_weights(self):
-        """Draw the weights as BEiT does, then load ``init_cfg``'s, if any."""
+    def init_weights(self) -> None:
+        """Draw the weights as BEiT does, then apply ``init_cfg``.
+
+        Checkpoints are loaded after all other entries of ``init_cfg``.
+
+        Raises:
+            CheckpointError: If a checkpoint cannot be read or does not fit.
+        """
         self._draw_weights()
         cfgs = self.init_cfg or []
         cfgs = [cfgs] if isinstance(cfgs, dict) else cfgs
@@ -274,7 +300,13 @@ class MaskDistillViT(BaseModule):
         self._is_init = True
 
     @torch.no_grad()
-    def _draw_weights(self, std: float = 0.02):
+    def _draw_weights(self, std: float = 0.02) -> None:
+        """Draw the weights as BEiT does.
+
+        They come from a normal distribution with deviation ``std`` that is cut at
+        ``-std`` and ``std``. The last layer of each residual branch is divided by
+        ``sqrt(2 * i)`` in block i, counted from 1.
+        """
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Conv2d)):
                 trunc_normal_(module.weight, std=std, a=-std, b=std)
@@ -288,16 +320,18 @@ class MaskDistillViT(BaseModule):
             block.mlp.fc2.weight /= math.sqrt(2 * i)
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Depth of a parameter for layer-wise learning-rate decay.
+        """Return a parameter's depth for layer-wise learning-rate decay.
 
         Args:
             param_name (str): Name of a parameter of the whole model.
-            prefix (str): Prefix of the backbone's parameters in it.
+            prefix (str): Prefix of the backbone's parameters in the whole model.
 
         Returns:
-            tuple[int, int]: The depth, and the number of depths, two more than
-            blocks: tokens, position and patch embedding are at 0, block i
-            (from 0) is at i + 1, everything above at the last one.
+            tuple[int, int]: The parameter's depth and the number of depths, which is
+            the number of blocks plus two. The class token, the mask token, the position
+            embedding and the patch embedding have depth 0, and block i (counted from 0)
+            has depth i + 1. All other parameters, among them the shared relative
+            position table and the heads, have the last depth.
         """
         num_depths = self.num_layers + 2
         name = param_name.removeprefix(prefix)
@@ -310,8 +344,17 @@ class MaskDistillViT(BaseModule):
                 return int(name.split('.')[1]) + 1, num_depths
         return num_depths - 1, num_depths
 
-    def train(self, mode: bool = True):
-        """Set the mode; frozen blocks stay in eval mode, without drop path."""
+    def train(self, mode: bool = True) -> 'MaskDistillViT':
+        """Set training or eval mode, but keep frozen parts in eval mode.
+
+        Frozen blocks therefore never apply drop path.
+
+        Args:
+            mode (bool): True for training mode. Defaults to True.
+
+        Returns:
+            MaskDistillViT: The model itself.
+        """
         super().train(mode)
         self._freeze()
         return self
@@ -319,7 +362,8 @@ class MaskDistillViT(BaseModule):
     def _freeze(self):
         if self.frozen_stages < 0:
             return
-        # A shared bias reaches every block: it rests only with all of them.
+        # The shared relative position bias is added in every block, so it is frozen
+        # only if all blocks are.
         frozen = (
             self.children()
             if self.frozen_stages == self.num_layers
@@ -352,15 +396,18 @@ def _parse_indices(indices: int | Sequence[int], depth: int) -> list:
     for index in indices:
         if not -depth <= index < depth:
             raise ConfigError(
-                f'out_indices={indices}: {index} is none of the '
-                f'{depth} blocks, expected {-depth} to '
-                f'{depth - 1}'
+                f'out_indices={indices}: {index} is not one of the {depth} blocks, '
+                f'expected {-depth} to {depth - 1}'
             )
     return sorted(index % depth for index in indices)
 
 
 def _adapt_before_loading(vit: MaskDistillViT, state: dict, prefix: str, *args):
-    """Let ``load_from`` and ``load_state_dict`` take what `init_cfg` takes."""
+    """Convert a state dict in place before torch loads it.
+
+    ``load_state_dict`` and ``load_from`` thus take the names and the tables of another
+    size that ``init_cfg`` takes.
+    """
     own = {
         key[len(prefix) :]: state.pop(key)
         for key in list(state)
@@ -368,7 +415,8 @@ def _adapt_before_loading(vit: MaskDistillViT, state: dict, prefix: str, *args):
     }
     adapted, notes = adapt_to_vit(own, vit)
     state.update({prefix + key: value for key, value in adapted.items()})
-    # To check whether a checkpoint fits is to load it once more.
+    # A checkpoint is loaded once to check whether it fits and once more to use it. The
+    # changes are reported only once.
     if notes and notes != vit._reported:
         print_log(
             '\n  '.join(['backbone from a state dict:', *notes]), logger='current'

@@ -13,29 +13,36 @@ from mmmaskdistill.registry import MODELS
 
 @MODELS.register_module()
 class MaskedTimm(BaseModule):
-    """S of any timm model: hidden patches are replaced in the image.
+    """Student made of any timm model; hidden patches are replaced in the image.
 
-    With a mask ``forward`` gives every patch of the last feature map,
-    [B, N, D]; without one the maps of ``out_indices``, [B, D, h, w] each, as
-    mmpretrain and mmseg backbones do. The keys are those of mmpretrain's
-    ``TIMMBackbone``, ``timm_model.`` and timm's; layers above the last map,
-    which no loss would reach, are not there. Weights of another image size
-    are resized as timm does it.
+    With a mask, ``forward`` returns the tokens of all patches of the last feature map,
+    [B, N, D]. Without one, it returns the feature maps of ``out_indices``,
+    [B, D, h, w] each, as backbones of mmpretrain and mmseg do.
+
+    The keys of its checkpoints are those of mmpretrain's ``TIMMBackbone``:
+    ``timm_model.`` and then timm's own key. Layers above the last feature map are
+    removed, because no loss would depend on them. Weights that were trained at another
+    image size are resized by timm's own rule when they are loaded.
 
     Args:
         model_name (str): A name of ``timm.list_models()``.
-        img_size (int | tuple[int, int]): Image height and width in pixels; a
-            ViT's position embedding is made for it. Defaults to 224.
-        fill (str): What hidden pixels become: ``learned``, one colour for all,
-            or ``mean``, the data set's mean. Defaults to ``'learned'``.
-        pretrained (bool): Start from timm's weights. Defaults to False.
-        out_indices (Sequence[int]): Blocks or stages of ``forward(x)``.
-            Defaults to (-1, ), the last.
-        init_cfg (dict, optional): Initialization. Defaults to None, timm's.
+        img_size (int | tuple[int, int]): Height and width of the images in pixels. A
+            ViT's position embedding is made for this size. Defaults to 224.
+        fill (str): What hidden pixels become: ``learned`` is one learned color for all
+            of them, ``mean`` is the mean color of the data set. Defaults to
+            ``'learned'``.
+        pretrained (bool): Whether to start from timm's weights. Defaults to False.
+        out_indices (Sequence[int]): Blocks or stages whose feature maps ``forward(x)``
+            returns; negative numbers count from the last one. Defaults to (-1, ).
+        init_cfg (dict, optional): Initialization. Defaults to None, timm's own
+            initialization.
+
+    Attributes:
+        gives (str): Tells the algorithm that tokens of all patches are returned.
 
     Raises:
-        ConfigError: If ``model_name`` or ``fill`` is none of the above.
-        CheckpointError: If weights that are loaded are not a student's.
+        ConfigError: If ``fill`` has another value, or timm has no such model.
+        CheckpointError: When a checkpoint is loaded that has none of these keys.
     """
 
     gives = 'all'
@@ -66,7 +73,7 @@ class MaskedTimm(BaseModule):
             model_name, pretrained=pretrained, **options
         )
         _cut_above_last_map(self.timm_model)
-        # Without gradient until an algorithm that masks switches it on.
+        # An algorithm that masks turns the mask token's gradient on.
         self.mask_token = (
             nn.Parameter(torch.zeros(1, 3, 1, 1), requires_grad=False)
             if fill == 'learned'
@@ -79,15 +86,21 @@ class MaskedTimm(BaseModule):
         self.patch_resolution = tuple(-(-side // self.stride) for side in img_size)
         self.register_load_state_dict_pre_hook(_adapt_before_loading)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None):
-        """Backbone without a mask, student with one.
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, ...] | Tensor:
+        """Compute features as a backbone, or with a mask as the student.
 
         Args:
-            x (Tensor): Images [B, 3, H, W].
-            mask (Tensor, optional): [B, N] bool, True = hidden.
+            x (Tensor): Images [B, 3, H, W], normalized with the data set's mean.
+            mask (Tensor, optional): Hidden patches, [B, N] bool, True = hidden, where
+                N = h*w and (h, w) is ``patch_resolution``. Defaults to None: the model
+                is a backbone.
 
         Returns:
-            tuple[Tensor] | Tensor: Maps [B, D, h, w], or tokens [B, N, D].
+            tuple[Tensor, ...] | Tensor: Without a mask, the feature maps of
+            ``out_indices``, [B, D, h, w] each. With a mask, the tokens of all patches
+            of the last map, [B, N, D], in row-major order.
         """
         if mask is None:
             return tuple(self._maps(x, self.out_indices))
@@ -95,11 +108,13 @@ class MaskedTimm(BaseModule):
         for dim in (1, 2):
             hidden = hidden.repeat_interleave(self.stride, dim)
         hidden = hidden[:, None, : x.shape[2], : x.shape[3]]
+        # The images are normalized, so the data set's mean is zero.
         fill = 0.0 if self.mask_token is None else self.mask_token.to(x.dtype)
         x = torch.where(hidden, fill, x)
         return self._maps(x, [-1])[0].flatten(2).mT
 
     def _maps(self, x: Tensor, indices: Sequence[int]) -> list:
+        """Compute the feature maps [B, D, h, w] of some blocks or stages."""
         return self.timm_model.forward_intermediates(
             x,
             indices=[i % len(self.timm_model.feature_info) for i in indices],
@@ -109,9 +124,17 @@ class MaskedTimm(BaseModule):
         )
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Depth of a parameter in timm's grouping, and the number of depths.
+        """Return a parameter's depth for layer-wise learning-rate decay.
 
-        As ``MaskDistillViT.get_layer_depth``.
+        Args:
+            param_name (str): Name of a parameter of the whole model.
+            prefix (str): Prefix of the backbone's parameters in the whole model.
+
+        Returns:
+            tuple[int, int]: The parameter's depth and the number of depths. Depths are
+            those of timm's own grouping of the model. The mask token has depth 0, and
+            parameters outside the timm model have the last depth, which is one above
+            the timm model's.
         """
         depths = group_parameters(
             self.timm_model, self.timm_model.group_matcher(), reverse=True
@@ -124,6 +147,7 @@ class MaskedTimm(BaseModule):
 
 
 def _cut_above_last_map(model: nn.Module):
+    """Remove the layers of a timm model that come after its last feature map."""
     model.prune_intermediate_layers(1, prune_norm=False, prune_head=True)
     classifier = model.pretrained_cfg.get('classifier')
     if isinstance(classifier, str):
@@ -131,14 +155,18 @@ def _cut_above_last_map(model: nn.Module):
 
 
 def _adapt_before_loading(student: MaskedTimm, state: dict, prefix: str, *args):
-    """Let timm resize what depends on the image's size."""
+    """Let timm resize tensors that depend on the image size, in place.
+
+    Raises:
+        CheckpointError: If none of the keys is a student's.
+    """
     start = f'{prefix}timm_model.'
     own = {k[len(start) :]: v for k, v in state.items() if k.startswith(start)}
     if not own and not prefix:
         raise CheckpointError(
-            f'MaskedTimm loads keys that begin with {start!r}, the first here '
-            f'are {", ".join(list(state)[:3])}: of a pre-training checkpoint '
-            "take prefix='backbone.'"
+            f'MaskedTimm loads keys that begin with {start!r}, but the first keys here '
+            f'are {", ".join(list(state)[:3])}. To load a pre-training checkpoint, set '
+            "prefix='backbone.' in init_cfg"
         )
     model = student.timm_model
     wanted = model.state_dict()

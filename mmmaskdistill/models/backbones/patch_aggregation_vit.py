@@ -12,28 +12,37 @@ from .mask_distill_vit import MaskDistillViT, _parse_arch
 
 @MODELS.register_module()
 class PatchAggregationViT(MaskDistillViT):
-    """S of BEiT v2, which presses the image into the class token.
+    """BEiT v2's student, whose class token learns to represent the whole image.
 
-    Two readouts are predicted from: the hidden patches' tokens, and those that
-    shallow blocks make of the last block's class token and an early block's
-    patches (arXiv 2208.06366, section 2.3). These blocks are named
-    ``cls_pt_layers`` as in BEiT v2's checkpoints, and left behind afterwards.
+    With a mask, ``forward`` returns two readouts, and the head predicts from each: the
+    tokens of the hidden patches after the last block, and the tokens of the hidden
+    patches after additional shallow blocks. The shallow blocks take the class token of
+    the last block and the patch tokens of an early block, so only the class token can
+    tell them what the later blocks computed (arXiv 2208.06366, section 2.3).
+
+    The shallow blocks are named ``cls_pt_layers`` as in BEiT v2's checkpoints.
+    Downstream tasks do not use them.
 
     Args:
-        early_layers (int): Blocks before the patches branch off. Defaults to
-            9, of 12.
-        num_aggregation_layers (int): Shallow blocks. Defaults to 2.
-        **kwargs: Of :class:`MaskDistillViT`.
+        early_layers (int): Number of blocks before the patch tokens branch off to the
+            shallow blocks. Defaults to 9.
+        num_aggregation_layers (int): Number of shallow blocks. Defaults to 2.
+        arch (str | dict): See :class:`MaskDistillViT`. Defaults to ``'base'``.
+        drop_path_rate (float): See :class:`MaskDistillViT`. The shallow blocks have the
+            rates of the blocks that follow the early ones. Defaults to 0.
+        layer_scale_init_value (float): See :class:`MaskDistillViT`. Defaults to 0.1.
+        **kwargs: Further arguments of :class:`MaskDistillViT`.
 
     Raises:
-        ConfigError: If there are not so many blocks.
+        ConfigError: If ``early_layers`` is not at least 1 and less than the number of
+            blocks. See also :class:`MaskDistillViT`.
     """
 
     def __init__(
         self,
         early_layers: int = 9,
         num_aggregation_layers: int = 2,
-        arch='base',
+        arch: str | dict = 'base',
         drop_path_rate: float = 0.0,
         layer_scale_init_value: float = 0.1,
         **kwargs,
@@ -47,7 +56,7 @@ class PatchAggregationViT(MaskDistillViT):
         if not 0 < early_layers < self.num_layers:
             raise ConfigError(
                 f'early_layers={early_layers}: expected 1 to '
-                f'{self.num_layers - 1}, less than the blocks'
+                f'{self.num_layers - 1}, less than the number of blocks'
             )
         self.early_layers = early_layers
         arch = _parse_arch(arch)
@@ -66,16 +75,17 @@ class PatchAggregationViT(MaskDistillViT):
         )
 
     def _forward_masked(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute both readouts of the hidden patches, [mask.sum(), D] each."""
         tokens, grid = self._embed(x, mask)
         bias = self._shared_bias(grid)
         for i, block in enumerate(self.blocks):
             if i == self.early_layers:
                 early = tokens
             tokens = self._run(block, tokens, grid, bias)
-        pressed = torch.cat([tokens[:, :1], early[:, 1:]], 1)
+        aggregated = torch.cat([tokens[:, :1], early[:, 1:]], 1)  # [B, 1+N, D]
         for block in self.cls_pt_layers:
-            pressed = self._run(block, pressed, grid, bias)
-        return self.norm(tokens[:, 1:][mask]), self.norm(pressed[:, 1:][mask])
+            aggregated = self._run(block, aggregated, grid, bias)
+        return self.norm(tokens[:, 1:][mask]), self.norm(aggregated[:, 1:][mask])
 
     def _draw_weights(self, std: float = 0.02):
         super()._draw_weights(std)

@@ -11,24 +11,30 @@ from .mask_distill_vit import MaskDistillViT
 
 @MODELS.register_module()
 class VisibleViT(MaskDistillViT):
-    """S on visible patches alone, MAE's way (arXiv 2111.06377, section 3).
+    """MAE's student, which only sees the visible patches (arXiv 2111.06377, section 3).
 
-    A :class:`MaskDistillViT` without mask token, which a decoder head brings
-    in, and with MAE's fixed sine-cosine position embedding and its initial
-    weights; with a mask ``forward`` gives the class token and the visible
-    patches after the final norm, [B, 1+V, D], in row-major order.
+    It is a :class:`MaskDistillViT` with MAE's fixed sine-cosine position embedding and
+    MAE's initial weights. It has no mask token; a decoder head adds one later. With a
+    mask, ``forward`` returns the class token and the tokens of the V visible patches
+    after the final norm, [B, 1+V, D], the patches in row-major order.
 
-    Without a mask it is the backbone it inherits from. Its checkpoints load
-    into ``MaskDistillViT(use_abs_pos_emb=True, use_shared_rel_pos_bias=False,
+    Without a mask, it is the same backbone as :class:`MaskDistillViT`. Its checkpoints
+    load into ``MaskDistillViT(use_abs_pos_emb=True, use_shared_rel_pos_bias=False,
     layer_scale_init_value=0)``.
 
     Args:
-        **kwargs: Of :class:`MaskDistillViT`; ``layer_scale_init_value`` is 0
-            unless given.
+        layer_scale_init_value (float): Initial value of layer scale; 0 means no layer
+            scale. Defaults to 0.
+        **kwargs: Further keyword arguments of :class:`MaskDistillViT`.
+            ``use_abs_pos_emb`` is always True.
+
+    Attributes:
+        gives (str): Tells the algorithm that tokens of the visible patches are
+            returned.
 
     Raises:
-        ConfigError: If a relative position bias is asked for, or the patch
-            grid is not a square.
+        ConfigError: If a relative position bias is asked for, or the patch grid is not
+            square. See also :class:`MaskDistillViT`.
     """
 
     gives = 'visible'
@@ -36,8 +42,8 @@ class VisibleViT(MaskDistillViT):
     def __init__(self, layer_scale_init_value: float = 0.0, **kwargs):
         if kwargs.get('use_rel_pos_bias') or kwargs.get('use_shared_rel_pos_bias'):
             raise ConfigError(
-                'use_rel_pos_bias and use_shared_rel_pos_bias do not go with '
-                'VisibleViT: leave them out, or take MaskDistillViT'
+                'VisibleViT supports neither use_rel_pos_bias nor '
+                'use_shared_rel_pos_bias: remove them, or use MaskDistillViT'
             )
         super().__init__(
             layer_scale_init_value=layer_scale_init_value,
@@ -46,26 +52,27 @@ class VisibleViT(MaskDistillViT):
         rows, columns = self.patch_resolution
         if rows != columns:
             raise ConfigError(
-                f'img_size gives {rows} x {columns} patches: '
-                'the position embedding is one of squares'
+                f'img_size makes {rows} x {columns} patches, but the sine-cosine '
+                'position embedding needs a square patch grid: set a square img_size'
             )
         self.mask_token = None
         self.pos_embed.requires_grad_(False)
 
     def _forward_masked(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Compute the class token and the visible patches' tokens, [B, 1+V, D]."""
         patches, grid = self.patch_embed(x)
         visible = ~mask
         counts = visible.sum(1).tolist()
         if len(set(counts)) > 1:
             raise ConfigError(
-                f'the images of a batch have {min(counts)} to {max(counts)} '
-                'visible patches: VisibleViT needs masks with the same number '
-                'in every image'
+                f'the images of a batch have {min(counts)} to {max(counts)} visible '
+                'patches: VisibleViT needs masks that leave the same number of patches '
+                'visible in every image'
             )
         position = resize_position_embedding(
             self.pos_embed, self.patch_resolution, grid
         )
-        patches = (patches + position[:, 1:])[visible]
+        patches = (patches + position[:, 1:])[visible]  # [B*V, D]
         cls_token = (self.cls_token + position[:, :1]).expand(len(x), -1, -1)
         tokens = torch.cat(
             [cls_token.to(patches.dtype), patches.unflatten(0, (len(x), -1))], 1
@@ -76,6 +83,7 @@ class VisibleViT(MaskDistillViT):
 
     @torch.no_grad()
     def _draw_weights(self):
+        """Draw the weights as MAE does and compute the fixed position embedding."""
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Conv2d)):
                 nn.init.xavier_uniform_(module.weight.flatten(1))

@@ -1,3 +1,5 @@
+"""Layers of the ViT, plain torch modules and functions."""
+
 from .attention import Attention, find, take
 from .block import Block
 from .frozen import freeze_layers, thaw_layers

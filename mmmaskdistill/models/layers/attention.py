@@ -1,3 +1,5 @@
+"""Multi-head self-attention, and functions that select tokens by a mask."""
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,15 +16,22 @@ from .relative_position import (
 class Attention(nn.Module):
     """Multi-head self-attention of the BEiT family.
 
-    Queries and values have a bias, keys have none (a bias of the keys would
-    cancel in the softmax). A learned relative position bias, one table of this
-    block's own or one shared by all blocks, is added to the logits.
+    The projections of queries and values have a bias, that of keys has none: a bias
+    of the keys would add the same number to all logits of a query and cancel in the
+    softmax.
+
+    A learned relative position bias can be added to the logits. It is looked up in a
+    table that belongs to this block (``window``), is computed once for all blocks
+    (``shared_bias`` of :meth:`forward`), or is the sum of both.
 
     Args:
         dim (int): Width D of the tokens.
-        num_heads (int): Heads; must divide ``dim``.
-        window (tuple[int, int], optional): Patch grid of this block's own
-            relative position table. Defaults to None, no table.
+        num_heads (int): Number of attention heads. Must divide ``dim``.
+        window (tuple[int, int], optional): Patch grid (h, w) that this block's own
+            relative position table is made for. Defaults to None, no table.
+
+    Raises:
+        ValueError: If ``num_heads`` does not divide ``dim``.
     """
 
     def __init__(self, dim: int, num_heads: int, window: tuple[int, int] | None = None):
@@ -43,7 +52,12 @@ class Attention(nn.Module):
     def _bias(
         self, grid: tuple[int, int], shared_bias: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Bias and index of :func:`biased_attention`."""
+        """Return the ``bias`` and ``index`` arguments of :func:`biased_attention`.
+
+        A table of this block's own is passed on as a table and its index rather than
+        as a bias [heads, 1+N, 1+N]: all blocks share one index, so less is kept for
+        backward. Both values are None if there is no relative position bias.
+        """
         if self.window is None:
             return shared_bias, None
         table = resize_relative_position_table(
@@ -63,16 +77,23 @@ class Attention(nn.Module):
         norm: nn.LayerNorm | None = None,
         scale: Tensor | None = None,
     ) -> Tensor:
-        """``scale * attention(norm(x))``, from all tokens, or some, to all.
+        """Compute ``scale * attention(norm(x))`` for all tokens or for some of them.
+
+        Every query attends to all tokens. The normalization and the layer scale belong
+        to the block; they are passed in so that their outputs need not be kept for
+        backward, see :func:`recomputing_linear`.
 
         Args:
             x (Tensor): Tokens [B, 1+N, D], the class token first.
             grid (tuple[int, int]): Patch grid (h, w), N = h*w.
-            shared_bias (Tensor, optional): [heads, 1+N, 1+N].
-            queries (Tensor, optional): Indices [B, M] of the tokens that
-                attend. Defaults to None, all of them.
-            norm (nn.LayerNorm, optional): Normalizes the tokens first.
-            scale (Tensor, optional): [D], layer scale.
+            shared_bias (Tensor, optional): Relative position bias that all blocks
+                share, [heads, 1+N, 1+N]. Defaults to None, no shared bias.
+            queries (Tensor, optional): Indices [B, M] of the tokens to compute. The
+                other tokens only serve as keys and values. Defaults to None, all
+                tokens.
+            norm (nn.LayerNorm, optional): Normalization of the tokens before
+                attention. Defaults to None, no normalization.
+            scale (Tensor, optional): Layer scale [D]. Defaults to None, no scale.
 
         Returns:
             Tensor: [B, 1+N, D], or [B, M, D] with ``queries``.
@@ -92,23 +113,26 @@ class Attention(nn.Module):
         bias, index = self._bias(grid, shared_bias)
         if bias is None:
             q, k, v = split_heads(projected, self.num_heads)
-            x = F.scaled_dot_product_attention(q, k, v)
-            x = x.transpose(1, 2).flatten(2)
+            x = F.scaled_dot_product_attention(q, k, v)  # [B, heads, M, d]
+            x = x.transpose(1, 2).flatten(2)  # [B, M, D]
         else:
             x = biased_attention(projected, self.num_heads, bias, queries, index)
         return recomputing_linear(x, self.proj.weight, self.proj.bias, scale=scale)
 
 
 def find(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the tokens of a mask are, image by image.
+    """Find the indices of the marked tokens in every image.
 
     Args:
-        mask (Tensor): [B, N] bool.
+        mask (Tensor): [B, N] bool, True = marked.
 
     Returns:
-        tuple[Tensor, Tensor]: Their indices [B, M] in rising order, M the most
-        in an image, those of other images padded with any; and which indices
-        are no padding, [B, M] bool.
+        tuple[Tensor, Tensor]: Two tensors [B, M], where M is the largest number of
+        marked tokens in an image.
+
+        - The indices (int64) of the marked tokens, in ascending order. An image with
+          fewer than M marked tokens is padded with indices of unmarked tokens.
+        - A bool tensor that is False at this padding.
     """
     most = max(mask.sum(1).tolist(), default=0)
     index = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
@@ -116,5 +140,13 @@ def find(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:
-    """Tokens [B, M, D] of ``x`` [B, N, D] at ``index`` [B, M]."""
+    """Select tokens of every image by their indices.
+
+    Args:
+        x (Tensor): Tokens [B, N, D].
+        index (Tensor): Indices [B, M] into the N tokens.
+
+    Returns:
+        Tensor: The selected tokens [B, M, D].
+    """
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from timm.layers import Mlp
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from .attention import Attention, take
 from .memory_saving import recomputing_linear
@@ -81,7 +82,7 @@ class Block(nn.Module):
             Tensor: [B, 1+N, D], or [B, M, D] with ``queries``.
         """
 
-        def attention(kept):
+        def attention(kept: Tensor | None) -> Tensor:
             return self.attn(
                 _samples(x, kept),
                 grid,
@@ -160,12 +161,12 @@ def with_zero_gradients(x: Tensor, parameters: Iterable[Tensor]) -> Tensor:
 
 class _WithZeroGradients(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, *parameters):
+    def forward(ctx: FunctionCtx, x: Tensor, *parameters: Tensor) -> Tensor:
         ctx.save_for_backward(*parameters)
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, ...]:
         return grad, *(torch.zeros_like(p) for p in ctx.saved_tensors)
 
 

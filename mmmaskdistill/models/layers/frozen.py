@@ -1,4 +1,4 @@
-"""Layers of timm that compute faster where no gradient is asked for."""
+"""Faster forward passes for the layers of frozen timm models."""
 
 import torch
 import torch.nn.functional as F
@@ -9,21 +9,24 @@ from .linear import linear
 
 
 class FrozenLinear(nn.Linear):
-    """A linear layer of a frozen model, through :func:`linear`."""
+    """Linear layer that calls :func:`linear` while gradients are disabled."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Project ``x`` [..., C] to [..., D]."""
         if torch.is_grad_enabled():
             return super().forward(x)
         return linear(x, self.weight, self.bias)
 
 
 class FrozenQuickGELU(QuickGELU):
-    """``x * sigmoid(1.702 x) = silu(1.702 x) / 1.702``, written over ``x``.
+    """QuickGELU that overwrites its input while gradients are disabled.
 
-    timm's writes three tensors of the MLP's hidden width.
+    ``x * sigmoid(1.702 x)`` equals ``silu(1.702 x) / 1.702``, which can be computed
+    in place. timm's version allocates three tensors of the MLP's hidden width.
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply QuickGELU to every element of ``x``; the shape does not change."""
         if torch.is_grad_enabled():
             return super().forward(x)
         return F.silu(x.mul_(1.702), inplace=True).mul_(1 / 1.702)
@@ -32,14 +35,25 @@ class FrozenQuickGELU(QuickGELU):
 _FROZEN = {cls.__base__: cls for cls in (FrozenLinear, FrozenQuickGELU)}
 
 
-def freeze_layers(model: nn.Module):
-    """Let the layers of a frozen model compute as those above."""
+def freeze_layers(model: nn.Module) -> None:
+    """Turn the layers of a frozen model into the faster classes above, in place.
+
+    Layers of type ``nn.Linear`` become :class:`FrozenLinear` and layers of timm's
+    type ``QuickGELU`` become :class:`FrozenQuickGELU`. Subclasses stay as they are.
+
+    Args:
+        model (nn.Module): The frozen model. Its parameters do not change.
+    """
     for module in model.modules():
         module.__class__ = _FROZEN.get(type(module), type(module))
 
 
-def thaw_layers(model: nn.Module):
-    """Undo :func:`freeze_layers`."""
+def thaw_layers(model: nn.Module) -> None:
+    """Undo :func:`freeze_layers`, in place.
+
+    Args:
+        model (nn.Module): The model that :func:`freeze_layers` changed.
+    """
     for module in model.modules():
         if type(module) in _FROZEN.values():
             module.__class__ = type(module).__base__

@@ -1,10 +1,10 @@
-"""Attention and linear layers that keep less for backward.
+"""Attention and linear layers that keep fewer activations for backward.
 
-Between a block's input and output, a ViT keeps for backward what goes into
-every layer. Most of that costs little to compute again: a norm, a GELU, the
-attention weights, the bias of a table; and what layer scale multiplies is not
-needed at all.
-Values and gradients are those of the plain layers.
+The plain layers of a ViT block keep the input of every operation for backward. Most
+of these inputs cost little to compute again: the output of a LayerNorm or a GELU, the
+attention weights, the bias that is looked up in a relative position table. The
+functions here compute them again in the backward pass. The output that layer scale
+multiplies is not needed at all. Values and gradients are those of the plain layers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from .linear import linear, weight_gradient
 from .relative_position import look_up
@@ -25,32 +25,43 @@ def biased_attention(
     queries: Tensor | None = None,
     index: Tensor | None = None,
 ) -> Tensor:
-    """``softmax(q k^T / sqrt(d) + bias) v``, the bias learnable.
+    """Compute ``softmax(q k^T / sqrt(d) + bias) v`` with a learnable bias.
 
-    torch's fused kernels do not differentiate a bias on CPU, and on CUDA only
-    by a copy a sample; its plain one keeps the attention matrices of all
-    blocks for backward. Here backward computes them again, chunk by chunk.
+    torch's fused attention kernels cannot differentiate a bias on CPU, and on CUDA they
+    need a copy of it for every sample. torch's plain attention keeps the attention
+    matrices of all blocks for backward. Here the backward pass computes these matrices
+    again, for a few samples and heads at a time.
 
     Args:
-        projected (Sequence[Tensor]): Queries, keys and values of all heads,
-            side by side in one tensor [B, N, 3D] or in several, such as
-            [B, M, D] and [B, N, 2D].
-        num_heads (int): Heads, of d = D / heads channels.
-        bias (Tensor): [heads, N, N], the same for every sample; with ``index``
-            a table [rows, heads], kept for backward in place of the bias.
-        queries (Tensor, optional): Rows [B, M] of the bias, which token each
-            query is. Defaults to None, all in order, M = N.
-        index (Tensor, optional): Row of the table for every pair (query, key),
-            [N, N]. Defaults to None, ``bias`` is no table.
+        projected (Sequence[Tensor]): The queries, keys and values of all heads, in this
+            order along the last dimension of one tensor [B, N, 3D] or of several
+            tensors, such as queries [B, M, D] and keys with values [B, N, 2D].
+        num_heads (int): Number of heads, of d = D / num_heads channels each.
+        bias (Tensor): Bias of the logits, [heads, N, N], the same for every sample.
+            With ``index`` it is a relative position table [rows, heads], which is kept
+            for backward in place of the larger bias.
+        queries (Tensor, optional): Which of the N tokens each query is, indices
+            [B, M]. They select the rows of the bias. Defaults to None: the queries are
+            all tokens in order, M = N.
+        index (Tensor, optional): Row of the table for every pair (query, key), int64
+            [N, N]. Defaults to None: ``bias`` is not a table.
 
     Returns:
-        Tensor: [B, M, D].
+        Tensor: [B, M, D], the outputs of all heads side by side.
     """
     return _BiasedAttention.apply(num_heads, bias, queries, index, *projected)
 
 
 def split_heads(projected: Sequence[Tensor], num_heads: int) -> list[Tensor]:
-    """q, k and v, [B, heads, N, d] each, as views."""
+    """Split projected tokens into the heads of q, k and v, as views.
+
+    Args:
+        projected (Sequence[Tensor]): See :func:`biased_attention`.
+        num_heads (int): Number of heads.
+
+    Returns:
+        list[Tensor]: q [B, heads, M, d], k and v [B, heads, N, d].
+    """
     width = sum(t.shape[2] for t in projected) // 3
     return [
         part.unflatten(2, (num_heads, -1)).transpose(1, 2)
@@ -60,17 +71,32 @@ def split_heads(projected: Sequence[Tensor], num_heads: int) -> list[Tensor]:
 
 
 def _rows(bias: Tensor, queries: Tensor | None) -> Tensor:
-    """[heads, N, N], or [..., heads, M, N] of the queries [..., M] at hand."""
+    """Select the rows of a bias that belong to the queries.
+
+    Args:
+        bias (Tensor): [heads, N, N].
+        queries (Tensor | None): Indices [..., M], None for all tokens in order.
+
+    Returns:
+        Tensor: [..., heads, M, N], or ``bias`` itself for all tokens.
+    """
     return bias if queries is None else bias[:, queries].movedim(0, -3)
 
 
 class _BiasedAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, num_heads, bias, queries, index, *projected):
+    def forward(
+        ctx: FunctionCtx,
+        num_heads: int,
+        bias: Tensor,
+        queries: Tensor | None,
+        index: Tensor | None,
+        *projected,
+    ) -> Tensor:
         ctx.save_for_backward(bias, queries, index, *projected)
         ctx.num_heads = num_heads
         q, k, v = split_heads(projected, num_heads)
-        # Detached and with four dimensions, the fused kernels take it.
+        # The fused kernels only accept a bias that is detached and has four dimensions.
         bias = bias.detach()
         if index is not None:
             bias = look_up(bias, index)
@@ -82,7 +108,7 @@ class _BiasedAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple:
         bias, queries, index, *projected = ctx.saved_tensors
         if index is not None:
             table, bias = bias, look_up(bias, index)
@@ -116,26 +142,39 @@ class _BiasedAttention(torch.autograd.Function):
 
 
 def _parts(q: Tensor, k: Tensor) -> Iterator[tuple]:
-    """Samples and heads whose weights are computed at a time."""
-    if torch.compiler.is_compiling():  # a loop would be a graph without one
+    """Yield the samples and heads whose attention weights are computed together.
+
+    Each item is a pair of indices into the first two dimensions of q and k: slices, or
+    the number of one sample and a slice of its heads.
+    """
+    if torch.compiler.is_compiling():
+        # torch.compile would unroll a loop over several parts into one graph.
         yield slice(None), slice(None)
         return
     samples, heads, queries, _ = q.shape
-    # As many as fit a CPU's cache, or a small part of a GPU's memory.
+    # The attention weights of one part fit a CPU's cache, or take a small part of a
+    # GPU's memory.
     most = (2**19 if q.is_cpu else 2**28) // max(1, queries * k.shape[2])
     if most >= 2 * heads:
         step = most // heads
         for i in range(0, samples, step):
             yield slice(i, i + step), slice(None)
-    else:  # without a batch dimension, fewer copies
+    else:
+        # One sample at a time: without a batch dimension, its products need fewer
+        # copies.
         step = min(max(1, most), heads)
         for i in range(samples):
             for j in range(0, heads, step):
                 yield i, slice(j, j + step)
 
 
-def _differentiate(q, k, v, bias, grad):
-    """Gradients of q, k, v and of the logits, [..., heads, M, N]."""
+def _differentiate(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of q, k, v and of the logits [..., heads, M, N].
+
+    ``grad`` [..., heads, M, d] is the gradient of the attention's output.
+    """
     scale = q.shape[-1] ** -0.5
     if q.dtype == bias.dtype and q.ndim == bias.ndim == 3:
         logits = torch.baddbmm(bias, q, k.mT, alpha=scale)
@@ -154,21 +193,25 @@ def recomputing_linear(
     gelu: bool = False,
     scale: Tensor | None = None,
 ) -> Tensor:
-    """``scale * (f(x) weight^T + bias)``, f a norm, a GELU or nothing.
+    """Compute ``scale * (f(x) weight^T + bias)``, keeping only ``x`` for backward.
 
-    Only ``x`` is kept for backward.
+    f is a LayerNorm, a GELU or the identity. Apart from ``x``, backward only needs the
+    parameters. Dtypes under autocast are those of the plain layers: the product is
+    computed in autocast's dtype, and multiplying by ``scale`` promotes it to the dtype
+    of ``scale``.
 
     Args:
-        x (Tensor): [..., C].
-        weight (Tensor): [D, C].
-        bias (Tensor, optional): [D].
-        norm (nn.LayerNorm, optional): Normalizes ``x`` first.
-        gelu (bool): Whether ``x`` passes a GELU first. Defaults to False.
-        scale (Tensor, optional): [D], layer scale of the output.
+        x (Tensor): Inputs [..., C].
+        weight (Tensor): Weight [D, C].
+        bias (Tensor, optional): Bias [D]. Defaults to None, no bias.
+        norm (nn.LayerNorm, optional): Normalization that is applied to ``x`` first.
+            Defaults to None, no normalization.
+        gelu (bool): Whether a GELU is applied to ``x`` first. It has no effect together
+            with ``norm``. Defaults to False.
+        scale (Tensor, optional): Layer scale [D]. Defaults to None, no scale.
 
     Returns:
-        Tensor: [..., D]. Under autocast as the plain layers: the product in
-        its dtype, what is scaled in that of ``scale``.
+        Tensor: [..., D].
     """
     device = x.device.type
     dtype = (
@@ -189,7 +232,18 @@ def recomputing_linear(
 
 class _RecomputingLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, scale, norm_weight, norm_bias, eps, gelu, dtype):
+    def forward(
+        ctx: FunctionCtx,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        scale: Tensor | None,
+        norm_weight: Tensor | None,
+        norm_bias: Tensor | None,
+        eps: float | None,
+        gelu: bool,
+        dtype: torch.dtype,
+    ) -> Tensor:
         ctx.save_for_backward(x, weight, bias, scale, norm_weight, norm_bias)
         ctx.eps, ctx.gelu, ctx.dtype = eps, gelu, dtype
         hidden = _prologue(x, norm_weight, norm_bias, eps, gelu)[0].to(dtype)
@@ -200,15 +254,17 @@ class _RecomputingLinear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple:
         x, weight, bias, scale, norm_weight, norm_bias = ctx.saved_tensors
         needs, dtype = ctx.needs_input_grad, ctx.dtype
         hidden, mean, rstd = _prologue(x, norm_weight, norm_bias, ctx.eps, ctx.gelu)
         d_weight = d_bias = d_scale = None
-        if any(needs[1:4]):  # not of a frozen layer
+        if any(needs[1:4]):  # A frozen layer needs none of these gradients.
             rows, unit = grad.flatten(0, -2), 1.0
             if scale is not None and dtype == torch.float16:
-                # Overflows no earlier than gradients after layer scale.
+                # The plain layers multiply the gradient by the layer scale before they
+                # convert it to float16. Multiplying by the largest scale makes sure
+                # that it overflows no earlier here.
                 unit = scale.abs().amax().clamp(min=1e-12)
                 rows = rows * unit
             d_weight = weight_gradient(
@@ -217,7 +273,8 @@ class _RecomputingLinear(torch.autograd.Function):
             if bias is not None:
                 d_bias = rows.sum(0, dtype=bias.dtype)
             if scale is not None:
-                # sum(grad * (f(x) weight^T + bias)), without that output.
+                # The gradient of the scale, sum(grad * (f(x) weight^T + bias)), follows
+                # from those of weight and bias, so the layer's output is not needed.
                 d_scale = torch.linalg.vecdot(d_weight, weight)
                 d_weight *= (scale / unit)[:, None]
                 if bias is not None:
@@ -256,8 +313,18 @@ class _RecomputingLinear(torch.autograd.Function):
         )
 
 
-def _prologue(x, norm_weight, norm_bias, eps, gelu):
-    """f(x), and the mean and reciprocal deviation if f is a norm."""
+def _prologue(
+    x: Tensor,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    eps: float | None,
+    gelu: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return f(x), and the mean and reciprocal standard deviation for a LayerNorm.
+
+    The mean and the deviation are None if f is no LayerNorm, that is if ``eps`` is
+    None.
+    """
     if eps is not None:
         return torch.native_layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps)
     return (F.gelu(x) if gelu else x), None, None

@@ -1,3 +1,5 @@
+"""Patch embedding of a ViT."""
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -5,13 +7,13 @@ from torch import Tensor, nn
 class PatchEmbed(nn.Module):
     """Linear projection of non-overlapping patches.
 
-    Images whose sides are no multiples of the patch are padded with zeros at
-    the right and the bottom, so that a segmentor may feed any size.
+    Images whose sides are not multiples of the patch size are padded with zeros at
+    the right and at the bottom, because a segmentor may pass images of any size.
 
     Args:
-        in_channels (int): Image channels.
+        in_channels (int): Number C of image channels.
         embed_dims (int): Width D of the tokens.
-        patch_size (int): Side of a patch, in pixels.
+        patch_size (int): Side of a patch in pixels.
     """
 
     def __init__(self, in_channels: int, embed_dims: int, patch_size: int):
@@ -20,10 +22,14 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_channels, embed_dims, patch_size, stride=patch_size)
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Embed images [B, 3, H, W].
+        """Embed the patches of images.
+
+        Args:
+            x (Tensor): Images [B, C, H, W].
 
         Returns:
-            tuple: tokens [B, h*w, D] in row-major order, and (h, w).
+            tuple[Tensor, tuple[int, int]]: Tokens [B, h*w, D] in row-major order, and
+            the patch grid (h, w), the sides divided by the patch size and rounded up.
         """
         bottom, right = (-side % self.patch_size for side in x.shape[2:])
         if bottom or right:

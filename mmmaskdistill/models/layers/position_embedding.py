@@ -1,3 +1,5 @@
+"""Absolute position embedding for other image sizes."""
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -8,17 +10,20 @@ def resize_position_embedding(
 ) -> Tensor:
     """Resize an absolute position embedding to another patch grid.
 
+    The embedding of the patches is interpolated bicubically in float32; the embedding
+    of the class token does not change.
+
     Args:
-        pos_embed (Tensor): [1, 1 + h*w, D], the class token's first.
+        pos_embed (Tensor): [1, 1 + h*w, D], the class token's embedding first.
         source (tuple[int, int]): Patch grid (h, w) of ``pos_embed``.
-        target (tuple[int, int]): Patch grid wanted.
+        target (tuple[int, int]): Patch grid (h', w') to resize to.
 
     Returns:
-        Tensor: [1, 1 + h'*w', D], bicubically interpolated.
+        Tensor: [1, 1 + h'*w', D], in the dtype of ``pos_embed``.
     """
     if source == target:
         return pos_embed
-    grid = pos_embed[:, 1:].transpose(1, 2).unflatten(2, source)
+    grid = pos_embed[:, 1:].transpose(1, 2).unflatten(2, source)  # [1, D, h, w]
     grid = F.interpolate(grid.float(), size=target, mode='bicubic', align_corners=False)
-    grid = grid.flatten(2).transpose(1, 2).to(pos_embed.dtype)
+    grid = grid.flatten(2).transpose(1, 2).to(pos_embed.dtype)  # [1, h'*w', D]
     return torch.cat([pos_embed[:, :1], grid], dim=1)

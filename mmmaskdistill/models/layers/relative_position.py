@@ -1,8 +1,9 @@
 """Learned relative position bias of the BEiT family, for any window.
 
-A table has one row for each offset between two patches of an h x w window,
-``(2h-1)(2w-1)`` of them, then three rows for token to patch, patch to token
-and token to token.
+A window is a patch grid of h x w patches. Its table has one row for each offset
+between two patches, ``(2h-1)(2w-1)`` in total, then three rows for the pairs (query,
+key) with the class token: class token and patch, patch and class token, class token
+and itself. The columns are the attention heads.
 """
 
 from functools import lru_cache
@@ -17,20 +18,26 @@ NUM_TOKEN_ROWS = 3
 
 
 def table_length(window: Window) -> int:
-    """Rows of the table of a window."""
+    """Return the number of rows of a window's relative position table."""
     h, w = window
     return (2 * h - 1) * (2 * w - 1) + NUM_TOKEN_ROWS
 
 
 @lru_cache(maxsize=16)
 def relative_position_index(window: Window, device: torch.device) -> Tensor:
-    """Row of the table for every pair (query, key).
+    """Find the row of the table for every pair (query, key).
+
+    The result is cached and must not be modified.
+
+    Args:
+        window (tuple[int, int]): Patch grid (h, w).
+        device (torch.device): Device of the result.
 
     Returns:
         Tensor: [1 + h*w, 1 + h*w] int64, the class token first.
     """
-    # Even when first asked for under inference mode, the cached index must be
-    # usable in training later.
+    # An index that is first computed under inference mode is used in training later,
+    # which torch only allows for tensors made outside inference mode.
     with torch.inference_mode(False):
         h, w = window
         rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing='ij')
@@ -47,11 +54,11 @@ def relative_position_index(window: Window, device: torch.device) -> Tensor:
 
 
 def _geometric_knots(source: int, target: int) -> np.ndarray:
-    """Where the ``source`` offsets of one axis lie among ``target`` offsets.
+    """Place the ``source`` offsets of one axis among its ``target`` offsets.
 
-    Knots are 0, +-1, +-(1+q), +-(1+q+q^2) ...: dense around zero, where the
-    bias varies most, and sparse far away; q is found by bisection so that the
-    last knot falls on the last target offset.
+    The knots are 0, ±1, ±(1+q), ±(1+q+q^2) ...: dense around zero, where the bias
+    varies most, and sparse far away. The ratio q is found by bisection between 1.01
+    and 1.5 such that the last knot falls on the last target offset.
     """
     left, right = 1.01, 1.5
     while right - left > 1e-6:
@@ -66,10 +73,10 @@ def _geometric_knots(source: int, target: int) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def _resize_matrix(source: int, target: int) -> np.ndarray:
-    """[target, source] weights that resize one axis of the offset table.
+    """Return the matrix [target, source] that resizes one axis of the offset table.
 
-    An interpolating spline is linear in its values, so resizing an axis is a
-    matrix product, differentiable and exact.
+    An interpolating spline depends linearly on the values at its knots, so resizing an
+    axis is a matrix product, which is exact and differentiable.
     """
     if source == target:
         return np.eye(source)
@@ -77,7 +84,8 @@ def _resize_matrix(source: int, target: int) -> np.ndarray:
         return np.ones((target, 1))
     knots = _geometric_knots(source, target)
     offsets = np.arange(-(target // 2), target // 2 + 1.0)
-    # Three knots, those of a window two patches wide, carry a line at most.
+    # A cubic spline needs more than the three knots of a window two patches wide, which
+    # is therefore interpolated linearly.
     spline = make_interp_spline(knots, np.eye(source), k=3 if source > 3 else 1)
     return spline(np.clip(offsets, knots[0], knots[-1]))
 
@@ -85,67 +93,84 @@ def _resize_matrix(source: int, target: int) -> np.ndarray:
 def resize_relative_position_table(
     table: Tensor, source: Window, target: Window
 ) -> Tensor:
-    """Resize a table to another window, axis by axis, by the geometric rule.
+    """Resize a relative position table to another window.
 
-    This is the rule of the BEiT family's public code: a cubic spline over
-    geometrically spaced knots. The three token rows are copied. Gradients
-    flow to ``table``.
+    This follows the BEiT family's public code: each axis is interpolated by a cubic
+    spline over geometrically spaced knots. The three rows of the class token are
+    copied. Gradients flow back to ``table``.
 
     Args:
-        table (Tensor): [rows(source), heads].
-        source (tuple[int, int]): Window (h, w) of ``table``, in patches.
-        target (tuple[int, int]): Window wanted.
+        table (Tensor): [rows, heads] with ``table_length(source)`` rows.
+        source (tuple[int, int]): Window (h, w) that the table was made for.
+        target (tuple[int, int]): Window to resize to.
 
     Returns:
-        Tensor: [rows(target), heads], the dtype of ``table``.
+        Tensor: [rows, heads] with ``table_length(target)`` rows, in the dtype of
+        ``table``; ``table`` itself if the two windows are the same.
+
+    Raises:
+        ValueError: If the windows differ and ``table`` does not have the number of
+            rows that ``source`` needs.
     """
     if source == target:
         return table
     if len(table) != table_length(source):
         raise ValueError(
-            f'a relative position table of {len(table)} rows is not that of '
-            f'a {source[0]} x {source[1]} window, which has '
-            f'{table_length(source)}'
+            f'a relative position table of {len(table)} rows does not belong to a '
+            f'{source[0]} x {source[1]} window, which has {table_length(source)} rows: '
+            'give the window that the table was made for'
         )
     (h, w), (new_h, new_w) = ((2 * a - 1, 2 * b - 1) for a, b in (source, target))
     vertical, horizontal = (
         torch.as_tensor(_resize_matrix(s, t), device=table.device)
         for s, t in ((h, new_h), (w, new_w))
     )
-    offsets = table[:-NUM_TOKEN_ROWS].double().view(h, w, -1)
+    offsets = table[:-NUM_TOKEN_ROWS].double().view(h, w, -1)  # [h, w, heads]
     offsets = torch.einsum('ty,sx,yxn->tsn', vertical, horizontal, offsets)
     offsets = offsets.reshape(new_h * new_w, -1).to(table.dtype)
     return torch.cat([offsets, table[-NUM_TOKEN_ROWS:]])
 
 
 def relative_position_bias(table: Tensor, source: Window, window: Window) -> Tensor:
-    """Bias of every pair of tokens.
+    """Compute the bias of every pair of tokens, to be added to the attention logits.
 
     Args:
-        table (Tensor): [rows(source), heads].
-        source (tuple[int, int]): Window the table was made for.
-        window (tuple[int, int]): Window of the image at hand.
+        table (Tensor): Relative position table [rows, heads].
+        source (tuple[int, int]): Window that the table was made for.
+        window (tuple[int, int]): Patch grid (h, w) of the images; the table is resized
+            to it.
 
     Returns:
-        Tensor: [heads, 1 + h*w, 1 + h*w], to be added to the attention logits.
+        Tensor: [heads, 1 + h*w, 1 + h*w], the class token first.
+
+    Raises:
+        ValueError: See :func:`resize_relative_position_table`.
     """
     table = resize_relative_position_table(table, source, window)
     return look_up(table, relative_position_index(window, table.device))
 
 
 def look_up(table: Tensor, index: Tensor) -> Tensor:
-    """Bias [heads, N, N] of a table [rows, heads] at ``index`` [N, N]."""
-    # Heads first, so that the bias is contiguous for attention.
+    """Look up the bias of every pair of tokens in a table.
+
+    Args:
+        table (Tensor): Relative position table [rows, heads].
+        index (Tensor): Row of the table for every pair (query, key), [N, N].
+
+    Returns:
+        Tensor: [heads, N, N], contiguous.
+    """
+    # The heads come first because attention needs a contiguous bias.
     bias = table.t().contiguous().index_select(1, index.flatten())
     return bias.view(-1, *index.shape)
 
 
 class RelativePositionBias(nn.Module):
-    """One relative position table, shared by all blocks.
+    """Relative position table that all blocks share.
 
     Args:
-        window (tuple[int, int]): Patch grid (h, w).
-        num_heads (int): Attention heads.
+        window (tuple[int, int]): Patch grid (h, w) that the table is made for.
+        num_heads (int): Number of attention heads.
     """
 
     def __init__(self, window: Window, num_heads: int):
@@ -156,7 +181,14 @@ class RelativePositionBias(nn.Module):
         )
 
     def forward(self, window: Window) -> Tensor:
-        """Bias [heads, 1 + h*w, 1 + h*w] for a grid of ``window`` patches."""
+        """Compute the bias for images of any patch grid.
+
+        Args:
+            window (tuple[int, int]): Patch grid (h, w) of the images.
+
+        Returns:
+            Tensor: [heads, 1 + h*w, 1 + h*w], the class token first.
+        """
         return relative_position_bias(
             self.relative_position_bias_table, self.window, window
         )
