@@ -1,14 +1,14 @@
-"""Randomness keyed by what is drawn, not by who draws it.
+"""Random numbers that depend on the sample and not on the process that draws them.
 
-A training sample's augmentation and mask follow from the run's seed and the
-sample's place in the run (pass over the data, position in that pass over all
-ranks). So they depend neither on the number of workers, nor on prefetching,
-nor on how many processes share a batch, and a resumed run has no generator
-state to restore.
+The augmentation and the mask of a training sample are determined by the run's
+seed and by the sample's place in the run, which is the epoch and the position in
+this epoch over all ranks. They do not depend on the number of workers, on
+prefetching or on the number of processes that share a batch. A resumed run has no
+state of random generators to restore.
 """
 
 import random
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,30 +21,31 @@ from mmmaskdistill.registry import DATA_SAMPLERS, DATASETS
 
 
 def seed_generators(*key: int) -> None:
-    """Seed Python's, NumPy's and torch's CPU generator from a key.
+    """Seed the generators of Python, NumPy and torch (CPU) with a key.
 
     Args:
-        *key (int): Non-negative numbers; each sequence of numbers has its own
-            random stream.
+        *key (int): Non-negative numbers. Each sequence of numbers has a random
+            stream of its own.
     """
     words = np.random.SeedSequence(key).generate_state(3, np.uint32).tolist()
     random.seed(words[0])
     np.random.seed(words[1])
-    # `torch.manual_seed` visits every accelerator as well, which costs more
-    # than a small augmentation and is of no use in a worker.
+    # `torch.manual_seed` would seed all accelerators as well. A worker does not
+    # need that, and it takes longer than a small augmentation.
     torch.default_generator.manual_seed(words[2])
 
 
 class Draw(int):
-    """A dataset's index that remembers when in the run it was drawn.
+    """An index of a dataset that knows at which place in the run it was drawn.
 
     Args:
-        index (int): Index into the dataset.
-        epoch (int): Pass over the data.
-        position (int): Position in this pass, over all ranks.
+        index (int): Index of the sample in the dataset.
+        epoch (int): Number of the pass over the data.
+        position (int): Position in this pass, counted over all ranks.
     """
 
     def __new__(cls, index: int, epoch: int, position: int) -> 'Draw':
+        """Make an integer with two attributes, ``epoch`` and ``position``."""
         draw = super().__new__(cls, index)
         draw.epoch, draw.position = epoch, position
         return draw
@@ -55,13 +56,13 @@ class Draw(int):
 
 @DATASETS.register_module()
 class SeededDataset(Dataset):
-    """A dataset whose random transforms follow from the draw.
+    """A dataset that seeds its random transforms for each :class:`Draw`.
 
-    Every other attribute (``metainfo``, ``full_init``, ``pipeline``, ...) is
-    the wrapped dataset's, to read and to write.
+    All other attributes (``metainfo``, ``full_init``, ``pipeline``, ...) are
+    those of the wrapped dataset, whether they are read or written.
 
     Args:
-        dataset (dict or Dataset): The dataset.
+        dataset (dict | Dataset): The dataset to wrap, or its config.
         seed (int): The run's seed.
     """
 
@@ -73,6 +74,8 @@ class SeededDataset(Dataset):
 
     def __getitem__(self, index: int) -> Any:
         if isinstance(index, Draw):
+            # The 0 stands for samples. The model's random numbers have a 1 in
+            # this place, see `IterationSeedHook`.
             seed_generators(self.seed, 0, index.epoch, index.position)
         return self.dataset[int(index)]
 
@@ -80,9 +83,10 @@ class SeededDataset(Dataset):
         return len(self.dataset)
 
     def __getattr__(self, name: str) -> Any:
-        # Special methods of the wrapped dataset, such as torch's
-        # `__getitems__`, would go round the seeding; `dataset` itself is
-        # asked for while unpickling.
+        # Special methods of the wrapped dataset, such as `__getitems__`, which
+        # torch calls if there is one, would bypass the seeding. `dataset` is
+        # looked up during unpickling before it is set, and would be looked up
+        # here again without end.
         if name == 'dataset' or name.startswith('__'):
             raise AttributeError(name)
         return getattr(self.dataset, name)
@@ -96,30 +100,36 @@ class SeededDataset(Dataset):
 
 @DATA_SAMPLERS.register_module()
 class DrawBatchSampler(Sampler):
-    """Batches of :class:`Draw`, from the batch to resume at.
+    """Batches of :class:`Draw`, starting at the batch at which a run resumes.
 
-    A sampler that has an ``epoch`` gives one pass over the data at a time; one
-    that has none (``InfiniteSampler``) is a single endless pass.
+    A sampler with an ``epoch`` yields one pass over the data at a time. A sampler
+    without one (``InfiniteSampler``) yields a single endless pass.
 
     Args:
-        sampler (Sampler): Gives this rank's indices.
+        sampler (Sampler): Sampler of this rank's indices.
         batch_size (int): Number of indices in a batch.
-        drop_last (bool): Whether to leave out a pass's last batch if it is
-            not full.
-        batch_sampler (dict, optional): Config of the batch sampler to number;
-            torch's if None.
-        endless (bool): Whether one iteration goes through pass after pass, as
-            a loop that counts iterations wants it, or through one pass, whose
-            number is the sampler's ``epoch``.
-        start (int): Batches since the beginning of the run that were already
-            trained on. They are skipped as indices: no sample is loaded.
-            If not endless, the last of them belongs to the sampler's epoch,
-            of which nothing may be left.
+        drop_last (bool): Whether to leave out the last batch of a pass if it is
+            not full. Defaults to False.
+        batch_sampler (dict, optional): Config of the batch sampler that makes
+            the batches. Defaults to None, torch's ``BatchSampler``.
+        endless (bool): Whether an iteration goes through one pass after another,
+            as training loops that count iterations need it. Otherwise it goes
+            through a single pass, whose number is the sampler's ``epoch``.
+            Defaults to False.
+        start (int): Number of batches, since the beginning of the run, on which
+            the model has been trained already. Their indices are skipped, and
+            their samples are not loaded. If ``endless`` is False, the last one
+            of them belongs to the sampler's epoch, and may be the last batch of
+            it. Defaults to 0.
+
+    Raises:
+        ConfigError: While iterating, if the iteration is endless and a pass over
+            the data has no batch.
     """
 
     def __init__(
         self,
-        sampler: Sized,
+        sampler: Sampler,
         batch_size: int,
         drop_last: bool = False,
         batch_sampler: dict | None = None,

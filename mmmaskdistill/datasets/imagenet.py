@@ -1,4 +1,4 @@
-"""ImageNet from folders, tar shards or an LMDB, with some files damaged."""
+"""ImageNet from folders, tar shards or an LMDB, even if some files are damaged."""
 
 import logging
 
@@ -14,28 +14,31 @@ from mmmaskdistill.registry import DATASETS
 
 @DATASETS.register_module()
 class ImageNet(MMPretrainImageNet):
-    """mmpretrain's ``ImageNet``, packed or not, that outlives damaged files.
+    """mmpretrain's ``ImageNet`` for folders or packed images, some of them damaged.
 
-    The images of ``data_root/train`` are read from that folder, or, packed by
-    ``tools/dataset_converters/pack_imagenet.py``, from the tar shards in
-    ``data_root/train_shards`` or the LMDB ``data_root/train_lmdb``. They are
-    the same samples in the same order.
+    The images of ``data_root/train`` are read from that folder. If they have
+    been packed by ``tools/dataset_converters/pack_imagenet.py``, they can also be
+    read from the tar shards in ``data_root/train_shards`` or from the LMDB
+    ``data_root/train_lmdb``. The samples and their order are the same.
 
-    In training, an image that ``StrictLoadImageFromFile`` cannot load is
-    replaced by another one, drawn at random, from the sample's seed under
-    :class:`SeededDataset`. The first process logs its name once. All workers
-    of a process count together, several processes each for themselves.
+    In training, an image that ``StrictLoadImageFromFile`` cannot load is replaced
+    by another one, which is drawn at random. Under :class:`SeededDataset` the
+    sample's seed determines the draw. Each unreadable image is logged once, by
+    the process of rank 0. Unreadable images are counted for each training process
+    separately, over all of its workers.
 
     Args:
-        storage (str): ``folder``, ``shards`` or ``lmdb``. Defaults to
-            ``folder``.
-        max_unreadable (float): Largest share of the images that may turn out
-            to be unreadable. Defaults to 0.001.
-        **kwargs: As for mmpretrain's ``ImageNet``.
+        *args: Arguments of mmpretrain's ``ImageNet``.
+        storage (str): Where to read the images from: ``'folder'``, ``'shards'``
+            or ``'lmdb'``. Defaults to ``'folder'``.
+        max_unreadable (float): Largest share of the images that may be
+            unreadable, 0 to 1. Defaults to 0.001.
+        **kwargs: Arguments of mmpretrain's ``ImageNet``.
 
     Raises:
-        ConfigError: If there is no such storage, what was packed is missing,
-            or more images are unreadable.
+        ConfigError: If an argument has none of these values, if ``ann_file`` is
+            given for packed images, if the packed images or the package ``lmdb``
+            are missing, or, while loading, if too many images are unreadable.
     """
 
     def __init__(
@@ -61,13 +64,23 @@ class ImageNet(MMPretrainImageNet):
         self.max_unreadable = max_unreadable
         super().__init__(*args, **kwargs)
 
-    def full_init(self):
+    def full_init(self) -> None:
+        """Load the list of images, and prepare to count unreadable ones."""
         if not self._fully_initialized:
             super().full_init()
-            # In shared memory: a worker's marks are seen by all.
+            # Workers are processes of their own. In shared memory, all of them
+            # see the images that one of them has marked.
             self._unreadable = torch.zeros(len(self), dtype=torch.bool).share_memory_()
 
     def load_data_list(self) -> list[dict]:
+        """List the images of the folder, or those in the index of packed images.
+
+        Returns:
+            list[dict]: ``img_path`` and ``gt_label`` of each image.
+
+        Raises:
+            ConfigError: If the index of the packed images is missing.
+        """
         if self.storage == 'folder':
             return super().load_data_list()
         return read_index(
@@ -76,10 +89,25 @@ class ImageNet(MMPretrainImageNet):
 
     @property
     def num_unreadable(self) -> int:
-        """int: Images that could not be loaded so far."""
+        """Number of images that could not be loaded so far."""
         return int(self._unreadable.sum())
 
     def prepare_data(self, idx: int) -> dict | None:
+        """Run the pipeline on an image.
+
+        Args:
+            idx (int): Index of the image.
+
+        Returns:
+            dict | None: The result of the pipeline. None makes mmengine's dataset
+            draw another image, because this one is unreadable.
+
+        Raises:
+            ConfigError: If more than ``max_unreadable`` of the images are
+                unreadable.
+            UnreadableImage: If the image is unreadable and the dataset is in
+                test mode, where images must not be replaced.
+        """
         try:
             return super().prepare_data(idx)
         except UnreadableImage as error:
@@ -92,7 +120,7 @@ class ImageNet(MMPretrainImageNet):
         if not self._unreadable[idx]:
             self._unreadable[idx] = True
             print_log(
-                f'{error}. Another image takes its place.',
+                f'{error}. It is replaced by another image.',
                 logger='current',
                 level=logging.WARNING,
             )
@@ -100,7 +128,7 @@ class ImageNet(MMPretrainImageNet):
         if count > self.max_unreadable * len(self):
             raise ConfigError(
                 f'{count} of {len(self)} images cannot be loaded, '
-                f'max_unreadable={self.max_unreadable:g} of them may: repair '
-                'them or raise max_unreadable of the dataset. The last one: '
+                f'max_unreadable={self.max_unreadable:g} allows fewer: repair the '
+                'files, or raise max_unreadable of the dataset. The last error: '
                 f'{error}'
             ) from error

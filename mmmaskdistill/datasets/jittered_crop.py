@@ -1,4 +1,4 @@
-"""Colour jitter, flip and random crop, computed on the crop alone."""
+"""Color jitter, flip and random crop in one transform, which computes only the crop."""
 
 from collections.abc import Callable
 
@@ -13,39 +13,45 @@ from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import TRANSFORMS
 
 LEVELS = np.arange(256, dtype=np.float32)
-GREY = np.tile([0.114, 0.587, 0.299], (3, 1))  # of blue, green and red
+# Weights of blue, green and red in the gray value of a pixel, for each channel.
+GREY = np.tile([0.114, 0.587, 0.299], (3, 1))
 
 
 @TRANSFORMS.register_module()
 class RandomJitteredCrop(RandomResizedCrop):
-    """Colour jitter, horizontal flip and random resized crop, in one.
+    """Color jitter, horizontal flip and random resized crop in one transform.
 
-    Draws what torchvision's ``ColorJitter``, ``RandomHorizontalFlip`` and
-    ``RandomResizedCrop`` draw in a row, and gives the same pictures but for
-    rounding. The reference jitters the whole image and throws most of it
-    away; brightness, contrast and saturation act on each pixel alone, so here
-    they act on the resized crop. What contrast needs of the whole image, its
-    mean grey, comes from every fourth pixel.
+    The random draws are those of torchvision's ``ColorJitter``,
+    ``RandomHorizontalFlip`` and ``RandomResizedCrop``, applied one after the
+    other, and the pictures are the same up to rounding. torchvision jitters the
+    whole image, most of which is then cropped away. Brightness, contrast and
+    saturation change each pixel independently of the others, so here they are
+    applied to the resized crop. Contrast also needs the mean gray value of the
+    whole image, which is taken from every fourth row and column.
 
-    Sets ``img`` to a picture [h, w, 3] uint8, or to two of the same crop with
-    ``second_scale``, for a teacher whose patches are of another size;
-    ``img_shape`` is the first one's.
+    The transform sets ``img`` to a picture [h, w, 3] uint8. With
+    ``second_scale``, for a teacher with another patch size, it sets ``img`` to a
+    list of two pictures of the same crop. ``img_shape`` is the shape of the first
+    picture.
 
     Args:
-        scale (int | tuple[int, int]): Size (h, w) of the picture, in pixels.
-        second_scale (int | tuple[int, int], optional): Size of a second one.
-        brightness (float): Factors are uniform in 1 - this to 1 + this.
-            Defaults to 0.4.
-        contrast (float): Likewise. Defaults to 0.4.
-        saturation (float): Likewise. Defaults to 0.4.
+        scale (int | tuple[int, int]): Height and width of the picture, in
+            pixels.
+        second_scale (int | tuple[int, int], optional): Height and width of the
+            second picture, in pixels. Defaults to None, one picture only.
+        brightness (float): Strength of the change of brightness, 0 to 1: its
+            factor is drawn uniformly from 1 - strength to 1 + strength. Defaults
+            to 0.4.
+        contrast (float): The same for contrast. Defaults to 0.4.
+        saturation (float): The same for saturation. Defaults to 0.4.
         flip_prob (float): Probability of a horizontal flip. Defaults to 0.5.
-        crop_ratio_range (tuple[float, float]): Area of the crop, as a part of
-            the image. Defaults to (0.2, 1).
-        aspect_ratio_range (tuple[float, float]): Width by height of the crop.
-            Defaults to (3/4, 4/3).
+        crop_ratio_range (tuple[float, float]): Range of the area of the crop, as
+            a share of the image's area. Defaults to (0.2, 1).
+        aspect_ratio_range (tuple[float, float]): Range of the ratio of the
+            crop's width to its height. Defaults to (3/4, 4/3).
 
     Raises:
-        ConfigError: If a strength is not from 0 to 1.
+        ConfigError: If a strength is not within 0 to 1.
     """
 
     def __init__(
@@ -81,7 +87,12 @@ class RandomJitteredCrop(RandomResizedCrop):
 
     @cache_randomness
     def draw_jitter(self) -> list[tuple[Callable, float]]:
-        """Jitters in random order, each with its factor."""
+        """Draw the order of the jitters and the factor of each.
+
+        Returns:
+            list[tuple[Callable, float]]: Jitters in the order in which they are
+            applied, each with its factor. A jitter of strength 0 is left out.
+        """
         return [
             (jitter, np.random.uniform(1 - strength, 1 + strength))
             for jitter, strength in (self.jitters[i] for i in np.random.permutation(3))
@@ -90,9 +101,19 @@ class RandomJitteredCrop(RandomResizedCrop):
 
     @cache_randomness
     def draw_flip(self) -> bool:
+        """Draw whether the picture is flipped."""
         return np.random.rand() < self.flip_prob
 
     def transform(self, results: dict) -> dict:
+        """Crop, resize, jitter and flip an image.
+
+        Args:
+            results (dict): Results with ``img``, [h, w, 3] uint8, in BGR order.
+
+        Returns:
+            dict: The results with new ``img`` and ``img_shape``, and with
+            ``flip`` and ``flip_direction``.
+        """
         image = results['img']
         top, left, height, width = self.rand_crop_params(image)
         crop = image[top : top + height, left : left + width]
@@ -123,17 +144,20 @@ class RandomJitteredCrop(RandomResizedCrop):
 
 
 def resize(image: np.ndarray, scale: tuple[int, int]) -> np.ndarray:
-    """Antialiased bicubic resizing, as Pillow's, by torch's faster kernel.
+    """Resize an image with antialiased bicubic interpolation, as Pillow does.
+
+    torch's kernel is faster than Pillow's.
 
     Args:
         image (ndarray): [h, w, 3] uint8.
-        scale (tuple[int, int]): New height and width.
+        scale (tuple[int, int]): New height and width, in pixels.
 
     Returns:
         ndarray: [*scale, 3] uint8.
     """
-    # `unsqueeze` first: torch takes the layout for channels-last, and does not
-    # copy, only if the batch's stride is that of a whole image.
+    # torch recognizes the channels-last layout, and avoids a copy of the image,
+    # only if the stride of the batch dimension is that of a whole image.
+    # Therefore this dimension is added before the permutation.
     tensor = torch.from_numpy(image).unsqueeze(0).permute(0, 3, 1, 2)
     tensor = F.interpolate(tensor, scale, mode='bicubic', antialias=True)
     return tensor[0].permute(1, 2, 0).contiguous().numpy()
@@ -142,12 +166,15 @@ def resize(image: np.ndarray, scale: tuple[int, int]) -> np.ndarray:
 def _jitter(
     image: np.ndarray, jitters: list[tuple[Callable, float]], mean: int | None = None
 ) -> np.ndarray:
-    """Apply jitters in turn.
+    """Apply jitters one after the other.
 
     Args:
-        image (ndarray): [h, w, 3] uint8, BGR.
-        jitters (list[tuple[Callable, float]]): Each with its factor.
-        mean (int, optional): Of grey, for contrast.
+        image (ndarray): [h, w, 3] uint8, in BGR order.
+        jitters (list[tuple[Callable, float]]): Jitters, each with its factor.
+        mean (int, optional): Mean gray value, which contrast needs.
+
+    Returns:
+        ndarray: [h, w, 3] uint8.
     """
     table = LEVELS
     for jitter, factor in jitters:
@@ -156,7 +183,8 @@ def _jitter(
                 image, table = cv2.LUT(image, table), LEVELS
             image = _saturation(image, factor)
         else:
-            # Of tables in a row, one remains.
+            # Brightness and contrast are lookup tables. Successive tables are
+            # combined into one, which is applied to the image once.
             table = jitter(table, factor, mean)
     return image if table is LEVELS else cv2.LUT(image, table)
 
@@ -174,14 +202,14 @@ def _saturation(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def _table(levels: np.ndarray) -> np.ndarray:
-    # Pillow cuts the fraction off.
+    # Pillow rounds towards zero.
     return levels.clip(0, 255).astype(np.uint8)
 
 
 def _grey_before_contrast(
     image: np.ndarray, jitters: list[tuple[Callable, float]]
 ) -> int:
-    """Mean grey of the whole image when contrast's turn comes."""
+    """Compute the mean gray value of the whole image just before contrast."""
     height, width = image.shape[:2]
     sample = cv2.resize(
         image, (-(-width // 4), -(-height // 4)), interpolation=cv2.INTER_NEAREST

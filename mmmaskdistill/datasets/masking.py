@@ -1,4 +1,4 @@
-"""Which patches are hidden from the student."""
+"""Generators of the mask m, which says which patches the student does not see."""
 
 import math
 
@@ -11,34 +11,36 @@ from mmmaskdistill.registry import TRANSFORMS
 
 @TRANSFORMS.register_module()
 class BlockMaskGenerator(BaseTransform):
-    """Hide rectangular blocks of patches, the same number in every image.
+    """Hide rectangular blocks of patches, and the same number in every image.
 
-    Blocks are drawn until the number is reached: area uniform between
-    ``min_num_patches`` and what is left to hide, aspect ratio log-uniform,
-    place uniform. A block is taken if it hides something new, but not too
-    much. After ten blocks in a row that are not taken, the few patches left to
-    hide are drawn one by one.
+    Blocks are drawn until enough patches are hidden. The area of a block is drawn
+    uniformly between ``min_num_patches`` and the number of patches left to hide
+    (or ``max_num_patches``, if this is less), its aspect ratio log-uniformly and
+    its position uniformly. A block is accepted if it is lower and narrower than
+    the patch grid and if the number of patches that it hides in addition is at
+    least 1 and at most this upper limit. When ten blocks in a row have been
+    rejected, the patches left to hide are drawn one by one.
 
     This is the procedure of BEiT v2's public code (arXiv 2208.06366).
-    mmpretrain's ``BEiTMaskGenerator``, whose arguments these are, never hides
-    the last row and column of patches, and draws on where this one scatters.
-
-    Adds the key ``mask``: [h, w] int64, 1 = hidden.
+    mmpretrain's ``BEiTMaskGenerator`` has the same arguments, but never hides the
+    last row and the last column of patches, and goes on drawing blocks where this
+    generator draws single patches.
 
     Args:
-        input_size (int | tuple[int, int]): Patch grid, rows and columns.
-        num_masking_patches (int): Patches to hide.
-        min_num_patches (int): Least area of a block, in patches. Defaults to
+        input_size (int | tuple[int, int]): Rows and columns of the patch grid.
+        num_masking_patches (int): Number of patches to hide.
+        min_num_patches (int): Smallest area of a block, in patches. Defaults to
             16.
-        max_num_patches (int, optional): Largest area of a block. Defaults to
-            ``num_masking_patches``.
-        min_aspect (float): Least ratio of a block's height to its width.
+        max_num_patches (int, optional): Largest area of a block, in patches.
+            Defaults to ``num_masking_patches``.
+        min_aspect (float): Smallest ratio of a block's height to its width.
             Defaults to 0.3.
-        max_aspect (float, optional): Largest one. Defaults to
-            ``1 / min_aspect``.
+        max_aspect (float, optional): Largest ratio of a block's height to its
+            width. Defaults to ``1 / min_aspect``.
 
     Raises:
-        ConfigError: If there are fewer patches than to hide, or none to hide.
+        ConfigError: If the patch grid has fewer patches than are to be hidden, or
+            none is to be hidden.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class BlockMaskGenerator(BaseTransform):
         self.log_aspect = (math.log(min_aspect), math.log(max_aspect or 1 / min_aspect))
 
     def transform(self, results: dict) -> dict:
+        """Add ``mask`` to the results, [h, w] int64, 1 = hidden."""
         mask = np.zeros(self.input_size, np.int64)
         left = self.num_masking_patches
         while left:
@@ -71,10 +74,11 @@ class BlockMaskGenerator(BaseTransform):
         return results
 
     def _hide_block(self, mask: np.ndarray, left: int) -> int:
-        """Hide one block of at most ``left`` new patches.
+        """Hide one block with at most ``left`` new patches.
 
         Returns:
-            int: New patches hidden, 0 if ten blocks did not fit.
+            int: Number of patches that the block hides and that were visible
+            before, or 0 if ten blocks were rejected.
         """
         rows, columns = self.input_size
         most = min(left, self.max_num_patches)
@@ -105,23 +109,22 @@ class BlockMaskGenerator(BaseTransform):
 
 @TRANSFORMS.register_module()
 class UniformMaskGenerator(BaseTransform):
-    """Hide squares of patches drawn uniformly, as many in every image.
+    """Hide squares of patches, drawn uniformly, and the same number in every image.
 
-    MAE draws single patches (arXiv 2111.06377), SimMIM squares of 32 pixels
+    MAE hides single patches (arXiv 2111.06377), SimMIM squares of 32 x 32 pixels
     (arXiv 2111.09886).
 
-    Adds the key ``mask``: [h, w] int64, 1 = hidden.
-
     Args:
-        input_size (int | tuple[int, int]): Patch grid, rows and columns.
-        num_masking_patches (int): Patches to hide, a multiple of ``unit``
-            squared.
-        unit (int): Side of a square, in patches; divides the grid's sides.
-            Defaults to 1.
+        input_size (int | tuple[int, int]): Rows and columns of the patch grid.
+        num_masking_patches (int): Number of patches to hide, a multiple of
+            ``unit`` squared.
+        unit (int): Side of a square, in patches. It must divide the rows and the
+            columns of the patch grid. Defaults to 1.
 
     Raises:
-        ConfigError: If there are fewer patches than to hide, none to hide, or
-            squares do not fit them.
+        ConfigError: If the patch grid has fewer patches than are to be hidden, if
+            none is to be hidden, or if the patch grid or the patches to hide do
+            not consist of whole squares.
     """
 
     def __init__(
@@ -134,14 +137,15 @@ class UniformMaskGenerator(BaseTransform):
             or num_masking_patches % unit**2
         ):
             raise ConfigError(
-                f'unit={unit}: squares of {unit} x {unit} patches do not fill '
-                f'the grid {self.input_size} and num_masking_patches='
-                f'{num_masking_patches}'
+                f'unit={unit}: the grid {self.input_size} and '
+                f'num_masking_patches={num_masking_patches} must consist of '
+                f'squares of {unit} x {unit} patches'
             )
         self.num_masking_patches = num_masking_patches
         self.unit = unit
 
     def transform(self, results: dict) -> dict:
+        """Add ``mask`` to the results, [h, w] int64, 1 = hidden."""
         rows, columns = (side // self.unit for side in self.input_size)
         mask = np.zeros(rows * columns, np.int64)
         mask[
@@ -161,18 +165,17 @@ class UniformMaskGenerator(BaseTransform):
 
 @TRANSFORMS.register_module()
 class NoMaskGenerator(BaseTransform):
-    """Hide nothing: plain feature distillation, which predicts all patches.
-
-    Adds the key ``mask``: [h, w] int64, all 0.
+    """Hide no patch, for plain feature distillation, which predicts all patches.
 
     Args:
-        input_size (int | tuple[int, int]): Patch grid, rows and columns.
+        input_size (int | tuple[int, int]): Rows and columns of the patch grid.
     """
 
     def __init__(self, input_size: int | tuple[int, int]):
         self.input_size = _grid(input_size)
 
     def transform(self, results: dict) -> dict:
+        """Add ``mask`` to the results, [h, w] int64, all 0."""
         results['mask'] = np.zeros(self.input_size, np.int64)
         return results
 
@@ -182,18 +185,17 @@ class NoMaskGenerator(BaseTransform):
 
 @TRANSFORMS.register_module()
 class GumbelNoise(BaseTransform):
-    """Noise for masks that the model itself makes, such as ``AttentionMask``.
-
-    Adds the key ``mask``: [h, w] float32, standard Gumbel.
+    """Draw noise from which the model makes a mask, as ``AttentionMask`` does.
 
     Args:
-        input_size (int | tuple[int, int]): Patch grid, rows and columns.
+        input_size (int | tuple[int, int]): Rows and columns of the patch grid.
     """
 
     def __init__(self, input_size: int | tuple[int, int]):
         self.input_size = _grid(input_size)
 
     def transform(self, results: dict) -> dict:
+        """Add standard Gumbel noise as ``mask`` to the results, [h, w] float32."""
         noise = np.random.gumbel(size=self.input_size)
         results['mask'] = noise.astype(np.float32)
         return results
@@ -210,5 +212,5 @@ def _check_count(hidden: int, grid: tuple[int, int]):
     if not 0 < hidden <= math.prod(grid):
         raise ConfigError(
             f'num_masking_patches={hidden}: expected 1 to '
-            f'{math.prod(grid)}, the patches of the grid {grid}'
+            f'{math.prod(grid)}, the number of patches of the grid {grid}'
         )

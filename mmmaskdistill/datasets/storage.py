@@ -1,13 +1,13 @@
-"""Images inside tar shards or an LMDB, read by what takes a file's name.
+"""Storage backends that read images inside tar shards or an LMDB.
 
-A packed image's name is a URI, which mmengine's ``fileio.get`` and all loaders
-that use it take in place of a path::
+The name of a packed image is a URI. mmengine's ``fileio.get``, and with it any
+loader that calls it, takes this URI in place of a path::
 
     tarshard://data/imagenet/train_shards/000012.tar#offset+size/name
     imagelmdb://data/imagenet/train_lmdb/#name
 
-Both kinds have a table of contents, ``index.tsv``, a line an image: what
-follows the folder in its URI, and its label.
+Shards and LMDB have a table of contents, ``index.tsv``. It has one line for each
+image with two columns: the part of its URI after the folder, and its label.
 """
 
 import os
@@ -25,14 +25,15 @@ MAX_OPEN = 256
 
 
 class _PackedBackend(BaseStorageBackend):
-    """Keeps the last files open, each process its own."""
+    """Keep up to ``MAX_OPEN`` files open in each process."""
 
     def __init__(self):
         self._open, self._process = OrderedDict(), os.getpid()
 
     def _opened(self, path: str):
         if self._process != os.getpid():
-            # A fork shares its parent's positions in files.
+            # A forked process shares the position in an open file with its
+            # parent, so it has to open the file again.
             self._open, self._process = OrderedDict(), os.getpid()
         if path not in self._open:
             self._open[path] = self._open_file(path)
@@ -41,17 +42,36 @@ class _PackedBackend(BaseStorageBackend):
         return self._open[path]
 
     def get_text(self, filepath: str, encoding: str = 'utf-8') -> str:
+        """Read a packed file as text.
+
+        Args:
+            filepath (str): URI of the file.
+            encoding (str): Encoding of the text. Defaults to ``'utf-8'``.
+
+        Returns:
+            str: Content of the file.
+
+        Raises:
+            OSError: If the file cannot be read.
+        """
         return self.get(filepath).decode(encoding)
 
 
 @register_backend('tarshard', prefixes='tarshard')
 class TarShardBackend(_PackedBackend):
-    """Reads ``tarshard://TAR#OFFSET+SIZE/NAME``, bytes of a member."""
+    """Reads a member of a tar file, ``tarshard://TAR#OFFSET+SIZE/NAME``."""
 
     def get(self, filepath: str) -> bytes:
-        """
+        """Read a member of a tar file.
+
+        Args:
+            filepath (str): URI of the member.
+
+        Returns:
+            bytes: Content of the member.
+
         Raises:
-            OSError: If the shard is missing or ends before the member.
+            OSError: If the tar file is missing or ends before the member does.
         """
         shard, member = _split(filepath)
         offset, size = map(int, member.split('/', 1)[0].split('+'))
@@ -60,8 +80,8 @@ class TarShardBackend(_PackedBackend):
         content = file.read(size)
         if len(content) != size:
             raise OSError(
-                f"'{shard}' ends within the image: expected {size} "
-                f'bytes at {offset}, found {len(content)}'
+                f"'{shard}' ends within the image: expected {size} bytes at "
+                f'offset {offset}, found {len(content)}'
             )
         return content
 
@@ -71,13 +91,19 @@ class TarShardBackend(_PackedBackend):
 
 @register_backend('imagelmdb', prefixes='imagelmdb')
 class ImageLmdbBackend(_PackedBackend):
-    """Reads ``imagelmdb://FOLDER/#KEY``, the value of a key."""
+    """Reads the value of a key in an LMDB, ``imagelmdb://FOLDER/#KEY``."""
 
     def get(self, filepath: str) -> bytes:
-        """
+        """Read the value of a key in an LMDB.
+
+        Args:
+            filepath (str): URI of the value.
+
+        Returns:
+            bytes: The value.
+
         Raises:
-            OSError: If the database is missing or damaged, or has no such
-                key.
+            OSError: If the LMDB is missing or damaged, or has no such key.
         """
         import lmdb
 
@@ -101,13 +127,13 @@ def _split(uri: str) -> tuple[str, str]:
     return tuple(str(uri).split('://', 1)[1].rsplit('#', 1))
 
 
-def write_index(folder: str, rows: Iterable[tuple[str, int]]):
-    """Write ``index.tsv``, complete or not at all.
+def write_index(folder: str, rows: Iterable[tuple[str, int]]) -> None:
+    """Write ``index.tsv``, either completely or not at all.
 
     Args:
-        folder (str): Of the shards or of the LMDB.
-        rows: What follows the folder in the URI, and the label, of each
-            image.
+        folder (str): Folder of the shards or of the LMDB.
+        rows (Iterable[tuple[str, int]]): For each image the part of its URI after
+            the folder, and its label.
     """
     path = Path(folder, INDEX)
     partial = path.with_suffix('.tmp')
@@ -117,17 +143,17 @@ def write_index(folder: str, rows: Iterable[tuple[str, int]]):
 
 
 def read_index(folder: str, storage: str) -> list[dict]:
-    """Images of shards or an LMDB, in the order they were packed in.
+    """List the images of shards or of an LMDB, in the order of packing.
 
     Args:
-        folder (str): Holds ``index.tsv``.
-        storage (str): ``shards`` or ``lmdb``.
+        folder (str): Folder that contains ``index.tsv``.
+        storage (str): ``'shards'`` or ``'lmdb'``.
 
     Returns:
-        list[dict]: ``img_path``, a URI, and ``gt_label`` of each.
+        list[dict]: ``img_path``, which is a URI, and ``gt_label`` of each image.
 
     Raises:
-        ConfigError: If there is no index.
+        ConfigError: If ``index.tsv`` is missing.
     """
     path = Path(folder, INDEX)
     if not path.is_file():

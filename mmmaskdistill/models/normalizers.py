@@ -1,7 +1,9 @@
-"""N: what is done to the teacher's features before the student predicts them.
+"""The normalizers N, which are applied to the teacher's features.
 
-A normalizer maps [B, N, D] to [B, N, D] and learns nothing. One with
-``per_token`` treats tokens alone, so some of them, [M, D], will do.
+The student predicts the normalized features. A normalizer maps features
+[B, N, D] to features [B, N, D] and has no learnable parameters. If its attribute
+``per_token`` is True, it treats each token independently of the others, and can
+therefore be applied to a selection of the tokens, [M, D], as well.
 """
 
 import torch.nn.functional as F
@@ -12,15 +14,19 @@ from mmmaskdistill.registry import MODELS
 
 @MODELS.register_module()
 class NoNormalizer(nn.Identity):
-    """The features as they are; what a discrete teacher's tokens take."""
+    """Leave the features as they are.
+
+    The token ids [B, N] of a discrete teacher need this normalizer.
+    """
 
     per_token = True
 
 
 class _Normalizer(nn.Module):
-    """
+    """Base class of normalizers that divide by a standard deviation.
+
     Args:
-        eps (float): Added to the variance. Defaults to 1e-6.
+        eps (float): Number added to the variance. Defaults to 1e-6.
     """
 
     def __init__(self, eps: float = 1e-6):
@@ -30,32 +36,49 @@ class _Normalizer(nn.Module):
 
 @MODELS.register_module()
 class LayerNormalizer(_Normalizer):
-    """Each token to zero mean and unit variance over its channels.
+    """Give each token zero mean and unit variance over its channels.
 
     Args:
-        eps (float): Added to the variance. Defaults to 1e-6.
+        eps (float): Number added to the variance. Defaults to 1e-6.
     """
 
     per_token = True
 
     def forward(self, features: Tensor) -> Tensor:
+        """Normalize features.
+
+        Args:
+            features (Tensor): [B, N, D] or [M, D].
+
+        Returns:
+            Tensor: Normalized features of the same shape.
+        """
         return F.layer_norm(features, features.shape[-1:], eps=self.eps)
 
 
 @MODELS.register_module()
 class PatchPixelNormalizer(_Normalizer):
-    """MAE's: each patch's pixels over their deviation, the unbiased one.
+    """Normalize the pixels of each patch as MAE does.
 
-    ``norm_pix_loss`` of arXiv 2111.06377. Differs from
-    :class:`LayerNormalizer` by the factor D / (D - 1) of the variance.
+    This is ``norm_pix_loss`` of MAE (arXiv 2111.06377). It differs from
+    :class:`LayerNormalizer` in that the variance is the unbiased one, which is
+    greater by the factor D / (D - 1).
 
     Args:
-        eps (float): Added to the variance. Defaults to 1e-6.
+        eps (float): Number added to the variance. Defaults to 1e-6.
     """
 
     per_token = True
 
     def forward(self, features: Tensor) -> Tensor:
+        """Normalize the pixels of patches.
+
+        Args:
+            features (Tensor): [B, N, D] or [M, D].
+
+        Returns:
+            Tensor: Normalized pixels of the same shape.
+        """
         mean = features.mean(-1, keepdim=True)
         variance = features.var(-1, keepdim=True)
         return (features - mean) / (variance + self.eps).sqrt()
@@ -63,36 +86,61 @@ class PatchPixelNormalizer(_Normalizer):
 
 @MODELS.register_module()
 class InstanceNormalizer(_Normalizer):
-    """Each channel of an image to zero mean, unit variance over its tokens.
+    """Give each channel zero mean and unit variance over the tokens of an image.
 
     Args:
-        eps (float): Added to the variance. Defaults to 1e-6.
+        eps (float): Number added to the variance. Defaults to 1e-6.
     """
 
     def forward(self, features: Tensor) -> Tensor:
+        """Normalize features.
+
+        Args:
+            features (Tensor): [B, N, D].
+
+        Returns:
+            Tensor: Normalized features [B, N, D].
+        """
         return F.instance_norm(features.mT, eps=self.eps).mT
 
 
 @MODELS.register_module()
 class BatchNormalizer(_Normalizer):
-    """Each channel to zero mean, unit variance over all tokens of a batch.
+    """Give each channel zero mean and unit variance over all tokens of a batch.
 
-    Batch normalization without affine and without memory: of several
-    processes, each takes its own part of the batch.
+    This is batch normalization without affine parameters and without running
+    statistics. In distributed training, each process normalizes its own part of
+    the batch.
 
     Args:
-        eps (float): Added to the variance. Defaults to 1e-6.
+        eps (float): Number added to the variance. Defaults to 1e-6.
     """
 
     def forward(self, features: Tensor) -> Tensor:
+        """Normalize features.
+
+        Args:
+            features (Tensor): [B, N, D].
+
+        Returns:
+            Tensor: Normalized features [B, N, D].
+        """
         return F.batch_norm(features.mT, None, None, training=True, eps=self.eps).mT
 
 
 @MODELS.register_module()
 class L2Normalizer(nn.Module):
-    """Each token to unit length."""
+    """Give each token unit length."""
 
     per_token = True
 
     def forward(self, features: Tensor) -> Tensor:
+        """Normalize features.
+
+        Args:
+            features (Tensor): [B, N, D] or [M, D].
+
+        Returns:
+            Tensor: Normalized features of the same shape.
+        """
         return F.normalize(features, dim=-1)

@@ -1,3 +1,5 @@
+"""A head for discrete teachers."""
+
 from mmmaskdistill.registry import MODELS
 
 from .linear_head import LinearHead
@@ -5,11 +7,13 @@ from .linear_head import LinearHead
 
 @MODELS.register_module()
 class CodebookHead(LinearHead):
-    """H: scores of a discrete teacher's tokens, one linear layer.
+    """The head H for a discrete teacher: one linear layer that scores its tokens.
+
+    It maps the student's tokens [..., Ds] to scores [..., vocab_size].
 
     Args:
-        in_channels (int): Width Ds of the student.
-        vocab_size (int): Tokens of the teacher's codebook.
+        in_channels (int): Width Ds of the student's tokens.
+        vocab_size (int): Number of tokens in the teacher's codebook.
     """
 
     def __init__(self, in_channels: int, vocab_size: int):

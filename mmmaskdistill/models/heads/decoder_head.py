@@ -1,3 +1,5 @@
+"""Decoder heads, which predict all patches from the visible ones."""
+
 from mmpretrain.models.necks import MAEPretrainDecoder, MILANPretrainDecoder
 from torch import Tensor, nn
 
@@ -6,9 +8,13 @@ from mmmaskdistill.registry import MODELS
 
 
 class _DecodesVisible:
-    """What the two decoders share: arguments, weights, order of tokens."""
+    """Arguments and initial weights that the two decoder heads have in common.
 
-    #: Needs the visible tokens and the mask, gives all patches.
+    It is a mixin for a decoder of mmpretrain. The arguments are those of
+    :class:`DecoderHead`.
+    """
+
+    #: The head takes the visible tokens and the mask, and predicts all patches.
     decodes_visible = True
 
     def __init__(
@@ -23,7 +29,8 @@ class _DecodesVisible:
         side = grid if isinstance(grid, int) else grid[0]
         if not isinstance(grid, int) and grid[0] != grid[1]:
             raise ConfigError(
-                f'grid={grid}: the decoder has a position embedding for squares only'
+                f'grid={grid}: expected a square, because the position embedding '
+                'of the decoder supports square patch grids only'
             )
         super().__init__(
             num_patches=side**2,
@@ -36,8 +43,12 @@ class _DecodesVisible:
         self.grid = (side, side)
         self.in_features, self.out_features = in_channels, out_channels
 
-    def init_weights(self):
-        """As MAE: Xavier; the position embedding is fixed."""
+    def init_weights(self) -> None:
+        """Initialize the decoder as MAE does.
+
+        The linear layers get Xavier's initialization, the position embedding is
+        a fixed one of sines and cosines.
+        """
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
@@ -47,14 +58,16 @@ class _DecodesVisible:
 
 
 def visible_first(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Order of patches with the visible ones first, and the way back.
+    """Order the patches of each image so that the visible ones come first.
 
     Args:
-        mask (Tensor): [B, N] bool, True = hidden.
+        mask (Tensor): The mask m, [B, N] bool, True = hidden.
 
     Returns:
-        tuple[Tensor, Tensor]: ``order`` [B, N], patch at each place, and
-        ``place`` [B, N], place of each patch.
+        tuple[Tensor, Tensor]: ``order`` [B, N], the index of the patch at each
+        position of the new order, and ``place`` [B, N], the position of each
+        patch in the new order. Visible patches and hidden patches keep their
+        order among themselves.
     """
     order = mask.byte().argsort(dim=1, stable=True)
     return order, order.argsort(dim=1)
@@ -62,43 +75,54 @@ def visible_first(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 @MODELS.register_module()
 class DecoderHead(_DecodesVisible, MAEPretrainDecoder):
-    """H: MAE's Transformer decoder, which brings the mask tokens in.
+    """MAE's Transformer decoder as head H. It adds the mask tokens itself.
 
-    mmpretrain's ``MAEPretrainDecoder`` for any mask and target (arXiv
-    2111.06377, section 3).
+    This is mmpretrain's ``MAEPretrainDecoder`` for any mask and any target
+    (arXiv 2111.06377, section 3).
 
     Args:
-        in_channels (int): Width Ds of the student.
-        out_channels (int): Width Dt of the teacher's features.
-        grid (int | tuple[int, int]): Patch grid, a square. Defaults to 14.
-        embed_dims (int): Width of the decoder. Defaults to 512.
-        num_layers (int): Its blocks. Defaults to 8.
-        num_heads (int): Its attention heads. Defaults to 16.
+        in_channels (int): Width Ds of the student's tokens.
+        out_channels (int): Channels Dt of the teacher's features.
+        grid (int | tuple[int, int]): Patch grid (h, w), which must be a
+            square. Defaults to 14.
+        embed_dims (int): Width of the decoder's tokens. Defaults to 512.
+        num_layers (int): Number of the decoder's blocks. Defaults to 8.
+        num_heads (int): Number of its attention heads. Defaults to 16.
+
+    Raises:
+        ConfigError: If the patch grid is not a square.
     """
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """All patches' predictions [B, N, Dt].
+        """Predict the features of all patches.
 
         Args:
-            tokens (Tensor): [B, 1+V, Ds], the class token and the visible
-                patches in row-major order.
-            mask (Tensor): [B, N] bool, True = hidden.
+            tokens (Tensor): The student's tokens [B, 1+V, Ds]: the class token
+                and the V visible patches of each image, in row-major order.
+            mask (Tensor): The mask m, [B, N] bool, True = hidden.
+
+        Returns:
+            Tensor: Predictions [B, N, Dt].
         """
         return super().forward(tokens, visible_first(mask)[1])
 
 
 @MODELS.register_module()
 class PromptDecoderHead(_DecodesVisible, MILANPretrainDecoder):
-    """H: MILAN's decoder, which leaves the visible tokens as they came.
+    """MILAN's decoder as head H. It does not update the visible tokens.
 
-    mmpretrain's ``MILANPretrainDecoder`` for any mask and target (arXiv
-    2208.06049, section 3.3): mask tokens attend to all tokens, and only they
-    are updated.
+    This is mmpretrain's ``MILANPretrainDecoder`` for any mask and any target
+    (arXiv 2208.06049, section 3.3): the mask tokens attend to all tokens, and
+    only the mask tokens are updated.
 
     Args:
-        class_token (bool): Predict the class token, too, before the patches,
-            from the student's. Defaults to False.
-        **kwargs: As for :class:`DecoderHead`.
+        *args: Arguments of :class:`DecoderHead`.
+        class_token (bool): Whether to predict the teacher's class token, too,
+            from that of the student. Defaults to False.
+        **kwargs: Arguments of :class:`DecoderHead`.
+
+    Raises:
+        ConfigError: If the patch grid is not a square.
     """
 
     def __init__(self, *args, class_token: bool = False, **kwargs):
@@ -106,9 +130,16 @@ class PromptDecoderHead(_DecodesVisible, MILANPretrainDecoder):
         self.class_token = class_token
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """All patches' predictions, see :class:`DecoderHead`.
+        """Predict the features of all patches.
 
-        [B, 1+N, Dt] with ``class_token``.
+        Args:
+            tokens (Tensor): The student's tokens [B, 1+V, Ds]: the class token
+                and the V visible patches of each image, in row-major order.
+            mask (Tensor): The mask m, [B, N] bool, True = hidden.
+
+        Returns:
+            Tensor: Predictions [B, N, Dt]; with ``class_token`` [B, 1+N, Dt],
+            the class token first.
         """
         order, place = visible_first(mask)
         visible = tokens.shape[1] - 1

@@ -1,3 +1,5 @@
+"""Several heads, one for each of several teachers."""
+
 from collections.abc import Sequence
 
 import torch
@@ -9,13 +11,20 @@ from mmmaskdistill.registry import MODELS
 
 @MODELS.register_module()
 class HeadList(nn.ModuleList):
-    """H of several teachers: a head each, their outputs side by side.
+    """The head H for several teachers: one head for each of them.
 
     Args:
-        heads (list[dict]): Heads in the teachers' order.
+        heads (list[dict]): Configs of the heads, in the order of the teachers.
+
+    Attributes:
+        in_features (int): Width Ds of the student's tokens.
+        decodes_visible (bool): Whether the heads are decoders, which take the
+            visible tokens and the mask.
+        splits (list[int]): Channels Dt that each head predicts.
+        out_features (int): Sum of the channels of all heads.
 
     Raises:
-        ConfigError: If they do not take the same tokens.
+        ConfigError: If the heads do not take the same tokens.
     """
 
     def __init__(self, heads: Sequence[dict]):
@@ -25,19 +34,29 @@ class HeadList(nn.ModuleList):
         }
         if len(kinds) != 1:
             raise ConfigError(
-                'HeadList has '
-                f'{", ".join(type(head).__name__ for head in self)} of '
-                f'in_channels {[head.in_features for head in self]}: take '
-                'the same in_channels, and all decoders or none'
+                'HeadList has the heads '
+                f'{", ".join(type(head).__name__ for head in self)} with '
+                f'in_channels {[head.in_features for head in self]}: give all of '
+                'them the same in_channels, and use either decoder heads only or '
+                'none'
             )
         ((self.in_features, self.decodes_visible),) = kinds
         self.splits = [head.out_features for head in self]
         self.out_features = sum(self.splits)
 
-    def init_weights(self):
+    def init_weights(self) -> None:
+        """Initialize all heads."""
         for head in self:
             head.init_weights()
 
     def forward(self, *args) -> Tensor:
-        """As one head: predictions [..., sum of Dt]."""
+        """Concatenate the predictions of all heads along the channels.
+
+        Args:
+            *args: The inputs of each head: the student's tokens [..., Ds], and
+                also the mask [B, N] if the heads are decoders.
+
+        Returns:
+            Tensor: Predictions [..., sum of Dt].
+        """
         return torch.cat([head(*args) for head in self], -1)

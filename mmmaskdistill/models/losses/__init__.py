@@ -1,4 +1,7 @@
-"""L. Besides these, mmpretrain's ``CosineSimilarityLoss`` fits."""
+"""The losses L, which compare the student's predictions with the targets.
+
+mmpretrain's ``CosineSimilarityLoss`` can be used as well.
+"""
 
 from torch.nn import CrossEntropyLoss, L1Loss, MSELoss
 

@@ -1,3 +1,5 @@
+"""Several losses, one for each of several teachers."""
+
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -8,15 +10,19 @@ from mmmaskdistill.registry import MODELS
 
 @MODELS.register_module()
 class LossList(nn.Module):
-    """L of several teachers: the weighted sum of a loss for each.
+    """The loss L for several teachers: a weighted sum of one loss for each.
 
     Args:
-        losses (list[dict]): Losses in the teachers' order.
-        channels (list[int]): Dt of each teacher.
+        losses (list[dict]): Configs of the losses, in the order of the
+            teachers.
+        channels (list[int]): Channels Dt of each teacher.
         weights (list[float]): Weight of each loss.
 
+    Attributes:
+        splits (list[int]): Channels Dt of each teacher.
+
     Raises:
-        ConfigError: If there are not as many of each.
+        ConfigError: If the numbers of losses, channels and weights differ.
     """
 
     def __init__(
@@ -25,20 +31,32 @@ class LossList(nn.Module):
         super().__init__()
         if not len(losses) == len(channels) == len(weights):
             raise ConfigError(
-                f'LossList has {len(losses)} losses, '
-                f'channels={channels} and weights={weights}: '
-                'give as many of each'
+                f'LossList has {len(losses)} losses, channels={channels} and '
+                f'weights={weights}: give the same number of each'
             )
         self.losses = nn.ModuleList(MODELS.build(cfg) for cfg in losses)
         self.splits = list(channels)
         self.weights = weights
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Scalar, of two [M, sum of Dt]."""
+        """Compute the weighted sum of the losses.
+
+        Args:
+            prediction (Tensor): The student's predictions [M, sum of Dt] for
+                all teachers, concatenated along the channels.
+            target (Tensor): The normalized features [M, sum of Dt] of all
+                teachers.
+
+        Returns:
+            Tensor: A scalar.
+        """
         parts = zip(
             self.losses,
             self.weights,
             prediction.split(self.splits, -1),
             target.split(self.splits, -1),
         )
-        return sum(weight * loss(ours, theirs) for loss, weight, ours, theirs in parts)
+        return sum(
+            weight * loss(predicted, wanted)
+            for loss, weight, predicted, wanted in parts
+        )

@@ -1,3 +1,5 @@
+"""The loss of MaskDistill."""
+
 from torch import nn
 
 from mmmaskdistill.registry import MODELS
@@ -5,11 +7,11 @@ from mmmaskdistill.registry import MODELS
 
 @MODELS.register_module()
 class SmoothL1Loss(nn.SmoothL1Loss):
-    """L: smooth-L1 distance, mean over tokens and channels.
+    """The smooth-L1 distance as loss L, a mean over tokens and channels.
 
     Args:
-        beta (float): Error at which the square turns into a line.
-            Defaults to 1.
+        beta (float): Absolute error below which the loss is quadratic and
+            above which it is linear. Defaults to 1.
     """
 
     def __init__(self, beta: float = 1.0):

@@ -1,3 +1,5 @@
+"""mmseg's segmentor with less memory for losses and faster sliding windows."""
+
 from collections.abc import Sequence
 
 import torch
@@ -12,12 +14,13 @@ from mmmaskdistill.registry import MODELS
 
 @MODELS.register_module()
 class EncoderDecoder(MMSegEncoderDecoder):
-    """mmseg's ``EncoderDecoder`` with leaner losses and sliding windows.
+    """mmseg's ``EncoderDecoder`` with cheaper losses and sliding windows.
 
-    Backward computes the logits at the labels' resolution again, instead of
-    keeping them. Each window's logits are added where they belong, not padded
-    to the image's size first, and a GPU computes all windows of a batch at
-    once. Losses and logits are mmseg's.
+    The backward pass computes the logits at the resolution of the labels a
+    second time; they are not kept in memory. In sliding-window inference, the
+    logits of a window are added to its part of the image; mmseg pads them to
+    the size of the image first. A GPU computes all windows of a batch at once.
+    Losses and logits are the same as mmseg's, and so are the arguments.
     """
 
     def _decode_head_forward_train(
@@ -39,11 +42,12 @@ class EncoderDecoder(MMSegEncoderDecoder):
         return losses
 
     def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
-        """Mean of the logits of overlapping windows.
+        """Compute the logits of overlapping windows, and average them.
 
         Args:
             inputs (Tensor): Images [B, 3, H, W].
-            batch_img_metas (list[dict]): Their meta information.
+            batch_img_metas (list[dict]): Meta information of each image. The
+                ``img_shape`` of the first one is set to the window's size.
 
         Returns:
             Tensor: Logits [B, classes, H, W].
@@ -69,7 +73,11 @@ class EncoderDecoder(MMSegEncoderDecoder):
 def _loss(
     head: nn.Module, inputs: Sequence[Tensor], data_samples: list, train_cfg: dict
 ) -> dict:
-    """A head's losses, resized logits and their softmax not kept."""
+    """Compute the losses of a head without keeping its resized logits.
+
+    The backward pass computes the resized logits and their softmax again. A
+    head with a ``loss`` method of its own computes its losses as usual.
+    """
     if type(head).loss is not BaseDecodeHead.loss:
         return head.loss(inputs, data_samples, train_cfg)
     return checkpoint(
@@ -78,14 +86,14 @@ def _loss(
 
 
 def _windows(size: int, crop: int, stride: int) -> list[slice]:
-    """Windows of a side, the last one moved back to the border."""
+    """Place windows along a side; the last one ends at the border."""
     number = max(size - crop + stride - 1, 0) // stride + 1
     ends = (min(k * stride + crop, size) for k in range(number))
     return [slice(max(end - crop, 0), end) for end in ends]
 
 
 def _cover(windows: list[slice], like: Tensor) -> Tensor:
-    """How many windows cover each pixel of a side."""
+    """Count the windows that cover each pixel of a side."""
     counts = like.new_zeros(windows[-1].stop)
     for window in windows:
         counts[window] += 1

@@ -1,3 +1,5 @@
+"""mmseg's UPerNet head with fewer operations."""
+
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -10,27 +12,31 @@ from mmmaskdistill.registry import MODELS
 
 @MODELS.register_module()
 class UPerHead(MMSegUPerHead):
-    """mmseg's ``UPerHead`` with fewer operations, the same function.
+    """mmseg's ``UPerHead``, computed with fewer operations.
 
     The last convolution takes the maps of all levels, resized to the finest
-    and concatenated, which is most of UperNet's work. Here the coarser maps
-    go through their parts of its kernel before they are resized, see
-    :func:`conv_of_resized`. Arguments and parameters are mmseg's.
+    level and concatenated. This is most of UperNet's work. Here each coarser
+    map is convolved with its part of the kernel before it is resized, see
+    :func:`conv_of_resized`. The result, the arguments and the parameters are
+    those of mmseg.
     """
 
     def _forward_feature(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Features [B, channels, H, W] for the classifier.
+        """Compute the features for the classifier.
 
         Args:
             inputs (Sequence[Tensor]): Feature maps [B, D, h, w], the finest,
-                H x W, first.
+                of size H x W, first.
+
+        Returns:
+            Tensor: Features [B, channels, H, W].
         """
         fusion = self.fpn_bottleneck
-        if type(fusion.conv) is not nn.Conv2d:  # conv_cfg's
+        if type(fusion.conv) is not nn.Conv2d:  # another layer, by conv_cfg
             return super()._forward_feature(inputs)
         inputs = self._transform_inputs(inputs)
         lateral = self.psp_forward(inputs)
-        levels = [lateral]  # the coarsest first
+        levels = [lateral]  # the coarsest level first
         for i in range(len(inputs) - 2, -1, -1):
             lateral = self.lateral_convs[i](inputs[i]) + F.interpolate(
                 lateral,
@@ -39,7 +45,7 @@ class UPerHead(MMSegUPerHead):
                 align_corners=self.align_corners,
             )
             levels.append(self.fpn_convs[i](lateral))
-        del lateral  # a map of the finest level takes much memory
+        del lateral  # frees a map of the finest level, which is large
         weights = list(fusion.conv.weight.split(self.channels, dim=1))
         out = F.conv2d(levels.pop(), weights.pop(0), fusion.conv.bias, padding=1)
         for level, weight in zip(levels, reversed(weights)):
@@ -51,16 +57,20 @@ class UPerHead(MMSegUPerHead):
 def conv_of_resized(
     x: Tensor, weight: Tensor, size: tuple[int, int], align_corners: bool
 ) -> Tensor:
-    """3 x 3 convolution, zero padding, of a bilinearly resized map.
+    """Compute a 3 x 3 convolution of a map that is resized bilinearly.
 
-    Resizing is linear and treats all channels alike, so each of the nine
-    products with the kernel can be taken at the resolution of the map. Its
-    resizing and its shift are then matrices, one an axis.
+    The convolution is padded with zeros. Its multiplications with the kernel
+    are done before the map is resized, at the map's own resolution. This is
+    possible because resizing is linear and treats all channels alike: for each
+    of the nine positions in the kernel, the map goes through a 1 x 1
+    convolution, is resized and shifted, and the nine results are added.
+    Resizing and shifting together are a product with one matrix for the rows
+    and one for the columns.
 
     Args:
         x (Tensor): Map [B, C, h, w].
         weight (Tensor): Kernel [D, C, 3, 3].
-        size (tuple[int, int]): H and W to resize to.
+        size (tuple[int, int]): Height H and width W to resize to.
         align_corners (bool): As in :func:`torch.nn.functional.interpolate`.
 
     Returns:
@@ -85,7 +95,7 @@ def conv_of_resized(
 
 
 def _sum(terms: Iterator[Tensor]) -> Tensor:
-    """Sum with two of the terms in memory at a time."""
+    """Add up terms with only the sum and one term in memory at a time."""
     total = next(terms)
     for term in terms:
         total += term
@@ -96,9 +106,9 @@ def _sum(terms: Iterator[Tensor]) -> Tensor:
 def _resize_and_shift(
     source: int, target: int, align_corners: bool, like: Tensor
 ) -> Tensor:
-    """Matrices [3, source, target] that resize and shift by -1, 0 and 1.
+    """Make matrices [3, source, target] that resize and shift by -1, 0 and 1.
 
-    What is shifted in is zero.
+    Zeros are shifted in at the border.
     """
     dtype = torch.promote_types(like.dtype, torch.float32)
     unit = torch.eye(source, dtype=dtype, device=like.device)[None]

@@ -1,3 +1,5 @@
+"""Masks that the teacher's attention determines."""
+
 from torch import Tensor, nn
 
 from mmmaskdistill.errors import ConfigError
@@ -6,16 +8,17 @@ from mmmaskdistill.registry import MODELS
 
 @MODELS.register_module()
 class AttentionMask(nn.Module):
-    """m: keeps what the teacher attends to, MILAN's semantic-aware sampling.
+    """Draw a mask m that keeps the patches to which the teacher attends.
 
-    Visible patches are drawn without replacement with probabilities
-    proportional to the class token's attention (arXiv 2208.06049, section
-    3.4): they are those with the largest log of it plus Gumbel noise, which
-    the pipeline draws (``GumbelNoise``), so that masks follow from the run's
-    seed.
+    This is MILAN's semantic-aware sampling (arXiv 2208.06049, section 3.4). The
+    visible patches are drawn without replacement, with probabilities
+    proportional to the attention of the teacher's class token. To this end
+    Gumbel noise is added to the logarithm of the attention, and the patches
+    with the largest sums are kept. The noise comes from the pipeline
+    (``GumbelNoise``), so that the run's seed determines the masks.
 
     Args:
-        num_masking_patches (int): Patches to hide in each image.
+        num_masking_patches (int): Number of patches to hide in each image.
     """
 
     def __init__(self, num_masking_patches: int):
@@ -23,32 +26,37 @@ class AttentionMask(nn.Module):
         self.num_masking_patches = num_masking_patches
 
     def forward(self, attention: Tensor, noise: Tensor) -> Tensor:
-        """Mask [B, N] bool, True = hidden.
+        """Draw the mask of each image.
 
         Args:
-            attention (Tensor): [B, N], of the teacher.
-            noise (Tensor): [B, N], of the pipeline.
+            attention (Tensor): The attention of the teacher's class token to
+                each patch, [B, N].
+            noise (Tensor): Gumbel noise from the pipeline, [B, N].
+
+        Returns:
+            Tensor: The mask m, [B, N] bool, True = hidden.
 
         Raises:
-            ConfigError: If the pipeline draws masks, or fewer patches than to
-                hide.
+            ConfigError: If the pipeline draws masks and not noise, if noise and
+                attention differ in shape, or if there are not more patches than
+                are to be hidden.
         """
         if not noise.is_floating_point():
             raise ConfigError(
-                'AttentionMask takes noise, the pipeline draws masks: put '
-                'mmmaskdistill.GumbelNoise in place of its mask generator'
+                'AttentionMask needs noise, but the pipeline draws masks: replace '
+                'its mask generator by mmmaskdistill.GumbelNoise'
             )
         if (
             noise.shape != attention.shape
             or not 0 < self.num_masking_patches < noise.shape[1]
         ):
             raise ConfigError(
-                f'num_masking_patches={self.num_masking_patches}, noise of '
-                f'{noise.shape[1]} patches, attention to '
-                f'{attention.shape[1]}: expected as much noise as attention, '
-                'and less patches to hide'
+                f'num_masking_patches={self.num_masking_patches}, with noise for '
+                f'{noise.shape[1]} patches and attention to '
+                f'{attention.shape[1]}: expected noise and attention for the '
+                'same patches, and fewer patches to hide than there are'
             )
-        # Attention may round to 0.
+        # A small attention may be rounded to 0, which has no finite logarithm.
         keys = attention.float().clamp(min=1e-12).log() + noise
         hidden = keys.argsort(dim=1)[:, : self.num_masking_patches]
         mask = noise.new_zeros(noise.shape, dtype=bool)

@@ -1,3 +1,5 @@
+"""The data preprocessor of masked distillation."""
+
 from mmpretrain.models.utils import TwoNormDataPreprocessor
 from torch import Tensor
 
@@ -6,29 +8,40 @@ from mmmaskdistill.registry import MODELS
 
 @MODELS.register_module()
 class TwoViewDataPreprocessor(TwoNormDataPreprocessor):
-    """Each image under the student's mean and std and under the teacher's.
+    """Normalize each image once for the student and once for the teacher.
 
-    mmpretrain's ``TwoNormDataPreprocessor``, for pipelines that pack one
-    picture as well as for those that pack two: one picture serves both views,
-    so that it is interpolated, collated and moved to the device once.
+    This is mmpretrain's ``TwoNormDataPreprocessor`` for pipelines that pack
+    either one or two pictures of each sample. If there is one picture, both
+    views are made from it on the device; then the picture is interpolated,
+    collated and transferred only once.
 
     Args:
-        mean (Sequence[float]): The student's, in RGB, of values 0 to 255.
-        std (Sequence[float]): The student's.
-        second_mean (Sequence[float]): The teacher's.
-        second_std (Sequence[float]): The teacher's.
-        to_rgb (bool): Whether the images come as BGR. Defaults to False.
-        non_blocking (bool): Do not wait for the transfer to the device.
-            Defaults to False.
+        mean (Sequence[float]): Mean of the student's view for the channels R,
+            G and B, in values of 0 to 255.
+        std (Sequence[float]): Standard deviation of the student's view.
+        second_mean (Sequence[float]): Mean of the teacher's view.
+        second_std (Sequence[float]): Standard deviation of the teacher's view.
+        to_rgb (bool): Whether to convert the images from BGR to RGB. Defaults
+            to False.
+        non_blocking (bool): Whether to go on without waiting for the transfer
+            to the device. Defaults to False.
     """
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """Normalize ``inputs``, [B, 3, H, W] or two such batches.
+        """Normalize a batch.
+
+        Args:
+            data (dict): A batch of the data loader. Its ``inputs`` are either
+                one batch of images [B, 3, H, W], or two, the student's and the
+                teacher's.
+            training (bool): Not used. Defaults to False.
 
         Returns:
-            dict: ``inputs`` is [student's view, teacher's view].
+            dict: ``inputs`` is a list of the student's view and the teacher's
+            view, [B, 3, H, W] each; ``data_samples`` are those of the batch.
         """
         if isinstance(data['inputs'], Tensor):
-            # Moved before it is doubled, so that it is moved once.
+            # The batch is moved to the device before it is put into the list
+            # twice, because each entry of the list would be moved separately.
             data = dict(data, inputs=[self.cast_data(data['inputs'])] * 2)
         return super().forward(data, training)

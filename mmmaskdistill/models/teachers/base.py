@@ -1,29 +1,33 @@
+"""The base class of teachers that have a fixed patch grid."""
+
 from torch import nn
 
 from mmmaskdistill.errors import ConfigError
 
 
 class Teacher(nn.Module):
-    """T on a fixed patch grid, which never trains.
+    """A teacher T with a fixed patch grid. It never trains.
 
-    A subclass's ``forward(images, data_samples=None)`` maps normalized images
-    [B, 3, H, W] to features [B, N, Dt], or to token ids [B, N] int64 if it has
-    a ``vocab_size``.
+    A subclass implements ``forward(images, data_samples=None)``, which maps
+    normalized images [B, 3, H, W] to features [B, N, Dt] or, if the teacher has
+    a ``vocab_size``, to token ids [B, N] int64.
 
     Args:
-        img_size (int | tuple[int, int]): Height and width in pixels.
-        stride (int): Pixels from one feature to the next.
-        channels (int): Dt, or the size of a discrete teacher's vocabulary.
+        img_size (int | tuple[int, int]): Height and width of the images, in
+            pixels.
+        stride (int): Distance between neighboring features, in pixels.
+        channels (int): Channels Dt of the features, or the size of the
+            vocabulary if the teacher returns token ids.
 
     Attributes:
-        grid (tuple[int, int]): Patch grid (h, w) of the features.
-        vocab_size (int | None): Tokens of a discrete teacher, None if it is
-            not.
+        grid (tuple[int, int]): Patch grid (h, w) of the features, N = h*w.
+        vocab_size (int | None): Size of the vocabulary of a discrete teacher,
+            which returns token ids. None if the features are continuous.
     """
 
-    vocab_size = None
+    vocab_size: int | None = None
 
-    def __init__(self, img_size, stride: int, channels: int):
+    def __init__(self, img_size: int | tuple[int, int], stride: int, channels: int):
         super().__init__()
         if isinstance(img_size, int):
             img_size = (img_size, img_size)
@@ -33,19 +37,27 @@ class Teacher(nn.Module):
 
     @property
     def name(self) -> str:
+        """Name of the teacher in messages."""
         return type(self).__name__
 
-    def match_grid(self, grid: tuple[int, int]):
-        """Raise a ConfigError if the student's patch grid is another."""
+    def match_grid(self, grid: tuple[int, int]) -> None:
+        """Check that the teacher has the student's patch grid.
+
+        Args:
+            grid (tuple[int, int]): Patch grid (h, w) of the student.
+
+        Raises:
+            ConfigError: If the teacher's patch grid differs.
+        """
         if self.grid != tuple(grid):
             side = ' x '.join(str(patches * self.stride) for patches in grid)
             raise ConfigError(
-                f'the teacher {self.name} gives a grid of {self.grid[0]} x '
-                f'{self.grid[1]}, the student one of {grid[0]} x {grid[1]}: '
-                f'feed the teacher {side} pixels (its img_size, and its size '
-                'in the pipeline)'
+                f'the teacher {self.name} has a grid of {self.grid[0]} x '
+                f'{self.grid[1]} patches, the student has one of {grid[0]} x '
+                f'{grid[1]}: feed the teacher {side} pixels (set its img_size '
+                'and its image size in the pipeline)'
             )
 
-    def train(self, mode: bool = True):
-        """A teacher never trains: it stays in eval mode."""
+    def train(self, mode: bool = True) -> 'Teacher':
+        """Stay in eval mode, whatever the mode of the model around it."""
         return super().train(False)

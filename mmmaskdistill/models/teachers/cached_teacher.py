@@ -1,3 +1,5 @@
+"""A teacher whose features are computed once and kept in memory."""
+
 import torch
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
@@ -8,19 +10,21 @@ from mmmaskdistill.registry import MODELS
 
 @MODELS.register_module()
 class CachedTeacher(nn.Module):
-    """T computed once for each file, for pipelines without random crops.
+    """A teacher T that is run once per file, for pipelines without random crops.
 
-    The features are kept in memory in half precision. They are those of a
-    sample's index, so each sample must look the same to the teacher in every
-    epoch: this is checked once, on the first batch that has samples which came
-    before.
+    The features are kept in CPU memory in half precision, under the
+    ``sample_idx`` of each sample. Therefore a sample must look the same to the
+    teacher in every epoch. This is checked once, on the first batch that
+    contains samples which have been seen before.
 
     Args:
-        teacher (dict): The teacher to ask.
+        teacher (dict): Config of the teacher that computes the features.
 
-    Raises:
-        ConfigError: If the samples have no ``sample_idx``, or a sample looks
-            different to the teacher when it comes again.
+    Attributes:
+        name (str): Name of the teacher in messages.
+        grid (tuple[int, int]): Patch grid (h, w) of the features, N = h*w.
+        channels (int): Channels Dt of the features.
+        class_token (bool): Whether the features contain the class token.
     """
 
     def __init__(self, teacher: dict):
@@ -35,24 +39,47 @@ class CachedTeacher(nn.Module):
     channels = property(lambda self: self.teacher.channels)
     class_token = property(lambda self: getattr(self.teacher, 'class_token', False))
 
-    def match_grid(self, grid):
+    def match_grid(self, grid: tuple[int, int]) -> None:
+        """Fit the teacher to the student's patch grid, or raise an error.
+
+        Args:
+            grid (tuple[int, int]): Patch grid (h, w) of the student.
+
+        Raises:
+            ConfigError: If the teacher cannot have this patch grid.
+        """
         self.teacher.match_grid(grid)
 
-    def train(self, mode: bool = True):
-        """A teacher never trains: it stays in eval mode."""
+    def train(self, mode: bool = True) -> 'CachedTeacher':
+        """Stay in eval mode, whatever the mode of the model around it."""
         return super().train(False)
 
     def forward(
         self, images: Tensor, data_samples: list[DataSample] | None = None
     ) -> Tensor:
-        """Features [B, N, Dt] of normalized images [B, 3, H, W]."""
+        """Look up the features of a batch, and compute those that are missing.
+
+        Args:
+            images (Tensor): Normalized images [B, 3, H, W].
+            data_samples (list[DataSample], optional): Data samples with a
+                ``sample_idx``. Defaults to None, which computes all features
+                and leaves the cache alone.
+
+        Returns:
+            Tensor: Features [B, N, Dt], or [B, 1+N, Dt] if the teacher returns
+            its class token.
+
+        Raises:
+            ConfigError: If a data sample has no ``sample_idx``, or looks
+                different to the teacher than it did before.
+        """
         if data_samples is None:
             return self.teacher(images)
         keys = [sample.get('sample_idx') for sample in data_samples]
         if None in keys:
             raise ConfigError(
-                "CachedTeacher needs each data sample's sample_idx: have "
-                'PackInputs keep it in meta_keys'
+                'CachedTeacher needs the sample_idx of each data sample: add '
+                'sample_idx to the meta_keys of PackInputs'
             )
         known = [i for i, key in enumerate(keys) if key in self._features]
         if known and not self._checked:
@@ -66,17 +93,18 @@ class CachedTeacher(nn.Module):
         )
 
     def _check(self, images: Tensor, keys: list[int]):
-        """Compare cached samples with what the teacher says of them now."""
+        """Compare the cached features of images with newly computed ones."""
         cached = torch.stack([self._features[key] for key in keys])
         cached = cached.to(images.device, images.dtype)
         errors = (self.teacher(images) - cached).abs().amax((1, 2))
         worst = errors.argmax()
-        # Half precision keeps 11 bits.
+        # Half precision has 11 significant bits, so rounding alone stays far
+        # below this tolerance.
         if errors[worst] > 1e-2 * cached.abs().max():
             raise ConfigError(
                 f'sample {keys[worst]} no longer has the features that were '
-                f'cached (largest difference {errors[worst]:.3g}): take '
-                'random crops, flips and colours out of the pipeline, or do '
-                'without CachedTeacher'
+                f'cached for it (largest difference {errors[worst]:.3g}): take '
+                'random crops, flips and color changes out of the pipeline, or '
+                'use the teacher without CachedTeacher'
             )
         self._checked = True

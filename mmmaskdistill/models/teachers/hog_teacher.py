@@ -1,3 +1,5 @@
+"""A teacher that computes histograms of oriented gradients."""
+
 import torch
 from mmpretrain.models.selfsup import HOGGenerator
 from mmpretrain.structures import DataSample
@@ -11,18 +13,23 @@ from .base import Teacher
 
 @MODELS.register_module()
 class HOGTeacher(Teacher):
-    """T: histograms of oriented gradients (MaskFeat, arXiv 2112.09133).
+    """Histograms of oriented gradients as teacher T (MaskFeat, arXiv 2112.09133).
 
-    mmpretrain's ``HOGGenerator`` for any patch size: the cells of a patch,
-    channel by channel.
+    This is mmpretrain's ``HOGGenerator`` for any patch size. The feature of a
+    patch consists of the histograms of its cells, ordered by color channel,
+    direction and cell, so that Dt = 3 * nbins * (patch_size / cell)^2.
 
     Args:
         patch_size (int): Side of a patch, in pixels; a multiple of ``cell``.
             Defaults to 16.
-        img_size (int | tuple[int, int]): Image height and width, multiples of
-            16, the window that weighs gradients. Defaults to 224.
-        nbins (int): Directions. Defaults to 9.
+        img_size (int | tuple[int, int]): Height and width of the images, in
+            pixels; multiples of 16, the side of the Gaussian window that
+            weights the gradients. Defaults to 224.
+        nbins (int): Number of directions in a histogram. Defaults to 9.
         cell (int): Side of a cell, in pixels. Defaults to 8.
+
+    Raises:
+        ConfigError: If ``patch_size`` is not a multiple of ``cell``.
     """
 
     def __init__(
@@ -45,21 +52,37 @@ class HOGTeacher(Teacher):
     def forward(
         self, images: Tensor, data_samples: list[DataSample] | None = None
     ) -> Tensor:
-        """Histograms [B, N, Dt] of normalized images [B, 3, H, W]."""
-        # In reduced precision a gradient's direction changes its bin.
+        """Compute the histograms of each patch.
+
+        Args:
+            images (Tensor): Normalized images [B, 3, H, W].
+            data_samples (list[DataSample], optional): Not used.
+
+        Returns:
+            Tensor: Histograms [B, N, Dt].
+        """
+        # Rounding in reduced precision could move the direction of a gradient
+        # into another bin.
         with torch.autocast(images.device.type, enabled=False):
             return self.generator(images)
 
 
 class _Cells(HOGGenerator):
-    """The generator, which by itself assumes 14 x 14 patches."""
+    """mmpretrain's generator without its assumption of 14 x 14 patches.
+
+    Args:
+        cells (int): Cells along the side of a patch.
+        **kwargs: Arguments of ``HOGGenerator``.
+    """
 
     def __init__(self, cells: int, **kwargs):
         super().__init__(**kwargs)
         self.cells = cells
 
     def _reshape(self, hog_feat: Tensor) -> Tensor:
-        maps = hog_feat.flatten(1, 2).permute(0, 2, 3, 1)  # [B, H, W, 27]
+        """Gather the cells [B, 3, nbins, H', W'] of each patch, [B, N, Dt]."""
+        maps = hog_feat.flatten(1, 2).permute(0, 2, 3, 1)  # [B, H', W', 3*nbins]
         for dim in (1, 2):
             maps = maps.unfold(dim, self.cells, self.cells)
+        # [B, h, w, 3*nbins, cells, cells]
         return maps.flatten(1, 2).flatten(2)

@@ -1,4 +1,4 @@
-"""The last block of timm's ViT, for those tokens that are read."""
+"""The last block of a timm ViT, computed only for the tokens that are needed."""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,15 @@ from ..layers import linear, take
 
 
 def can_skip(block: nn.Module) -> bool:
-    """Whether a block is one that :func:`run_at` knows."""
+    """Whether :func:`run_at` can compute a block.
+
+    Args:
+        block (nn.Module): A block of a timm model.
+
+    Returns:
+        bool: True for timm's plain ``Block`` with its plain ``Attention`` and
+        without an attention gate.
+    """
     return (
         type(block) is Block
         and type(block.attn) is Attention
@@ -20,28 +28,31 @@ def can_skip(block: nn.Module) -> bool:
 
 @torch.no_grad()
 def run_at(block: nn.Module, x: Tensor, index: Tensor) -> Tensor:
-    """``block(x)`` at some tokens; the others are keys and values alone.
+    """Compute the output of a block for some of its tokens.
+
+    The result is ``take(block(x), index)``. The other tokens serve as keys and
+    values only, so their queries and their MLP are not computed.
 
     Args:
-        block (nn.Module): A frozen one that :func:`can_skip`.
-        x (Tensor): [B, L, D].
-        index (Tensor): [B, M] int64, of the tokens to compute.
+        block (nn.Module): A frozen block for which :func:`can_skip` is true.
+        x (Tensor): Input tokens [B, L, D] of the block.
+        index (Tensor): Indices [B, M] int64 of the tokens to compute.
 
     Returns:
-        Tensor: [B, M, D].
+        Tensor: Output tokens [B, M, D].
     """
     attn = block.attn
     split = [attn.attn_dim, 2 * attn.attn_dim]
     weight = attn.qkv.weight.split(split)
     bias = (None, None) if attn.qkv.bias is None else attn.qkv.bias.split(split)
 
-    def heads(tokens: Tensor) -> Tensor:  # [B, heads, L, d]
+    def heads(tokens: Tensor) -> Tensor:
         return tokens.unflatten(2, (attn.num_heads, -1)).transpose(1, 2)
 
     tokens = block.norm1(x)
-    q = heads(linear(take(tokens, index), weight[0], bias[0]))
+    q = heads(linear(take(tokens, index), weight[0], bias[0]))  # [B, heads, M, d]
     k, v = map(heads, linear(tokens, weight[1], bias[1]).chunk(2, dim=2))
     y = F.scaled_dot_product_attention(attn.q_norm(q), attn.k_norm(k), v)
-    y = attn.proj(attn.norm(y.transpose(1, 2).flatten(2)))
+    y = attn.proj(attn.norm(y.transpose(1, 2).flatten(2)))  # [B, M, D]
     y = take(x, index) + block.ls1(y)
     return y + block.ls2(block.mlp(block.norm2(y)))

@@ -1,3 +1,5 @@
+"""A teacher that is a moving average of the student."""
+
 from copy import deepcopy
 
 import torch
@@ -14,36 +16,50 @@ from .base import Teacher
 
 @MODELS.register_module()
 class MomentumTeacher(Teacher):
-    """T: a moving average of the student, which sees the whole image.
+    """A moving average of the student as teacher T. It sees the whole image.
 
-    Its features are the mean of the last blocks' outputs, each normalized as
-    by ``LayerNormalizer`` (data2vec, arXiv 2202.03555, section 3.3).
+    Its features are the mean of the outputs of its last blocks, each normalized
+    as ``LayerNormalizer`` does (data2vec, arXiv 2202.03555, section 3.3).
 
-    Its weights cannot be had from elsewhere, so they are in checkpoints, as
-    buffers: no optimizer sees them.
+    The weights of the average exist nowhere else, so checkpoints contain them.
+    They are buffers and not parameters, because no optimizer may update them.
+
+    The patch grid, the stride and the channels are those of the student; they
+    are known after :meth:`follow`.
 
     Args:
-        momentum (float): Share of itself that the average keeps at a step.
-            Defaults to 0.9998.
-        num_layers (int): Blocks to average, from the end. Defaults to 6.
+        momentum (float): Weight of the old average in an update; the weight of
+            the student is ``1 - momentum``. Defaults to 0.9998.
+        num_layers (int): Number of blocks, counted from the last one, whose
+            outputs are averaged. Defaults to 6.
     """
 
     def __init__(self, momentum: float = 0.9998, num_layers: int = 6):
+        # Teacher.__init__ needs the image size, which only the student knows.
         nn.Module.__init__(self)
         self.momentum = momentum
         self.num_layers = num_layers
 
-    def follow(self, student: nn.Module):
-        """Become a copy of the student, whose average it will be."""
+    def follow(self, student: nn.Module) -> None:
+        """Become a copy of the student, to be averaged by :meth:`update`.
+
+        Args:
+            student (nn.Module): The student, a ``MaskDistillViT``.
+
+        Raises:
+            ConfigError: If the student is another model, or has fewer than
+                ``num_layers`` blocks.
+        """
         if not isinstance(student, MaskDistillViT):
             raise ConfigError(
-                'MomentumTeacher averages a MaskDistillViT, the student is a '
-                f'{type(student).__name__}: take another teacher or student'
+                'MomentumTeacher can average only a MaskDistillViT, but the '
+                f'student is a {type(student).__name__}: use another teacher or '
+                'another student'
             )
         if not 0 < self.num_layers <= student.num_layers:
             raise ConfigError(
                 f'num_layers={self.num_layers}: expected 1 to '
-                f'{student.num_layers}, the blocks of the student'
+                f'{student.num_layers}, the number of blocks of the student'
             )
         self.stride = student.patch_size
         self.grid = student.patch_resolution
@@ -53,7 +69,7 @@ class MomentumTeacher(Teacher):
         model.out_indices = list(
             range(student.num_layers - self.num_layers, student.num_layers)
         )
-        # Blocks' outputs are wanted, the last one's too.
+        # The final norm would change the output of the last block.
         model.norm = nn.Identity()
         for module in model.modules():
             for name, p in list(module._parameters.items()):
@@ -63,8 +79,14 @@ class MomentumTeacher(Teacher):
         self.model = model.eval()
 
     @torch.no_grad()
-    def update(self, student: nn.Module, momentum: float | None = None):
-        """One step of the average; ``momentum=0`` copies the student."""
+    def update(self, student: nn.Module, momentum: float | None = None) -> None:
+        """Move the average one step towards the student.
+
+        Args:
+            student (nn.Module): The student that was given to :meth:`follow`.
+            momentum (float, optional): Weight of the old average; 0 copies the
+                student. Defaults to None, the teacher's ``momentum``.
+        """
         momentum = self.momentum if momentum is None else momentum
         own = dict(self.model.named_buffers())
         for name, p in student.named_parameters():
@@ -75,7 +97,15 @@ class MomentumTeacher(Teacher):
     def forward(
         self, images: Tensor, data_samples: list[DataSample] | None = None
     ) -> Tensor:
-        """Features [B, N, D] of normalized images [B, 3, H, W]."""
-        maps = torch.stack(self.model(images))  # [K, B, D, h, w]
-        tokens = maps.flatten(3).mT
+        """Compute the mean of the normalized outputs of the last blocks.
+
+        Args:
+            images (Tensor): Normalized images [B, 3, H, W].
+            data_samples (list[DataSample], optional): Not used.
+
+        Returns:
+            Tensor: Features [B, N, D].
+        """
+        maps = torch.stack(self.model(images))  # [num_layers, B, D, h, w]
+        tokens = maps.flatten(3).mT  # [num_layers, B, N, D]
         return F.layer_norm(tokens, tokens.shape[-1:], eps=1e-6).mean(0)

@@ -1,3 +1,5 @@
+"""A teacher that returns the pixels of each patch."""
+
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
@@ -8,12 +10,12 @@ from .base import Teacher
 
 @MODELS.register_module()
 class PixelTeacher(Teacher):
-    """T: the image itself, each patch's pixels (MAE, SimMIM).
+    """The image itself as teacher T: the pixels of each patch (MAE, SimMIM).
 
     Args:
         patch_size (int): Side of a patch, in pixels. Defaults to 16.
-        img_size (int | tuple[int, int]): Image height and width. Defaults to
-            224.
+        img_size (int | tuple[int, int]): Height and width of the images, in
+            pixels. Defaults to 224.
     """
 
     def __init__(self, patch_size: int = 16, img_size: int | tuple[int, int] = 224):
@@ -22,7 +24,16 @@ class PixelTeacher(Teacher):
     def forward(
         self, images: Tensor, data_samples: list[DataSample] | None = None
     ) -> Tensor:
-        """Pixels [B, N, p*p*3] of normalized images, in MAE's order."""
+        """Cut images into patches.
+
+        Args:
+            images (Tensor): Normalized images [B, 3, H, W].
+            data_samples (list[DataSample], optional): Not used.
+
+        Returns:
+            Tensor: Pixels [B, N, p*p*3] of patches of side p, in MAE's order:
+            row, column, color channel.
+        """
         p = self.stride
         patches = images.unfold(2, p, p).unfold(3, p, p)  # [B, 3, h, w, p, p]
         return patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)

@@ -1,3 +1,5 @@
+"""Several teachers that are distilled at once."""
+
 from collections.abc import Sequence
 
 import torch
@@ -10,21 +12,32 @@ from mmmaskdistill.registry import MODELS
 
 @MODELS.register_module()
 class TeacherList(nn.Module):
-    """T of several teachers: their features side by side, each normalized.
+    """Several teachers as one teacher T.
 
-    Goes with ``HeadList`` and ``LossList``, which have a head, a loss and a
-    weight for each; N is ``NoNormalizer``.
+    The features of each teacher are normalized by a normalizer of its own and
+    concatenated along the channels. The algorithm's normalizer N is therefore
+    ``NoNormalizer``. ``HeadList`` and ``LossList`` have a head, a loss and a
+    weight for each teacher.
 
     Args:
-        teachers (list[dict]): Teachers of continuous features.
-        normalizers (list[dict]): N of each.
-        views (list[dict], optional): ``mean`` and ``std``, of values 0 to 255,
-            that each wants, the first of them what the data preprocessor
-            gives. Defaults to None, all see the same.
+        teachers (list[dict]): Configs of the teachers. Their features must be
+            continuous.
+        normalizers (list[dict]): Config of the normalizer of each teacher.
+        views (list[dict], optional): The ``mean`` and ``std`` of pixels, in
+            values 0 to 255, that each teacher expects. Those of the first
+            teacher must be the ones with which the data preprocessor
+            normalizes the teacher's view. Defaults to None: all teachers see
+            the same images.
+
+    Attributes:
+        name (str): Names of all teachers, for messages.
+        splits (list[int]): Channels Dt of each teacher.
+        channels (int): Sum of the channels of all teachers.
 
     Raises:
-        ConfigError: If there are not as many of each, or a teacher is
-            discrete, learns, or gives a class token.
+        ConfigError: If the numbers of teachers, normalizers and views differ,
+            or a teacher returns token ids or a class token, or follows the
+            student.
     """
 
     def __init__(
@@ -40,7 +53,7 @@ class TeacherList(nn.Module):
             raise ConfigError(
                 f'TeacherList has {counts[0]} teachers, '
                 f'{counts[1]} normalizers and '
-                f'{counts[-1]} views: give as many of each'
+                f'{counts[-1]} views: give the same number of each'
             )
         self.teachers = nn.ModuleList(MODELS.build(cfg) for cfg in teachers)
         self.normalizers = nn.ModuleList(MODELS.build(cfg) for cfg in normalizers)
@@ -51,8 +64,9 @@ class TeacherList(nn.Module):
                 or hasattr(teacher, 'follow')
             ):
                 raise ConfigError(
-                    f'TeacherList has {type(teacher).__name__}: take frozen '
-                    'teachers of continuous features, of patches alone'
+                    f'TeacherList cannot use {type(teacher).__name__} as it is '
+                    'configured: use frozen teachers that return continuous '
+                    'features of the patches alone'
                 )
         self.views = [
             tuple(torch.tensor(view[key]).view(3, 1, 1) for key in ('mean', 'std'))
@@ -65,22 +79,40 @@ class TeacherList(nn.Module):
 
     @property
     def grid(self) -> tuple[int, int]:
+        """Patch grid (h, w) of the features, N = h*w."""
         return self.teachers[0].grid
 
-    def match_grid(self, grid: tuple[int, int]):
-        """Raise a ConfigError if a teacher cannot have the student's grid."""
+    def match_grid(self, grid: tuple[int, int]) -> None:
+        """Fit all teachers to the student's patch grid, or raise an error.
+
+        Args:
+            grid (tuple[int, int]): Patch grid (h, w) of the student.
+
+        Raises:
+            ConfigError: If a teacher cannot have this patch grid.
+        """
         for teacher in self.teachers:
             teacher.match_grid(grid)
 
-    def train(self, mode: bool = True):
-        """A teacher never trains: it stays in eval mode."""
+    def train(self, mode: bool = True) -> 'TeacherList':
+        """Stay in eval mode, whatever the mode of the model around it."""
         return super().train(False)
 
     @torch.no_grad()
     def forward(
         self, images: Tensor, data_samples: list[DataSample] | None = None
     ) -> Tensor:
-        """Normalized features [B, N, sum of Dt] of images [B, 3, H, W]."""
+        """Compute the normalized features of all teachers.
+
+        Args:
+            images (Tensor): Images [B, 3, H, W], normalized as the first
+                teacher expects them.
+            data_samples (list[DataSample], optional): Data samples, passed on
+                to each teacher.
+
+        Returns:
+            Tensor: Features [B, N, sum of Dt], in the order of the teachers.
+        """
         return torch.cat(
             [
                 normalizer(teacher(self._view(images, k), data_samples))
@@ -92,7 +124,7 @@ class TeacherList(nn.Module):
         )
 
     def _view(self, images: Tensor, k: int) -> Tensor:
-        """The images under the k-th teacher's mean and std."""
+        """Normalize images as the k-th teacher expects them."""
         if not self.views or k == 0:
             return images
         (mean, std), (own_mean, own_std) = (

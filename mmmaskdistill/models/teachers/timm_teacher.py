@@ -1,3 +1,5 @@
+"""Teachers from timm."""
+
 import logging
 import math
 import sys
@@ -22,39 +24,49 @@ FEATURES = ('block', 'norm', 'proj')
 
 @MODELS.register_module()
 class TimmTeacher(nn.Module):
-    """T: patch features of any timm model, frozen.
+    """The patch features of any timm model as teacher T. The model is frozen.
+
+    ``features='block'`` with ``layer=-1`` takes the patch tokens of the last
+    block, before the final norm. The abstract of the MaskDistill paper (arXiv
+    2210.10615) does not say which features of the teacher are taken; this
+    project assumes these, and two public re-implementations do the same.
 
     Args:
         model_name (str): A name of ``timm.list_models()``, such as
             ``vit_base_patch16_clip_quickgelu_224.openai``.
-        checkpoint (str, optional): File of weights in timm's, OpenAI's or
-            open_clip's format. Defaults to None, take ``pretrained``.
-        pretrained (bool | str): True takes the weights of timm's hub,
-            ``'random'`` asks for an untrained teacher. Defaults to True.
-        features (str): ``block``, the output of ``layer``; ``norm``, the same
-            after the final norm; ``proj``, that after CLIP's projection into
-            the space shared with text. Defaults to ``'block'``.
-        layer (int | Sequence[int]): Index of a ViT's block, or of a
-            convolutional network's stage; or several, whose outputs are each
-            normalized, as by ``LayerNormalizer``, and averaged, as data2vec
-            does it. Defaults to -1, the last.
-        img_size (int | tuple[int, int]): Input height and width in pixels. A
-            position embedding is resized to it. Defaults to 224.
+        checkpoint (str, optional): File of weights in the format of timm,
+            OpenAI or open_clip. If it is given, ``pretrained`` has no effect.
+            Defaults to None.
+        pretrained (bool | str): True loads the weights from timm's hub,
+            ``'random'`` makes an untrained teacher, False is an error unless
+            there is a ``checkpoint``. Defaults to True.
+        features (str): Which features to return. ``'block'`` takes the output
+            of ``layer``, ``'norm'`` the same after the final norm, and
+            ``'proj'`` the latter after CLIP's projection into the space that
+            images share with text. Defaults to ``'block'``.
+        layer (int | Sequence[int]): Index of a block of a ViT or of a stage of
+            a convolutional network. If there are several indices, their
+            outputs are normalized, as ``LayerNormalizer`` does, and averaged,
+            as data2vec does. Defaults to -1, the last one.
+        img_size (int | tuple[int, int]): Height and width of the images, in
+            pixels. A position embedding is resized to it. Defaults to 224.
         resize (str, optional): ``'bilinear'`` resizes the feature map to the
-            student's grid; for convolutional teachers whose map is coarser.
-            Defaults to None, the grids must agree.
-        class_token (bool): Give a ViT's class token before its patches.
-            Defaults to False.
+            student's patch grid, for convolutional teachers with a coarser
+            map. Defaults to None: the two grids must agree.
+        class_token (bool): Whether to return the class token of a ViT, before
+            the patches. Defaults to False.
 
     Attributes:
-        grid (tuple[int, int]): Patch grid (h, w) of the features.
-        channels (int): Dt, channels of the features.
-        stride (int): Pixels from one feature to the next.
+        name (str): Name of the timm model.
+        grid (tuple[int, int]): Patch grid (h, w) of the features, N = h*w.
+        channels (int): Channels Dt of the features.
+        stride (int): Distance between neighboring features, in pixels.
+        layers (list[int]): Non-negative indices of ``layer``, in rising order.
 
     Raises:
-        CheckpointError: If there are no weights to be had, or they do not fit
-            the model.
-        ConfigError: If an argument is none of the above.
+        CheckpointError: If the weights cannot be read or do not fit the model.
+        ConfigError: If an argument has none of the values above, or does not
+            fit the model or the other arguments.
     """
 
     def __init__(
@@ -91,7 +103,8 @@ class TimmTeacher(nn.Module):
         for index in layers:
             if not -len(stages) <= index < len(stages):
                 raise ConfigError(
-                    f'layer={layer}: {model_name} has {len(stages)} of them'
+                    f'layer={layer}: {model_name} has {len(stages)} layers, '
+                    f'expected {-len(stages)} to {len(stages) - 1}'
                 )
         self.layers = sorted(index % len(stages) for index in layers)
         kinds = {(stages[i]['num_chs'], stages[i]['reduction']) for i in self.layers}
@@ -103,15 +116,15 @@ class TimmTeacher(nn.Module):
         ((width, self.stride),) = kinds
         if len(self.layers) > 1 and features != 'block':
             raise ConfigError(
-                f'layer={layer} with features={features!r}: the '
-                "mean of several layers is one of 'block'"
+                f'layer={layer} with features={features!r}: the mean of '
+                "several layers needs features='block'"
             )
         if features == 'proj' and not isinstance(
             getattr(self.model, 'head', None), nn.Linear
         ):
             raise ConfigError(
                 f"features='proj': {model_name} has no linear "
-                'projection, choose a CLIP model'
+                'projection; use a CLIP model'
             )
         self.channels = self.model.head.out_features if features == 'proj' else width
         self.grid = tuple(math.ceil(side / self.stride) for side in img_size)
@@ -122,13 +135,13 @@ class TimmTeacher(nn.Module):
             or resize is not None
         ):
             raise ConfigError(
-                f'class_token=True: expected a ViT that has one, one layer '
-                f'and no resizing, not {model_name}, layer={layer} and '
+                'class_token=True: expected a ViT with a class token, a single '
+                f'layer and no resizing, not {model_name}, layer={layer} and '
                 f'resize={resize!r}'
             )
 
-    def match_grid(self, grid: tuple[int, int]):
-        """Let the features have the student's grid, if resizing was asked for.
+    def match_grid(self, grid: tuple[int, int]) -> None:
+        """Resize the features to the student's patch grid, if ``resize`` is set.
 
         Args:
             grid (tuple[int, int]): Patch grid (h, w) of the student.
@@ -141,24 +154,33 @@ class TimmTeacher(nn.Module):
         elif self.grid != grid:
             side = ' x '.join(str(patches * self.stride) for patches in grid)
             raise ConfigError(
-                f'the teacher {self.name} gives a grid of {self.grid[0]} x '
-                f'{self.grid[1]}, the student one of {grid[0]} x {grid[1]}. '
-                f'Feed the teacher {side} pixels (its img_size, and the second '
-                'size in the pipeline), or ask for resizing with '
-                "teacher.resize='bilinear'"
+                f'the teacher {self.name} has a grid of {self.grid[0]} x '
+                f'{self.grid[1]} patches, the student has one of {grid[0]} x '
+                f'{grid[1]}. Feed the teacher {side} pixels (set its img_size '
+                'and the second size in the pipeline), or resize its features '
+                "with teacher.resize='bilinear'"
             )
 
-    def train(self, mode: bool = True):
-        """A teacher never trains: it stays in eval mode."""
+    def train(self, mode: bool = True) -> 'TimmTeacher':
+        """Stay in eval mode, whatever the mode of the model around it."""
         return super().train(False)
 
     @torch.no_grad()
     def forward(
         self, images: Tensor, data_samples: list[DataSample] | None = None
     ) -> Tensor:
-        """Features [B, N, Dt] of normalized images [B, 3, H, W].
+        """Compute the features of images.
 
-        [B, 1+N, Dt] with ``class_token``.
+        Args:
+            images (Tensor): Normalized images [B, 3, H, W].
+            data_samples (list[DataSample], optional): Not used.
+
+        Returns:
+            Tensor: Features [B, N, Dt], or [B, 1+N, Dt] with ``class_token``.
+
+        Raises:
+            ConfigError: If the images do not have the size that ``grid`` needs
+                and the features are not resized.
         """
         self._check_size(images)
         if self.class_token:
@@ -179,7 +201,7 @@ class TimmTeacher(nn.Module):
         return self._project(maps.flatten(2).transpose(1, 2))
 
     def _tokens(self, images: Tensor, layer: int, norm: bool = False) -> Tensor:
-        """All tokens of a ViT's layer, [B, L, D], its prefix tokens first."""
+        """Compute all tokens [B, L, D] of a ViT's layer, prefix tokens first."""
         (tokens,) = self.model.forward_intermediates(
             images,
             indices=[layer],
@@ -201,14 +223,14 @@ class TimmTeacher(nn.Module):
         if self.resize is None and (h, w) != self.grid:
             raise ConfigError(
                 f'the teacher {self.name} was given images of '
-                f'{images.shape[2]} x {images.shape[3]} pixels, which make a '
-                f'grid of {h} x {w}: expected images for {self.grid[0]} x '
-                f'{self.grid[1]}'
+                f'{images.shape[2]} x {images.shape[3]} pixels, which have a '
+                f'grid of {h} x {w} patches: expected images with a grid of '
+                f'{self.grid[0]} x {self.grid[1]}'
             )
 
     @property
     def skips(self) -> bool:
-        """Whether :meth:`at` computes less than :meth:`forward`."""
+        """Whether :meth:`at` can be used and computes less than :meth:`forward`."""
         return (
             self.resize is None
             and not self.class_token
@@ -220,16 +242,20 @@ class TimmTeacher(nn.Module):
 
     @torch.no_grad()
     def at(self, images: Tensor, where: Tensor) -> Tensor:
-        """Features of some patches, for a teacher that :attr:`skips`.
+        """Compute the features of some patches only.
 
-        The last block computes no others: nothing reads them.
+        The layer that is read computes these patches only, since nothing uses
+        the others. The teacher must support this, see :attr:`skips`.
 
         Args:
-            images (Tensor): [B, 3, H, W], normalized.
-            where (Tensor): [B, N] bool.
+            images (Tensor): Normalized images [B, 3, H, W].
+            where (Tensor): Patches to compute, [B, N] bool.
 
         Returns:
-            Tensor: [where.sum(), Dt], batch-major.
+            Tensor: Features [where.sum(), Dt], image by image.
+
+        Raises:
+            ConfigError: If the images do not have the size that ``grid`` needs.
         """
         model, last = self.model, self.layers[0]
         self._check_size(images)
@@ -238,14 +264,14 @@ class TimmTeacher(nn.Module):
             model.blocks[last],
             self._tokens(images, last - 1),
             index + model.num_prefix_tokens,
-        )[real]
+        )[real]  # [where.sum(), D]
         if self.features != 'block':
             tokens = model.norm(tokens)
         return self._project(tokens)
 
     @property
     def attends(self) -> bool:
-        """Whether :meth:`attend` has an attention to give."""
+        """Whether the model is a ViT for which :meth:`attend` can be used."""
         blocks = getattr(self.model, 'blocks', None)
         return (
             self.resize is None
@@ -254,34 +280,42 @@ class TimmTeacher(nn.Module):
         )
 
     def attend(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features, and the class token's attention to each patch.
+        """Compute the features and the class token's attention to each patch.
+
+        The teacher must support this, see :attr:`attends`.
 
         Args:
-            images (Tensor): [B, 3, H, W], normalized.
+            images (Tensor): Normalized images [B, 3, H, W].
 
         Returns:
-            tuple[Tensor, Tensor]: [B, N, Dt], and [B, N], mean over the heads
-            of the last layer asked for.
+            tuple[Tensor, Tensor]: The features [B, N, Dt], or [B, 1+N, Dt] with
+            ``class_token``, and the attention [B, N]: the mean over the heads
+            of the last one of ``layer``.
+
+        Raises:
+            ConfigError: If the images do not have the size that ``grid`` needs.
         """
         layer = self.model.blocks[self.layers[-1]].attn
         maps = []
         hook = layer.attn_drop.register_forward_pre_hook(
             lambda module, args: maps.append(args[0])
         )
-        # Only so does attention have weights that can be seen.
+        # Fused attention never computes the attention weights as a tensor, so
+        # the hook could not see them.
         fused, layer.fused_attn = layer.fused_attn, False
         try:
             features = self(images)
         finally:
             layer.fused_attn = fused
             hook.remove()
-        patches = maps[0][:, :, 0, self.model.num_prefix_tokens :]
+        # The class token is the first query.
+        patches = maps[0][:, :, 0, self.model.num_prefix_tokens :]  # [B, heads, N]
         return features, patches.mean(1)
 
 
 def _mean(maps: list[Tensor]) -> Tensor:
-    """Mean of maps [B, D, h, w], each token of each normalized first."""
-    tokens = torch.stack(maps).movedim(2, -1)
+    """Normalize the tokens of maps [B, D, h, w], and average the maps."""
+    tokens = torch.stack(maps).movedim(2, -1)  # [K, B, h, w, D]
     tokens = F.layer_norm(tokens, tokens.shape[-1:], eps=1e-6)
     return tokens.mean(0).movedim(-1, 1)
 
@@ -314,15 +348,15 @@ def _create_model(
         return model
     if pretrained == 'random':
         print_log(
-            f'The teacher {name} has random weights, as asked: what the '
-            'student learns from it is of no use.',
+            f"The teacher {name} has random weights (pretrained='random'): what "
+            'the student learns from it is of no use.',
             logger='current',
             level=logging.WARNING,
         )
         return timm.create_model(name, pretrained=False, **options)
     no_weights = (
-        f'no weights for the teacher {name}: give a file with '
-        "checkpoint=..., or ask for pretrained='random'"
+        f'no weights for the teacher {name}: name a file of weights with '
+        "checkpoint=..., or set pretrained='random' for an untrained teacher"
     )
     if not pretrained:
         raise CheckpointError(no_weights)
@@ -330,14 +364,15 @@ def _create_model(
         return timm.create_model(name, pretrained=True, **options)
     except Exception as error:
         raise CheckpointError(
-            f'{no_weights}. Its hub could not be read: {first_line(error)}'
+            f'{no_weights}. They could not be read from its hub: {first_line(error)}'
         ) from error
 
 
 def _load_weights(model: nn.Module, checkpoint: str, name: str):
-    """Load a file strictly, but for a classifier that the teacher lacks.
+    """Load a checkpoint strictly, except a classifier that the model lacks.
 
-    timm itself would load in part when the classifiers differ.
+    timm's own loader is not used, because it would load only a part of the
+    checkpoint if the classifiers differ.
     """
     state = read_state_dict(checkpoint)
     convert = getattr(sys.modules[type(model).__module__], 'checkpoint_filter_fn', None)
@@ -347,7 +382,7 @@ def _load_weights(model: nn.Module, checkpoint: str, name: str):
             state = convert(state, model)
         missing, unused = model.load_state_dict(state, strict=False)
     except (RuntimeError, KeyError, AttributeError) as error:
-        # The first line says but that there are errors.
+        # torch's first line only announces the errors that follow.
         reasons = [line.strip() for line in str(error).split('\n') if line]
         raise CheckpointError(
             f'{misfit}: {first_few(reasons[1:] or reasons)}'
@@ -356,7 +391,7 @@ def _load_weights(model: nn.Module, checkpoint: str, name: str):
     unused = [key for key in unused if not key.startswith(classifier)]
     if missing or unused:
         raise CheckpointError(
-            f'{misfit}: {len(missing)} tensors missing '
-            f'({first_few(missing)}), {len(unused)} not known '
-            f'({first_few(unused)})'
+            f'{misfit}: the file is missing {len(missing)} tensors of the '
+            f'model ({first_few(missing)}) and has {len(unused)} that the model '
+            f'does not have ({first_few(unused)})'
         )

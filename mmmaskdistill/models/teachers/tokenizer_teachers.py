@@ -1,4 +1,4 @@
-"""Discrete teachers: T gives the id of each patch's token in a codebook."""
+"""Discrete teachers, which return the token id of each patch in a codebook."""
 
 import logging
 
@@ -19,7 +19,22 @@ WEIGHTS = 'https://download.openmmlab.com/mmselfsup/1.x/target_generator_ckpt/'
 
 
 class _Tokenizer(Teacher):
-    """A tokenizer of mmpretrain, frozen."""
+    """A frozen tokenizer of mmpretrain as teacher T.
+
+    Args:
+        img_size (int | tuple[int, int]): Height and width of the images, in
+            pixels.
+        stride (int): Side of the square that one token stands for, in pixels.
+        vocab_size (int): Number of tokens in the codebook.
+        tokenizer (nn.Module): The tokenizer.
+        checkpoint (str): File or address of the tokenizer's weights.
+        pretrained (bool | str): True loads ``checkpoint``, ``'random'`` makes
+            an untrained teacher.
+
+    Raises:
+        CheckpointError: If the weights cannot be read or do not fit.
+        ConfigError: If ``pretrained`` is neither True nor ``'random'``.
+    """
 
     def __init__(
         self,
@@ -36,8 +51,8 @@ class _Tokenizer(Teacher):
         self.requires_grad_(False).eval()
         if pretrained == 'random':
             print_log(
-                f'The teacher {self.name} has random weights, as asked: what '
-                'the student learns from it is of no use.',
+                f"The teacher {self.name} has random weights (pretrained='random'): "
+                'what the student learns from it is of no use.',
                 logger='current',
                 level=logging.WARNING,
             )
@@ -53,29 +68,34 @@ class _Tokenizer(Teacher):
         missing = [k for k, _ in self.tokenizer.named_parameters() if k in missing]
         if missing:
             raise CheckpointError(
-                f'{checkpoint} does not fit the teacher {self.name}: '
-                f'{len(missing)} tensors missing ({first_few(missing)}), '
-                f'{len(unused)} not known ({first_few(unused)})'
+                f'{checkpoint} does not fit the teacher {self.name}: the file '
+                f'is missing {len(missing)} tensors of the model '
+                f'({first_few(missing)}) and has {len(unused)} that the model '
+                f'does not have ({first_few(unused)})'
             )
 
 
 @MODELS.register_module()
 class VQKDTeacher(_Tokenizer):
-    """T: BEiT v2's tokenizer, distilled from CLIP (arXiv 2208.06366).
+    """BEiT v2's tokenizer as teacher T, distilled from CLIP (arXiv 2208.06366).
+
+    Its patches have 16 x 16 pixels.
 
     Args:
         arch (str | dict): Architecture of mmpretrain's ``BEiTViT``. Defaults
             to ``'base'``.
-        img_size (int): Side of the image, in pixels. Defaults to 224.
-        vocab_size (int): Tokens of the codebook. Defaults to 8192.
-        embed_dims (int): Width of the codebook. Defaults to 32.
-        checkpoint (str): Weights of mmpretrain's ``VQKD``. Defaults to
-            mmpretrain's own of ViT-B/16.
-        pretrained (bool | str): ``'random'`` asks for an untrained teacher.
-            Defaults to True.
+        img_size (int): Height and width of the images, in pixels. Defaults to
+            224.
+        vocab_size (int): Number of tokens in the codebook. Defaults to 8192.
+        embed_dims (int): Width of a token in the codebook. Defaults to 32.
+        checkpoint (str): File or address of weights of mmpretrain's ``VQKD``.
+            Defaults to those that mmpretrain publishes for ViT-B/16.
+        pretrained (bool | str): True loads ``checkpoint``, ``'random'`` makes
+            an untrained teacher. Defaults to True.
 
     Raises:
         CheckpointError: If the weights cannot be read or do not fit.
+        ConfigError: If ``pretrained`` is neither True nor ``'random'``.
     """
 
     def __init__(
@@ -107,30 +127,43 @@ class VQKDTeacher(_Tokenizer):
     def forward(
         self, images: Tensor, data_samples: list[DataSample] | None = None
     ) -> Tensor:
-        """Token ids [B, N] of normalized images [B, 3, H, W]."""
+        """Find the token of each patch.
+
+        Args:
+            images (Tensor): Normalized images [B, 3, H, W].
+            data_samples (list[DataSample], optional): Not used.
+
+        Returns:
+            Tensor: Token ids [B, N] int64.
+        """
         return self.tokenizer(images)
 
 
 @MODELS.register_module()
 class DALLETeacher(_Tokenizer):
-    """T: the encoder of DALL-E's discrete VAE, BEiT's tokenizer.
+    """The encoder of DALL-E's discrete VAE as teacher T; it is BEiT's tokenizer.
 
-    One token for 8 x 8 pixels, so that it sees half the student's size; the
-    pixels are to be in 0.1 to 0.9 (arXiv 2102.12092, appendix A.3), as after
-    ``second_mean=[-31.875] * 3, second_std=[318.75] * 3``.
+    A token stands for 8 x 8 pixels. For a student with patches of 16 x 16
+    pixels, the teacher's images therefore have half the height and width of the
+    student's.
+
+    Pixels must have values of 0.1 to 0.9 (arXiv 2102.12092, appendix A.3). The
+    data preprocessor produces them with ``second_mean=[-31.875] * 3`` and
+    ``second_std=[318.75] * 3``.
 
     Args:
-        img_size (int | tuple[int, int]): Height and width in pixels. Defaults
-            to 112.
-        vocab_size (int): Tokens of the codebook. Defaults to 8192.
+        img_size (int | tuple[int, int]): Height and width of the images, in
+            pixels. Defaults to 112.
+        vocab_size (int): Number of tokens in the codebook. Defaults to 8192.
         width (int): Channels of the first layers. Defaults to 256.
-        checkpoint (str): Weights of mmpretrain's ``DALLEEncoder``. Defaults to
-            mmpretrain's own.
-        pretrained (bool | str): ``'random'`` asks for an untrained teacher.
-            Defaults to True.
+        checkpoint (str): File or address of weights of mmpretrain's
+            ``DALLEEncoder``. Defaults to those that mmpretrain publishes.
+        pretrained (bool | str): True loads ``checkpoint``, ``'random'`` makes
+            an untrained teacher. Defaults to True.
 
     Raises:
         CheckpointError: If the weights cannot be read or do not fit.
+        ConfigError: If ``pretrained`` is neither True nor ``'random'``.
     """
 
     def __init__(
@@ -148,5 +181,13 @@ class DALLETeacher(_Tokenizer):
     def forward(
         self, images: Tensor, data_samples: list[DataSample] | None = None
     ) -> Tensor:
-        """Token ids [B, N] of images [B, 3, H, W]."""
+        """Find the token of each patch.
+
+        Args:
+            images (Tensor): Images [B, 3, H, W] with values of 0.1 to 0.9.
+            data_samples (list[DataSample], optional): Not used.
+
+        Returns:
+            Tensor: Token ids [B, N] int64.
+        """
         return self.tokenizer(images).argmax(1).flatten(1)
