@@ -1,8 +1,9 @@
-"""MMMaskDistill: masked-distillation pre-training and what comes after it.
+"""MMMaskDistill: masked-distillation pre-training, fine-tuning and segmentation.
 
-Importing the package puts other libraries right (:mod:`.compat`), then
-registers its modules, so ``custom_imports = dict(imports=['mmmaskdistill'])``
-is all that a config of mmpretrain, mmseg or mmdet needs.
+Importing the package first works around incompatibilities of other libraries
+(:mod:`.compat`) and then registers the package's classes. To use them, a config of
+mmpretrain, mmseg or mmdet therefore needs only the line
+``custom_imports = dict(imports=['mmmaskdistill'])``.
 """
 
 from . import compat  # noqa: F401, I001  must come before the toolkits are imported

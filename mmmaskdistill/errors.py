@@ -1,12 +1,12 @@
-"""What whoever starts a run can put right.
+"""Errors that the user who starts a run can correct.
 
-The tools show such an error's message, one line, without a traceback.
+The tools print the message of such an error as a single line without a traceback.
 """
 
 
 class ConfigError(ValueError):
-    """A setting that is wrong, or does not fit the others or the data."""
+    """A setting is wrong, or it does not fit other settings or the data."""
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that is missing, unreadable or of another model."""
+    """A checkpoint is missing, unreadable or from another model."""

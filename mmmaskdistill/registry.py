@@ -1,7 +1,7 @@
-"""Registries of this package, children of mmengine's.
+"""The registries of this package, which are children of mmengine's registries.
 
-A name that is not found here is looked up in mmengine's root, a name with a
-scope (``mmseg.UPerHead``) in the package of that scope.
+A name that is not registered here is looked up in mmengine's root registry. A name
+with a scope, such as ``mmseg.UPerHead``, is looked up in the package of that scope.
 """
 
 from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS

@@ -1,4 +1,4 @@
-"""An ablation's cells: a pre-training config with some of its parts changed."""
+"""Make the runs of an ablation: pre-training configs with some parts changed."""
 
 import math
 import re
@@ -49,13 +49,16 @@ TEACHERS = dict(
 
 
 class Cell(NamedTuple):
-    """One point of the grid.
+    """One combination of values in an ablation.
 
     Attributes:
-        settings (dict[str, str]): Value of each axis.
-        name (str): What it changes in the config, fit for a folder.
-        config (Config): The changed config; None if it is refused.
-        refusal (str): Why it is not to be run, empty if it is.
+        settings (dict[str, str]): The value of each axis.
+        name (str): The values that differ from the original config, in a form
+            that can be a folder name. Empty if the settings cannot be applied.
+        config (Config | None): The changed config. None if the settings cannot
+            be applied.
+        refusal (str): Why the cell cannot be run. Empty if it can. Defaults to
+            ``''``.
     """
 
     settings: dict[str, str]
@@ -67,18 +70,27 @@ class Cell(NamedTuple):
 def make_cells(
     config: Config, axes: dict[str, Sequence[str]], one_at_a_time: bool = False
 ) -> list[Cell]:
-    """The cells of an ablation, each checked by building its model.
+    """Make the cells of an ablation and check each one by building its model.
 
     Args:
         config (Config): The pre-training config.
-        axes (dict[str, Sequence[str]]): Values of each axis, short names for
-            ``teacher``, ``normalizer``, ``loss``, ``mask`` and ``ratio``; any
-            other name is a key of the config.
-        one_at_a_time (bool): Vary an axis with the others at their first
-            value, instead of taking all combinations. Defaults to False.
+        axes (dict[str, Sequence[str]]): The values of each axis. The axes
+            ``teacher``, ``normalizer``, ``loss`` and ``mask`` take short names
+            such as ``layer_norm``, and the axis ``ratio`` takes the share of
+            hidden patches. Any other axis is a key of the config, such as
+            ``optim_wrapper.optimizer.lr``.
+        one_at_a_time (bool): Whether to vary one axis at a time, while all
+            other axes keep their first value, instead of making all
+            combinations. Defaults to False.
+
+    Returns:
+        list[Cell]: One cell for each combination of values. Combinations that
+        cannot be run, or that repeat an earlier config, have a ``refusal``.
 
     Raises:
-        ConfigError: If an axis has a value that is none of its own.
+        ConfigError: If an axis has an unknown value or lists a value twice, if
+            the config does not have the key that an axis sets, or if the config
+            has no mask generator.
     """
     _check_values(axes)
     for axis in axes:
@@ -95,7 +107,8 @@ def make_cells(
             refusal = f'the same config as {_describe(names[name])}'
         else:
             names[name] = settings
-            # Masks differ more often than models.
+            # Building a model takes long, so cells that share the model and the
+            # mask generator also share the check.
             key = repr((changed.model, _mask_generator(changed)))
             if key not in refusals:
                 refusals[key] = check_cell(changed)
@@ -105,13 +118,21 @@ def make_cells(
 
 
 def check_cell(config: Config) -> str:
-    """Why a pre-training config cannot be run, empty if it can."""
+    """Find out whether a pre-training config can be run.
+
+    Args:
+        config (Config): The pre-training config.
+
+    Returns:
+        str: The reason why the config cannot be run, as a single line. Empty
+        if it can be run.
+    """
     init_default_scope(config.get('default_scope', 'mmpretrain'))
     try:
         check_masks(config, build_pretraining(config))
     except (ConfigError, CheckpointError) as error:
         return str(error)
-    except Exception as error:  # whatever a constructor makes of a value
+    except Exception as error:  # A constructor may raise anything for a bad value.
         return f'{type(error).__name__}: {first_line(error)}'
     return ''
 
@@ -126,18 +147,18 @@ def _check_values(axes: dict[str, Sequence[str]]):
                 )
             if axis == 'ratio' and not _is_ratio(value):
                 raise ConfigError(
-                    f'ratio {value!r}: expected a number above '
-                    '0, below 1, the share of hidden patches'
+                    f'ratio {value!r}: expected the share of hidden patches, a '
+                    'number above 0 and below 1'
                 )
             if axis == 'teacher' and value not in TEACHERS and not timm.is_model(value):
                 raise ConfigError(
                     f'teacher {value!r}: expected one of '
                     f'{", ".join(TEACHERS)} or a model of timm '
-                    f'{timm.__version__}; for others, start from a config '
-                    'that has them'
+                    f'{timm.__version__}. To use another teacher, start from a '
+                    'config that has it'
                 )
         if len(set(values)) < len(values):
-            raise ConfigError(f'{axis} has a value twice: {" ".join(values)}')
+            raise ConfigError(f'{axis} lists a value twice: {" ".join(values)}')
 
 
 def _is_ratio(value: str) -> bool:
@@ -162,14 +183,15 @@ def _combine(
 
 
 def _change(config: Config, settings: dict[str, str]):
-    """A changed copy, and a name of what differs from the config itself.
+    """Apply settings to a copy of the config and name the copy after the changes.
 
-    A value that the config has anyway is not part of the name, so that a cell
-    keeps its name when axes are added.
+    A setting that equals the value in the config is not part of the name, so a
+    cell keeps its name when axes are added to the ablation.
     """
     config = deepcopy(config)
     words = []
-    # Parts first, a mask before its ratio: keys may lie in new parts.
+    # Parts are replaced before keys are set, because a key may lie inside a new
+    # part. The mask is replaced before its ratio is set for the same reason.
     for axis in [*SETTERS, *(axis for axis in settings if axis not in SETTERS)]:
         if axis not in settings:
             continue
@@ -185,7 +207,7 @@ def _change(config: Config, settings: dict[str, str]):
 
 
 def _check_key(config: Config, key: str):
-    """Refuse a key that no part of the config would take."""
+    """Raise a ConfigError if the config has no part that the key belongs to."""
     node, found = config._cfg_dict, []
     parents = key.split('.')[:-1] or [key]
     for name in parents:
@@ -195,8 +217,8 @@ def _check_key(config: Config, key: str):
             node = node[name]
         else:
             raise ConfigError(
-                f'the config has no {".".join([*found, name])!r}, which the '
-                f'axis {key!r} is in'
+                f'the config has no {".".join([*found, name])!r}, so the axis '
+                f'{key!r} cannot be set'
             )
         found.append(name)
 
@@ -206,7 +228,7 @@ def _describe(settings: dict[str, str]) -> str:
 
 
 def _replace(part: dict, kind: str, **options) -> dict:
-    """A part of another class; one of that class stays as it is."""
+    """Return a part of class ``kind``: ``part`` itself if it has that class."""
     if class_name(part) == kind.rpartition('.')[2]:
         return part
     return ConfigDict(type=kind, **options)
@@ -222,7 +244,7 @@ def _set_loss(config: Config, value: str):
 
 
 def _set_teacher(config: Config, value: str):
-    """T, with its view of the images and the width of the head."""
+    """Set the teacher, the mean and std of its images, and the head's width."""
     model = config.model
     cached = class_name(model.teacher) == 'CachedTeacher'
     old = model.teacher.teacher if cached else model.teacher
@@ -244,7 +266,8 @@ def _set_teacher(config: Config, value: str):
         )
     if new is old:
         return
-    # Features of pixels and of a student that learns are not worth keeping.
+    # A cache does not pay off for features of pixels, and the features of a
+    # momentum teacher change while the student learns.
     keep = cached and value not in TEACHERS
     model.teacher = ConfigDict(type=model.teacher.type, teacher=new) if keep else new
     view = config.get('data_preprocessor') or model.data_preprocessor
@@ -259,7 +282,7 @@ def _set_teacher(config: Config, value: str):
 
 
 def _channels(config: Config, teacher: dict) -> int:
-    """Dt, without the teacher's weights."""
+    """Return the number of the teacher's channels without loading its weights."""
     if class_name(teacher) == 'MomentumTeacher':
         return config.model.head.in_channels
     options = {} if class_name(teacher) != 'TimmTeacher' else dict(pretrained='random')
@@ -270,14 +293,14 @@ def _mask_generator(config: Config) -> dict:
     step = mask_generator(config)
     if step is None:
         raise ConfigError(
-            'the training pipeline has no mask generator, such '
-            'as mmmaskdistill.BlockMaskGenerator'
+            'the training pipeline has no mask generator: add one, such as '
+            'mmmaskdistill.BlockMaskGenerator'
         )
     return step
 
 
 def _hidden(config: Config) -> int | None:
-    """Patches that a config hides, None if it hides none."""
+    """Return how many patches a config hides, or None if it hides none."""
     for part in (config.model.get('masking') or {}, _mask_generator(config)):
         if 'num_masking_patches' in part:
             return part['num_masking_patches']
@@ -290,7 +313,11 @@ def _patches(config: Config) -> int:
 
 
 def _set_mask(config: Config, value: str):
-    """m; without one the student sees all patches and predicts all."""
+    """Set the mask generator.
+
+    With the value ``none`` no patch is hidden: the student sees all patches and
+    predicts all of them.
+    """
     model, step = config.model, _mask_generator(config)
     if class_name(step) == MASKS[value].rpartition('.')[2]:
         return
@@ -311,14 +338,14 @@ def _set_mask(config: Config, value: str):
         )
     else:
         step.num_masking_patches = hidden
-    if value == 'block':  # the recipe's 16 of 14 x 14
+    if value == 'block':  # The recipe's smallest block has 16 of 14 x 14 patches.
         step.min_num_patches = max(1, round(_patches(config) * 16 / 196))
 
 
 def _set_ratio(config: Config, value: str):
     step = _mask_generator(config)
     part = config.model.masking if class_name(step) == 'GumbelNoise' else step
-    if 'num_masking_patches' in part:  # else nothing is hidden
+    if 'num_masking_patches' in part:  # A NoMaskGenerator has no ratio to set.
         square = part.get('unit', 1) ** 2
         part.num_masking_patches = square * round(
             float(value) * _patches(config) / square

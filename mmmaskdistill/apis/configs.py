@@ -1,7 +1,7 @@
-"""What the command line changes in a config of any of the three kinds.
+"""Read a config and apply the options of the command line to it.
 
-A config is mmpretrain's (pre-training, classification) or mmseg's
-(segmentation); the same option means for each what its own tools do.
+A config belongs to mmpretrain (pre-training and classification) or to mmseg
+(segmentation). An option has the same effect on it as in the toolkit's own tools.
 """
 
 import os.path as osp
@@ -25,20 +25,32 @@ def load_config(
     work_dir: str | None = None,
     launcher: str = 'none',
 ) -> Config:
-    """Read a config and apply what every command has in common.
+    """Read a config and apply the options that all commands share.
 
     Args:
-        path (str): The config file.
-        options (Sequence[str], optional): ``key=value`` overrides.
-        work_dir (str, optional): Where the run writes; the config's
-            ``work_dir`` or ``work_dirs/<config's name>`` if None.
-        launcher (str): mmengine's launcher.
+        path (str): Path of the config file.
+        options (Sequence[str], optional): Overrides of the form ``key=value``.
+            Defaults to None.
+        work_dir (str, optional): Folder that the run writes to. Defaults to
+            None, which means the config's ``work_dir`` or, if it has none,
+            ``work_dirs/NAME_OF_THE_CONFIG``.
+        launcher (str): mmengine's ``launcher``, the program that starts the
+            processes of a distributed run. Defaults to ``'none'``, a single
+            process.
+
+    Returns:
+        Config: The config with all overrides, a work dir and complete data
+        loaders.
+
+    Raises:
+        ConfigError: If the file, or a file that it inherits from, is missing.
+        ValueError, TypeError, KeyError: See :func:`change_config`.
     """
     try:
         cfg = Config.fromfile(path)
     except FileNotFoundError as error:
         raise ConfigError(
-            f'config {path!r} inherits from a file that is missing: {error}'
+            f'config {path!r} or a file that it inherits from is missing: {error}'
         ) from error
     if options:
         change_config(cfg, options)
@@ -52,83 +64,130 @@ def load_config(
 
 
 def change_config(cfg: Config, options: Sequence[str]) -> None:
-    """Apply ``key=value`` overrides."""
+    """Override values of a config in place.
+
+    Args:
+        cfg (Config): The config to change.
+        options (Sequence[str]): Overrides of the form ``key=value``, as
+            mmengine's ``DictAction`` reads them. The key of a nested value has
+            dots, such as ``optim_wrapper.optimizer.lr=1e-4``.
+
+    Raises:
+        ValueError: If an override has no ``=``.
+        TypeError: If a key lies inside a value that is not a dict or a list.
+        KeyError: If a key asks for a list item that does not exist.
+    """
     parser = ArgumentParser()
     parser.add_argument('--options', nargs='+', action=DictAction)
     cfg.merge_from_dict(parser.parse_args(['--options', *options]).options)
 
 
 def complete_dataloader(loader: ConfigDict, scope: str | None) -> None:
-    """Fill in what a toolkit's own command gives its data loaders.
+    """Fill in the settings that a toolkit's own command gives a data loader.
 
-    mmpretrain's base configs leave these to its command.
+    mmpretrain's base configs do not contain ``collate_fn``, ``pin_memory`` and
+    ``persistent_workers`` because mmpretrain's command adds them. Settings that
+    do not work without worker processes or without a GPU are switched off.
+
+    Args:
+        loader (ConfigDict): Config of the data loader, changed in place.
+        scope (str | None): The config's ``default_scope``, such as
+            ``mmpretrain``.
     """
     if scope == 'mmpretrain':
         loader.setdefault('collate_fn', dict(type='default_collate'))
         loader.setdefault('pin_memory', True)
         loader.setdefault('persistent_workers', True)
     if not loader.get('num_workers'):
-        loader.persistent_workers = False  # torch refuses it without workers
+        loader.persistent_workers = False  # torch raises an error otherwise.
     if loader.get('pin_memory') and not torch.cuda.is_available():
-        loader.pin_memory = False  # torch warns on every epoch
+        loader.pin_memory = False  # torch warns in every epoch otherwise.
 
 
 def set_resume(cfg: Config, resume: str | None) -> str:
-    """Resume from a checkpoint, or from the latest one if there is any.
+    """Let a run resume from a checkpoint.
 
     Args:
-        cfg (Config): The config.
-        resume (str, optional): A path, ``auto``, or None for the config's.
+        cfg (Config): The config, changed in place.
+        resume (str | None): Path of a checkpoint, or ``auto`` for the latest
+            checkpoint in the work dir, if there is one. None leaves the
+            config's own setting as it is.
 
     Returns:
-        str: What will be done, for the user.
+        str: A message for the user that says what the run will do. Empty if
+        ``resume`` is None.
     """
     if resume is None:
         return ''
     cfg.resume = True
     if resume != 'auto':
         cfg.load_from = resume
-        return f'resuming {resume}'
+        return f'resuming from {resume}'
     latest = latest_checkpoint(cfg.work_dir)
     if latest is None:
         cfg.resume = False
         return f'no checkpoint in {cfg.work_dir} yet: starting anew'
     cfg.load_from = latest
-    return f'resuming {latest}'
+    return f'resuming from {latest}'
 
 
 def enable_amp(cfg: Config) -> None:
-    """Train in mixed precision."""
+    """Let a run train in mixed precision.
+
+    Args:
+        cfg (Config): The config, changed in place.
+
+    Raises:
+        ConfigError: If the config's optimizer wrapper is neither
+            ``OptimWrapper`` nor ``AmpOptimWrapper``.
+    """
     wrapper = cfg.optim_wrapper
     kind = wrapper.get('type', 'OptimWrapper')
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise ConfigError(
-            f'--amp needs optim_wrapper.type OptimWrapper, not {kind!r}: '
-            'leave out --amp or change the config'
+            f'--amp needs optim_wrapper.type=OptimWrapper, but the config has '
+            f'{kind!r}: leave out --amp or change the config'
         )
     wrapper.type = 'AmpOptimWrapper'
     wrapper.setdefault('loss_scale', 'dynamic')
 
 
 def enable_lr_scaling(cfg: Config) -> None:
-    """Scale the learning rate with the batch size."""
+    """Let a run scale the learning rate in proportion to its total batch size.
+
+    Args:
+        cfg (Config): The config, changed in place.
+
+    Raises:
+        ConfigError: If the config does not say for which batch size its
+            learning rate is meant (``auto_scale_lr.base_batch_size``).
+    """
     if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
         raise ConfigError(
-            '--auto-scale-lr needs the batch size that the learning rate is '
-            'for: add --cfg-options auto_scale_lr.base_batch_size=N'
+            '--auto-scale-lr needs the batch size for which the learning rate '
+            'is meant: add --cfg-options auto_scale_lr.base_batch_size=N'
         )
     cfg.auto_scale_lr.enable = True
 
 
 def set_test(cfg: Config, checkpoint: str, amp: bool = False) -> None:
-    """Evaluate a checkpoint.
+    """Let a run evaluate a checkpoint.
 
-    The weights that training started from need not be there.
+    The files of the weights that training started from need not exist.
+
+    Args:
+        cfg (Config): The config, changed in place.
+        checkpoint (str): Path of the checkpoint.
+        amp (bool): Whether to test in mixed precision. Defaults to False.
+
+    Raises:
+        ConfigError: If the config has no ``test_dataloader``.
     """
     if not cfg.get('test_dataloader'):
         raise ConfigError(
-            'the config has no test_dataloader: there is nothing to test. '
-            'Pre-training is judged by what is fine-tuned from it'
+            'the config has no test_dataloader: there is nothing to test. To '
+            'evaluate pre-training, fine-tune a model from its checkpoint and '
+            'test that model'
         )
     cfg.load_from = checkpoint
     cfg.resume = False
@@ -137,14 +196,31 @@ def set_test(cfg: Config, checkpoint: str, amp: bool = False) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """The config's ``runner_type``, by default one that resumes exactly."""
+    """Build the runner that a config describes.
+
+    Args:
+        cfg (Config): The config.
+
+    Returns:
+        Runner: A runner of the config's ``runner_type``, or a
+        :class:`ResumableRunner` if the config has none.
+
+    Raises:
+        CheckpointError: If a :class:`ResumableRunner` is to resume from a
+            checkpoint that does not exist, cannot be read or holds only
+            weights.
+    """
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
     return ResumableRunner.from_cfg(cfg)
 
 
 def disable_validation(cfg: Config) -> None:
-    """Train without validating."""
+    """Let a run train without validation.
+
+    Args:
+        cfg (Config): The config, changed in place.
+    """
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
 
 
@@ -155,22 +231,28 @@ def enable_pictures(
     wait_time: float = 2,
     interval: int = 1,
 ) -> None:
-    """Draw predictions while testing.
+    """Let a run draw its predictions while it tests.
 
     Args:
-        cfg (Config): The config.
-        show_dir (str, optional): Folder that the pictures are written to.
-        show (bool): Whether to show them in a window.
-        wait_time (float): Seconds that a window stays.
-        interval (int): Draw every so many samples (mmpretrain) or batches
-            (mmseg).
+        cfg (Config): The config, changed in place.
+        show_dir (str | None): Folder that the pictures are written to. If it
+            is None, no folder is set.
+        show (bool): Whether to show the pictures in a window. Defaults to
+            False.
+        wait_time (float): Number of seconds that a window stays open. Defaults
+            to 2.
+        interval (int): Draw one of every ``interval`` samples (mmpretrain) or
+            batches (mmseg). Defaults to 1.
+
+    Raises:
+        ConfigError: If the config has no visualization hook.
     """
     hook = (cfg.get('default_hooks') or {}).get('visualization')
     if hook is None:
         raise ConfigError(
-            '--show and --show-dir need default_hooks.visualization in the '
-            'config: VisualizationHook (mmpretrain) or SegVisualizationHook '
-            '(mmseg)'
+            '--show and --show-dir need a hook that draws: set '
+            'default_hooks.visualization in the config to VisualizationHook '
+            '(mmpretrain) or SegVisualizationHook (mmseg)'
         )
     hook.update(show=show, wait_time=wait_time, interval=interval)
     if hook.type.endswith('SegVisualizationHook'):
@@ -183,17 +265,27 @@ def enable_pictures(
 
 
 def enable_tta(cfg: Config) -> None:
-    """Average predictions over the config's test-time augmentations.
+    """Let a run average its predictions over test-time augmentations.
 
-    A classification config that names none averages over the flip, as with
-    mmpretrain's command.
+    A classification config without test-time augmentations averages over each
+    image and its horizontal flip, as mmpretrain's command does.
+
+    Args:
+        cfg (Config): The config, changed in place.
+
+    Raises:
+        ConfigError: If the config has no ``tta_model`` or no ``tta_pipeline``
+            and is not a config of mmpretrain.
     """
     if cfg.get('default_scope') == 'mmpretrain':
         cfg.setdefault('tta_model', dict(type='mmpretrain.AverageClsScoreTTA'))
         if 'tta_pipeline' not in cfg:
             cfg.tta_pipeline = _flip_pipeline(cfg.test_dataloader.dataset.pipeline)
     if not ('tta_model' in cfg and 'tta_pipeline' in cfg):
-        raise ConfigError('--tta needs tta_model and tta_pipeline in the config')
+        raise ConfigError(
+            '--tta needs test-time augmentations: set tta_model and tta_pipeline '
+            'in the config'
+        )
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     cfg.model = ConfigDict(cfg.tta_model, module=cfg.model)
 
@@ -205,7 +297,15 @@ def _flip_pipeline(pipeline: list) -> list:
 
 
 def save_label_maps(cfg: Config, folder: str) -> None:
-    """Let the segmentation metrics write their predictions as PNG files."""
+    """Let the segmentation metrics write predicted label maps as PNG files.
+
+    Args:
+        cfg (Config): The config, changed in place.
+        folder (str): Folder that the files are written to.
+
+    Raises:
+        ConfigError: If no metric of the config can write label maps.
+    """
     evaluators = cfg.test_evaluator
     if isinstance(evaluators, dict):
         evaluators = [evaluators]
@@ -216,7 +316,7 @@ def save_label_maps(cfg: Config, folder: str) -> None:
     ]
     if not writers:
         raise ConfigError(
-            f'--out {folder!r} is a folder, and no metric of the config '
+            f'--out {folder!r} is a folder, but no metric of the config '
             'writes label maps: give a .pkl file for predictions or a .json '
             'file for metrics'
         )

@@ -1,4 +1,4 @@
-"""Time, operations and memory of several ways to compute the same."""
+"""Measure and compare the time, operations and memory of computations."""
 
 import ctypes
 import platform
@@ -18,15 +18,20 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 def interleave(
     sides: dict[str, Callable], repeats: int, device: torch.device
 ) -> dict[str, list[float]]:
-    """Time calls in turn, so that a drifting machine treats them alike.
+    """Time several functions by calling them in turn.
+
+    If the machine becomes slower or faster during the measurement, this affects
+    all functions alike.
 
     Args:
-        sides (dict[str, Callable]): What to call, by name.
-        repeats (int): Timed calls of each, after one that is not.
-        device (torch.device): Where they compute.
+        sides (dict[str, Callable]): The functions to compare, by name. They are
+            called without arguments.
+        repeats (int): Number of timed calls of each function. They follow one
+            call that is not timed.
+        device (torch.device): Device that the functions compute on.
 
     Returns:
-        dict[str, list[float]]: Seconds of each call.
+        dict[str, list[float]]: The duration of each timed call in seconds.
     """
     seconds = {name: [] for name in sides}
     for repeat in range(repeats + 1):
@@ -41,29 +46,32 @@ def interleave(
 
 
 def keep_freed_memory() -> bool:
-    """Let the process keep the memory it frees, for its next allocation.
+    """Let the process keep freed memory and use it for later allocations.
 
-    Otherwise glibc gives some of it back to the kernel, by rules that depend
-    on all that was allocated before; to touch such memory anew takes a
-    virtual machine longer than to compute with it, and which side pays for it
-    is a matter of luck.
+    By default, glibc returns some freed memory to the kernel, by rules that
+    depend on all earlier allocations. On a virtual machine, touching such memory
+    again takes longer than computing with it, and chance decides which of the
+    compared functions pays for that.
 
     Returns:
-        bool: Whether the C library is one that can be told.
+        bool: Whether the C library supports this setting.
     """
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
     if mallopt is None:
         return False
-    trim_threshold, mmap_max, arena_max = -1, -4, -8  # of malloc.h
-    # In a single arena: after a failed allocation, a thread would turn to
-    # another, which keeps no large blocks.
+    trim_threshold, mmap_max, arena_max = -1, -4, -8  # Constants of malloc.h.
+    # There must be only one arena. With several, a thread whose allocation failed
+    # would switch to another arena, and that one does not keep large blocks.
     return bool(
         mallopt(trim_threshold, -1) and mallopt(mmap_max, 0) and mallopt(arena_max, 1)
     )
 
 
-def return_freed_memory():
-    """Give back what :func:`keep_freed_memory` has kept so far."""
+def return_freed_memory() -> None:
+    """Return the memory that :func:`keep_freed_memory` has kept to the kernel.
+
+    Does nothing if the C library does not support it.
+    """
     trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
     if trim is not None:
         trim(0)
@@ -71,19 +79,25 @@ def return_freed_memory():
 
 @contextmanager
 def limited_memory(free: int | None = None) -> Iterator[None]:
-    """Let an allocation fail that the machine has no memory for.
+    """Let allocations fail if the machine does not have enough memory for them.
 
-    Linux grants it, and ends the process once it is used.
+    Without a limit, Linux grants such an allocation and kills the process as
+    soon as the process uses the memory. On other systems, this context manager
+    does nothing.
 
     Args:
-        free (int, optional): Bytes that may still be allocated. Defaults to
-            None, nine tenths of those that Linux says are available.
+        free (int, optional): Number of bytes that may still be allocated.
+            Defaults to None, which means nine tenths of the memory that Linux
+            reports as available.
+
+    Yields:
+        None: The limit applies inside the ``with`` statement.
     """
     status, memory = Path('/proc/self/status'), Path('/proc/meminfo')
     if not (status.is_file() and memory.is_file()):
         yield
         return
-    import resource  # of Unix alone
+    import resource  # This module exists only on Unix.
 
     (used,) = re.findall(r'VmData:\s+(\d+) kB', status.read_text())
     (available,) = re.findall(r'MemAvailable:\s+(\d+) kB', memory.read_text())
@@ -101,14 +115,29 @@ def limited_memory(free: int | None = None) -> Iterator[None]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether torch raised it for want of memory, of a GPU or of the CPU."""
+    """Tell whether an error of torch means that a GPU or the CPU lacks memory.
+
+    Args:
+        error (Exception): The error.
+
+    Returns:
+        bool: Whether memory was exhausted.
+    """
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and 'DefaultCPUAllocator' in str(error)
     )
 
 
 def spread(seconds: list[float]) -> dict[str, float]:
-    """Median, first and third quartile."""
+    """Summarize measured times.
+
+    Args:
+        seconds (list[float]): Measured times, at least one.
+
+    Returns:
+        dict[str, float]: The ``median``, the first quartile (``low``) and the
+        third quartile (``high``).
+    """
     if len(seconds) < 2:
         return dict(median=seconds[0], low=seconds[0], high=seconds[0])
     low, _, high = quantiles(seconds, n=4, method='inclusive')
@@ -116,7 +145,15 @@ def spread(seconds: list[float]) -> dict[str, float]:
 
 
 def count_flops(call: Callable) -> int:
-    """Floating-point operations of the matrix products in a call."""
+    """Count the floating-point operations of the matrix products in a call.
+
+    Args:
+        call (Callable): The function to call, without arguments.
+
+    Returns:
+        int: Number of operations, where a multiplication and an addition are
+        two.
+    """
     with FlopCounterMode(
         display=False, custom_mapping={_CPU_ATTENTION: _attention_flops}
     ) as counter:
@@ -124,19 +161,33 @@ def count_flops(call: Callable) -> int:
     return counter.get_total_flops()
 
 
-# torch before 2.15 does not count it.
+# Before version 2.15, torch does not count the operations of this function.
 _CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
-def _attention_flops(q, k, v, *args, out_shape=None, **kwargs) -> int:
+def _attention_flops(
+    q: torch.Size,
+    k: torch.Size,
+    v: torch.Size,
+    *args,
+    out_shape: tuple | None = None,
+    **kwargs,
+) -> int:
     return sdpa_flop_count(q, k, v)
 
 
 def kept_bytes(forward: Callable, parameters: Iterable[nn.Parameter]) -> int:
-    """Bytes that a forward call keeps for backward.
+    """Measure the activations that a forward pass keeps for the backward pass.
 
-    A storage counts once, however many tensors share it; parameters do not
+    A storage counts once, even if several tensors share it. Parameters do not
     count.
+
+    Args:
+        forward (Callable): The forward pass, called without arguments.
+        parameters (Iterable[nn.Parameter]): The parameters that it uses.
+
+    Returns:
+        int: Number of bytes.
     """
     own = {p.untyped_storage().data_ptr() for p in parameters}
     storages = {}
@@ -148,17 +199,26 @@ def kept_bytes(forward: Callable, parameters: Iterable[nn.Parameter]) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        out = forward()  # held, so that no storage is used twice
+        # Holding the result keeps all saved tensors alive, so no two storages
+        # have the same address.
+        out = forward()
     del out
     return sum(storages.values())
 
 
 def peak_bytes(call: Callable, device: torch.device) -> int:
-    """Most bytes that torch's allocator gave out during a call.
+    """Measure the peak memory that torch allocates during a call.
 
-    Counted are tensors and operators' workspaces, on the CPU too, where the
-    allocator reports every block to the profiler. What lay there before the
-    call, weights for instance, does not count.
+    Tensors and the workspaces of operators count. On the CPU they are known
+    because the allocator reports every block to the profiler. Memory that was
+    allocated before the call, such as that of weights, does not count.
+
+    Args:
+        call (Callable): The function to call, without arguments.
+        device (torch.device): Device that the function computes on.
+
+    Returns:
+        int: The largest number of bytes that were allocated at one time.
     """
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats(device)
@@ -180,7 +240,16 @@ def peak_bytes(call: Callable, device: torch.device) -> int:
 def state_bytes(
     model: nn.Module, optimizer: torch.optim.Optimizer | None = None
 ) -> int:
-    """Bytes of a model's parameters and buffers and its optimizer's state."""
+    """Measure a model's parameters and buffers and its optimizer's state.
+
+    Args:
+        model (nn.Module): The model.
+        optimizer (torch.optim.Optimizer, optional): The optimizer whose state
+            is included. Defaults to None.
+
+    Returns:
+        int: Number of bytes.
+    """
     tensors = [*model.parameters(), *model.buffers()]
     if optimizer is not None:
         tensors += [
@@ -195,14 +264,35 @@ def state_bytes(
 def product_rate(
     device: torch.device, dtype: torch.dtype, size: int = 2048, repeats: int = 10
 ) -> float:
-    """Operations a second in a square matrix product, the machine's limit."""
+    """Measure how fast a device multiplies square matrices.
+
+    This rate is taken as the limit of what the device can compute.
+
+    Args:
+        device (torch.device): The device.
+        dtype (torch.dtype): Data type of the matrices.
+        size (int): Number of rows and columns. Defaults to 2048.
+        repeats (int): Number of timed products, of which the fastest counts.
+            Defaults to 10.
+
+    Returns:
+        float: Floating-point operations per second.
+    """
     a = torch.randn(size, size, device=device, dtype=dtype)
     seconds = interleave({'product': lambda: a @ a}, repeats, device)
     return 2 * size**3 / min(seconds['product'])
 
 
 def machine(device: torch.device) -> str:
-    """Processor or GPU, threads and torch's version, for people."""
+    """Describe the machine that measurements were made on.
+
+    Args:
+        device (torch.device): Device that was used.
+
+    Returns:
+        str: The name of the GPU, or that of the processor with the number of
+        threads, and torch's version.
+    """
     if device.type == 'cuda':
         name = torch.cuda.get_device_name(device)
     else:

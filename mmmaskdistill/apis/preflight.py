@@ -1,4 +1,4 @@
-"""Checks before training: is all there that a config names, and does it fit?"""
+"""Check before training that the files of a config exist and its masks fit."""
 
 import inspect
 import os.path as osp
@@ -19,15 +19,17 @@ from .pipelines import class_name, mask_generator
 
 
 def check_data(cfg: dict, loaders: Sequence[str]) -> None:
-    """Check that the folders and lists of data loaders exist.
+    """Check that the folders and annotation files of data loaders exist.
 
     Args:
         cfg (dict): The config.
-        loaders (Sequence[str]): Names of its data loaders, such as
-            ``train_dataloader``; those that it does not have are passed over.
+        loaders (Sequence[str]): Names of data loaders, such as
+            ``train_dataloader``. Names that the config does not have are
+            skipped.
 
     Raises:
-        ConfigError: Names the first path that is missing and its option.
+        ConfigError: If a path is missing. The message names the first missing
+            path and its option in the config.
     """
     scope = cfg.get('default_scope')
     for loader in loaders:
@@ -37,16 +39,20 @@ def check_data(cfg: dict, loaders: Sequence[str]) -> None:
                 raise ConfigError(
                     f'data not found: {path!r} ({option}, from '
                     f'{osp.abspath(osp.curdir)!r}). Put or link the data '
-                    f'there, or give its place with --cfg-options '
+                    f'there, or give its path with --cfg-options '
                     f'{option}=PATH'
                 )
 
 
 def check_weights(cfg: dict) -> None:
-    """Check that the weights a model starts from exist.
+    """Check that the files exist whose weights a model starts from.
+
+    Args:
+        cfg (dict): The config.
 
     Raises:
-        ConfigError: Names the first file that is missing and its option.
+        ConfigError: If a file is missing. The message names the first missing
+            file and its option in the config.
     """
     named = list(_checkpoints(cfg.get('model'), 'model'))
     if cfg.get('load_from'):
@@ -55,22 +61,25 @@ def check_weights(cfg: dict) -> None:
         if _is_local(path) and not osp.isfile(path):
             raise ConfigError(
                 f'checkpoint not found: {path!r} ({option}, from '
-                f'{osp.abspath(osp.curdir)!r}). Give a file with '
-                f'--cfg-options {option}=PATH'
+                f'{osp.abspath(osp.curdir)!r}). Give the path of an existing '
+                f'file with --cfg-options {option}=PATH'
             )
 
 
 def check_masks(cfg: Config, model: nn.Module) -> None:
-    """Check that the pipeline draws masks for the student's patches.
+    """Check that the training pipeline draws masks of the student's patch grid.
+
+    Some masks cannot be checked here: those whose transform needs an image, and
+    those whose transform :func:`mask_generator` does not recognize. They are
+    skipped, since :class:`MaskDistill` checks the masks of each batch.
 
     Args:
-        cfg (Config): The config. Masks that cannot be drawn without an image,
-            or by a transform whose name does not end in ``MaskGenerator``,
-            are passed over: :class:`MaskDistill` looks at each batch's.
-        model (nn.Module): The model that it builds, or a wrapper of it.
+        cfg (Config): The config.
+        model (nn.Module): The model built from the config, or a wrapper of it.
+            A model other than :class:`MaskDistill` is not checked.
 
     Raises:
-        ConfigError: If the mask's grid is not the student's.
+        ConfigError: If the grid of the masks is not the student's patch grid.
     """
     while is_model_wrapper(model):
         model = model.module
@@ -79,24 +88,25 @@ def check_masks(cfg: Config, model: nn.Module) -> None:
         return
     try:
         shape = TRANSFORMS.build(step).transform({})['mask'].shape
-    except KeyError:  # what it reads of the image
+    except KeyError:  # The transform needs an image.
         return
     rows, columns = model.backbone.patch_resolution
     if tuple(shape) not in ((rows, columns), (rows * columns,)):
         raise ConfigError(
             f'{class_name(step)} of the training pipeline draws masks of '
             f'{" x ".join(map(str, shape))} patches, the student '
-            f'{type(model.backbone).__name__} has {rows} x {columns}: let it '
-            'draw these, by its input_size'
+            f'{type(model.backbone).__name__} has {rows} x {columns}: set '
+            f'input_size=({rows}, {columns}) of the mask generator'
         )
 
 
 def _data_paths(
     dataset: Any, option: str, scope: str | None
 ) -> Iterator[tuple[str, str]]:
-    """All (option, path) of a dataset's config and of those it wraps.
+    """Yield each option of a dataset that is a path, together with that path.
 
-    Paths are joined as mmengine's ``BaseDataset`` does it.
+    Datasets that the dataset wraps are included. Paths are joined in the same
+    way as in mmengine's ``BaseDataset``.
     """
     if isinstance(dataset, (list, tuple)):
         for k, part in enumerate(dataset):
@@ -126,20 +136,20 @@ def _data_paths(
 
 
 def _dataset_class(kind: str | type | None, scope: str | None) -> type:
-    """The class that a config's ``type`` is, ``object`` if it is none."""
+    """Return the class that a config's ``type`` names, or else ``object``."""
     if isinstance(kind, str):
         kind = DATASETS.get(f'{scope}.{kind}' if scope and '.' not in kind else kind)
     return kind if isinstance(kind, type) else object
 
 
 def _downloads(kind: type, dataset: dict) -> bool:
-    """Whether a dataset fetches what is missing, as CIFAR10 does."""
+    """Tell whether a dataset downloads missing files, as CIFAR10 does."""
     parameter = inspect.signature(kind).parameters.get('download')
     return parameter is not None and dataset.get('download', parameter.default)
 
 
 def _checkpoints(node: Any, option: str) -> Iterator[tuple[str, str]]:
-    """All (option, path) named ``checkpoint`` in a model's config."""
+    """Yield each option of a model named ``checkpoint``, together with its path."""
     if isinstance(node, (list, tuple)):
         for k, item in enumerate(node):
             yield from _checkpoints(item, f'{option}.{k}')
@@ -152,5 +162,5 @@ def _checkpoints(node: Any, option: str) -> Iterator[tuple[str, str]]:
 
 
 def _is_local(path: str) -> bool:
-    """Whether a path is on this machine: ``s3:`` and ``hf-hub:`` are not."""
+    """Tell whether a path is on this machine, unlike ``s3:`` and ``hf-hub:``."""
     return ':' not in path

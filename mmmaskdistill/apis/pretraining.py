@@ -1,4 +1,4 @@
-"""A pre-trained student and its teacher, looked at from a notebook."""
+"""Load a pre-training model and draw what its student and its teacher compute."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,9 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import Compose, default_collate
 from mmengine.registry import init_default_scope
+from torch import nn
 
-import mmmaskdistill  # noqa: F401  registers what the config names
+import mmmaskdistill  # noqa: F401  registers the classes that the config names
 from mmmaskdistill.datasets.draws import seed_generators
 from mmmaskdistill.engine.checkpoints import check_coverage
 from mmmaskdistill.errors import ConfigError
@@ -21,10 +22,16 @@ from .pipelines import training_pipeline
 
 
 def build_pretraining(config: Config) -> MaskDistill:
-    """Build a pre-training config's model as its runner does.
+    """Build the model of a pre-training config in the same way as a runner.
+
+    Args:
+        config (Config): A pre-training config.
+
+    Returns:
+        MaskDistill: The model, with the config's ``data_preprocessor``.
 
     Raises:
-        ConfigError: If the config is not one of pre-training.
+        ConfigError: If the config is not a pre-training config.
     """
     model = dict(config.model)
     if config.get('data_preprocessor') is not None:
@@ -32,8 +39,8 @@ def build_pretraining(config: Config) -> MaskDistill:
     model = MODELS.build(model)
     if not isinstance(model, MaskDistill):
         raise ConfigError(
-            f"the config's model is a {type(model).__name__}: expected the "
-            'MaskDistill of a pre-training config'
+            f"the config's model is a {type(model).__name__}: expected a "
+            'pre-training config, whose model is a MaskDistill'
         )
     return model
 
@@ -41,21 +48,22 @@ def build_pretraining(config: Config) -> MaskDistill:
 def init_pretraining(
     config: str | Config, checkpoint: str | None = None, device: str = 'cpu'
 ) -> MaskDistill:
-    """Build a pre-training model with the weights of a checkpoint.
+    """Build a pre-training model and load the weights of a checkpoint.
 
     Args:
-        config (str | Config): A pre-training config.
-        checkpoint (str, optional): A checkpoint of that config. Defaults to
-            None: the student is untrained.
-        device (str): Where to put the model. Defaults to ``'cpu'``.
+        config (str | Config): A pre-training config, or the path of its file.
+        checkpoint (str, optional): A checkpoint that this config trained.
+            Defaults to None, which leaves the student untrained.
+        device (str): Device of the model. Defaults to ``'cpu'``.
 
     Returns:
-        MaskDistill: The model in eval mode; its ``cfg`` is the config, its
-        ``trained`` says whether there was a checkpoint.
+        MaskDistill: The model in eval mode. Its attribute ``cfg`` is the config,
+        and its attribute ``trained`` tells whether a checkpoint was given.
 
     Raises:
-        ConfigError: If the config is not one of pre-training.
-        CheckpointError: If the checkpoint is not one of that config.
+        ConfigError: If the config is not a pre-training config.
+        CheckpointError: If the checkpoint cannot be read, or does not contain
+            every tensor of the model.
     """
     if not isinstance(config, Config):
         config = load_config(config)
@@ -74,17 +82,20 @@ def init_pretraining(
 
 def show_pretraining(
     model: MaskDistill, images: Sequence[str], out: str, seed: int = 0
-):
-    """Draw images, masks, the teacher's and the student's features, errors.
+) -> None:
+    """Draw images, masks, the teacher's and the student's features, and errors.
 
-    Images go through the config's own training pipeline, so they are cropped
-    and masked as in training.
+    The images pass through the config's training pipeline, so they are cropped
+    and masked in the same way as in training.
 
     Args:
-        model (MaskDistill): Of :func:`init_pretraining`.
-        images (Sequence[str]): Image files.
-        out (str): PNG to write.
-        seed (int): Of the masks and crops. Defaults to 0.
+        model (MaskDistill): A model from :func:`init_pretraining`.
+        images (Sequence[str]): Paths of the image files.
+        out (str): Path of the PNG file to write.
+        seed (int): Seed of the crops and masks. Defaults to 0.
+
+    Raises:
+        ConfigError: If the config has no training pipeline.
     """
     seed_generators(seed)
     pipeline = Compose(training_pipeline(model.cfg))
@@ -126,12 +137,12 @@ def show_pretraining(
 
 
 def _distinct(names: Sequence[str]) -> list:
-    """Names, numbered where two are the same."""
+    """Number the names if two of them are the same."""
     if len(set(names)) == len(names):
         return list(names)
     return [f'{i}: {name}' for i, name in enumerate(names, 1)]
 
 
-def _patch_size(student) -> int | None:
-    """Pixels of a patch's side, None if unknown."""
+def _patch_size(student: nn.Module) -> int | None:
+    """Return the side of a patch in pixels, or None if it is unknown."""
     return getattr(student, 'stride', getattr(student, 'patch_size', None))

@@ -1,4 +1,4 @@
-"""Is there a device that mmengine's training on GPUs can use?"""
+"""Find out whether the machine has an accelerator that mmengine can use."""
 
 from mmengine.device import (
     is_cuda_available,
@@ -9,7 +9,13 @@ from mmengine.device import (
 
 
 def has_accelerator() -> bool:
-    """The condition that mmengine itself asserts for mixed precision."""
+    """Tell whether mmengine finds a CUDA, NPU, MLU or MUSA device.
+
+    mmengine asserts the same condition for mixed precision.
+
+    Returns:
+        bool: Whether there is such a device.
+    """
     return (
         is_cuda_available()
         or is_npu_available()

@@ -1,32 +1,36 @@
-"""``scipy.interpolate.interp2d``, which SciPy removed in 1.14.
+"""Provide ``scipy.interpolate.interp2d``, which SciPy removed in version 1.14.
 
-mmseg's and mmpretrain's BEiT resize their relative position tables with it,
-hence fail to load a 224-pixel checkpoint at any other size. SciPy names
-``RectBivariateSpline`` as the replacement on a regular grid: both rest on the
-same FITPACK routine. Values outside the grid are those of its edge, in both.
+mmseg's and mmpretrain's BEiT use it to resize relative position tables. Without it,
+they cannot load a checkpoint for 224 pixels at any other image size. SciPy names
+``RectBivariateSpline`` as the replacement on a regular grid. Both use the same
+FITPACK routine, and both return the values of the grid's edge outside the grid.
 """
 
 import numpy as np
 import scipy.interpolate
+from numpy.typing import ArrayLike
 from scipy.interpolate import RectBivariateSpline
 
 DEGREES = dict(linear=1, cubic=3, quintic=5)
 
 
 class Interp2d:
-    """``interp2d`` on a regular grid.
+    """A replacement of ``interp2d`` for values on a regular grid.
+
+    ``interp2d`` also accepted scattered points. This class does not.
 
     Args:
-        x (array): Columns' coordinates, ascending, shape (W, ).
-        y (array): Rows' coordinates, ascending, shape (H, ).
-        z (array): Values, H * W of them, row by row.
-        kind (str): ``linear``, ``cubic`` or ``quintic``.
+        x (ArrayLike): Coordinates of the columns [W], ascending.
+        y (ArrayLike): Coordinates of the rows [H], ascending.
+        z (ArrayLike): Values at the grid points, row by row, [H, W] or [H * W].
+        kind (str): Kind of the spline: ``linear``, ``cubic`` or ``quintic``.
+            Defaults to ``'linear'``.
 
     Raises:
-        ValueError: If ``z`` is no grid; ``interp2d`` took scattered points too.
+        ValueError: If the number of values is not H * W.
     """
 
-    def __init__(self, x, y, z, kind: str = 'linear'):
+    def __init__(self, x: ArrayLike, y: ArrayLike, z: ArrayLike, kind: str = 'linear'):
         x, y, z = np.ravel(x), np.ravel(y), np.asarray(z)
         if z.size != len(x) * len(y):
             raise ValueError(
@@ -39,14 +43,23 @@ class Interp2d:
             y, x, z.reshape(len(y), len(x)), kx=degree, ky=degree
         )
 
-    def __call__(self, x, y) -> np.ndarray:
-        """Values at all pairs of the given coordinates, shape (len(y), len(x)),
-        or (len(x), ) for a single y."""
+    def __call__(self, x: ArrayLike, y: ArrayLike) -> np.ndarray:
+        """Interpolate at all pairs of the given coordinates.
+
+        Args:
+            x (ArrayLike): Coordinates of the columns [w]. They are sorted first.
+            y (ArrayLike): Coordinates of the rows [h]. They are sorted first.
+
+        Returns:
+            np.ndarray: Interpolated values [h, w], or [w] if there is only one
+            row.
+        """
         values = self.spline(np.sort(np.ravel(y)), np.sort(np.ravel(x)))
         return values[0] if len(values) == 1 else values
 
 
 def apply() -> None:
+    """Provide ``scipy.interpolate.interp2d`` if SciPy's own does not work."""
     try:
         scipy.interpolate.interp2d([0, 1], [0, 1], [[0, 1], [2, 3]])
     except (AttributeError, NotImplementedError):

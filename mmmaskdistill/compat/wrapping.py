@@ -1,21 +1,28 @@
-"""How the quirks replace a function of another library."""
+"""Replace functions of other libraries."""
 
 import functools
+from collections.abc import Callable
+from types import ModuleType
 
 
-def wrap(owner, name):
-    """Put the decorated function around ``owner.name``.
+def wrap(owner: ModuleType | type, name: str) -> Callable[[Callable], Callable]:
+    """Make a decorator that puts the decorated function around ``owner.name``.
 
-    The decorated function gets the original as its first argument. Where the
-    same name is wrapped already, nothing happens, so that applying a quirk
-    twice does no harm. The original stays reachable as ``__wrapped__``.
+    The decorated function gets the original function as its first argument. The
+    original function stays available as the attribute ``__wrapped__``. Nothing
+    changes if a function of this package is already wrapped around ``owner.name``,
+    so it is safe to apply the modules of this package twice.
 
     Args:
-        owner: Module or class that holds the function.
-        name (str): Its name there.
+        owner (ModuleType | type): Module or class that has the function.
+        name (str): Name of the function in ``owner``.
+
+    Returns:
+        Callable[[Callable], Callable]: The decorator. It returns the decorated
+        function unchanged.
     """
 
-    def decorate(function):
+    def decorate(function: Callable) -> Callable:
         original = getattr(owner, name)
         if getattr(original, '_wrapped_by', None) == __package__:
             return function

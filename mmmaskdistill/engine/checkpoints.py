@@ -1,4 +1,4 @@
-"""What a checkpoint says about its run, and whether it fits a model."""
+"""Find a run's latest checkpoint, read its progress, and check that it fits."""
 
 import os.path as osp
 from glob import escape, glob
@@ -22,14 +22,16 @@ from mmmaskdistill.models.weights import (
 
 
 class ResumePoint(NamedTuple):
-    """Where a run stopped.
+    """The progress of a run at the time of a checkpoint.
 
     Attributes:
-        iter (int): Finished iterations.
-        within_epoch (bool): Whether the last of them is of an epoch that does
-            not count as finished.
-        validated (bool): Whether the model was validated after them.
-        seed (int, optional): The run's seed.
+        iter (int): Number of finished iterations.
+        within_epoch (bool): Whether the last finished iteration belongs to an
+            epoch that does not count as finished yet.
+        validated (bool): Whether the model was already validated after the last
+            finished iteration.
+        seed (int | None): The run's seed. None if the checkpoint does not say
+            it.
     """
 
     iter: int
@@ -39,14 +41,19 @@ class ResumePoint(NamedTuple):
 
 
 def latest_checkpoint(work_dir: str) -> str | None:
-    """The checkpoint that a run in ``work_dir`` goes on from.
+    """Find the checkpoint that a run resumes from.
 
-    ``last_checkpoint`` names it. A run killed between writing a checkpoint
-    and naming it, or a moved folder, is no reason to start over: then it is
-    the newest ``iter_*.pth`` or ``epoch_*.pth``.
+    The file ``last_checkpoint`` in the work dir contains its path. If the work
+    dir was moved, the checkpoint is looked for under its name in the new place.
+    If ``last_checkpoint`` is missing or its checkpoint does not exist, for
+    example because the run was killed before it wrote that file, the newest
+    ``iter_*.pth`` or ``epoch_*.pth`` is taken.
+
+    Args:
+        work_dir (str): Folder of the run.
 
     Returns:
-        str, optional: Its path, None if there is none.
+        str | None: Path of the checkpoint, or None if there is none.
     """
     pointer = osp.join(work_dir, 'last_checkpoint')
     if osp.isfile(pointer):
@@ -64,11 +71,20 @@ def latest_checkpoint(work_dir: str) -> str | None:
 
 
 def read_resume_point(checkpoint: str) -> ResumePoint:
-    """Read a checkpoint's progress without reading its tensors.
+    """Read the progress of a run from a checkpoint.
+
+    The tensors of a local file are not read: they stay memory-mapped.
+
+    Args:
+        checkpoint (str): Path of the checkpoint, or an address that mmengine
+            can read.
+
+    Returns:
+        ResumePoint: The progress of the run.
 
     Raises:
-        CheckpointError: If there is no such file, it cannot be read, or it
-            holds weights only.
+        CheckpointError: If the file does not exist, cannot be read, or holds
+            only weights.
     """
     if '://' not in checkpoint and not osp.isfile(checkpoint):
         raise CheckpointError(f'checkpoint {checkpoint!r} does not exist')
@@ -82,37 +98,42 @@ def read_resume_point(checkpoint: str) -> ResumePoint:
     except Exception as error:
         raise CheckpointError(
             f'checkpoint {checkpoint!r} cannot be read ({first_line(error)}): '
-            'resume from an earlier one'
+            'resume from an earlier checkpoint'
         ) from error
     meta = content.get('meta', {}) if isinstance(content, dict) else {}
     if not {'epoch', 'iter'} <= meta.keys():
         raise CheckpointError(
-            f'checkpoint {checkpoint!r} holds no training state, only '
-            'weights: start from it with --cfg-options load_from=... instead '
-            'of resuming'
+            f'checkpoint {checkpoint!r} holds only weights and no training '
+            'state: instead of resuming, start a new run from it with '
+            '--cfg-options load_from=...'
         )
     info = content.get('message_hub', {}).get('runtime_info', {})
     return ResumePoint(
         iter=meta['iter'],
         within_epoch=info.get('epoch') == meta['epoch'],
-        # The best checkpoint so far is saved again while validating.
+        # When validation finds the best model so far, mmengine saves this
+        # checkpoint once more, in the stage `val`.
         validated=info.get('loop_stage') == 'val',
         seed=meta.get('seed'),
     )
 
 
 def adopt_backbone(model: nn.Module, checkpoint: dict, name: str) -> None:
-    """Let a ViT alone, of another project too, be what a model starts from.
+    """Turn a checkpoint of a ViT alone into a checkpoint of a model's backbone.
+
+    A model can then start from a bare ViT, including ViTs of other projects.
+    Nothing changes if the model's backbone is not a :class:`MaskDistillViT`, or
+    if the checkpoint is already that of a model with a backbone.
 
     Args:
-        model (nn.Module): The model; only one whose backbone is a
-            :class:`MaskDistillViT` is helped.
-        checkpoint (dict): A checkpoint's content. If it is not that of a
-            model with a backbone, its ``state_dict`` becomes so.
+        model (nn.Module): The model that starts from the checkpoint.
+        checkpoint (dict): The checkpoint's content. Its ``state_dict`` is
+            replaced by one whose keys begin with ``backbone.``.
         name (str): The checkpoint's name, for messages.
 
     Raises:
-        CheckpointError: If it has no ViT, or does not cover the backbone.
+        CheckpointError: If the checkpoint has no ViT, or its ViT does not cover
+            the backbone.
     """
     while is_model_wrapper(model):
         model = model.module
@@ -130,29 +151,33 @@ def adopt_backbone(model: nn.Module, checkpoint: dict, name: str) -> None:
 def check_coverage(
     model: nn.Module, state_dict: dict, name: str, complete: bool = True
 ) -> str:
-    """Compare a checkpoint's tensors with a model's.
+    """Check that a checkpoint covers a model.
 
-    They are compared as the model's own loading hooks leave them, which may
-    rename and resize; what fits is loaded on the way.
+    The model's loading hooks, which may rename and resize tensors, run before
+    the comparison. As a side effect, the tensors that fit are loaded.
 
     Args:
         model (nn.Module): The model.
-        state_dict (dict): The checkpoint's weights, keys without ``module.``.
+        state_dict (dict): The checkpoint's weights, with keys that do not begin
+            with ``module.``.
         name (str): The checkpoint's name, for messages.
-        complete (bool): Whether every tensor of the model must be covered, or
-            those of its backbone, all but :data:`OPTIONAL`: heads may then
-            differ. A model without a backbone must always be covered.
+        complete (bool): If True, the checkpoint must cover every tensor of the
+            model. If False, it must cover the backbone except for the tensors
+            in :data:`OPTIONAL`, and heads may differ. A model without a
+            backbone must always be covered completely. Defaults to True.
 
     Returns:
-        str: One line that says what fits and what does not.
+        str: One line that says which tensors fit and which do not.
 
     Raises:
-        CheckpointError: If the model, or its backbone, is not covered.
+        CheckpointError: If the checkpoint does not cover the model or, with
+            ``complete=False``, the backbone.
     """
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     given = _adapted(model, state_dict)
-    # Batch norm only counts with them, and older checkpoints lack them.
+    # Batch norm only counts batches in these tensors, and older checkpoints do
+    # not have them.
     counters = '.num_batches_tracked'
     wanted = {
         key: tensor.shape
@@ -178,9 +203,8 @@ def check_coverage(
     uncovered = [*differ, *missing]
     if complete or not hasattr(model, 'backbone'):
         advice = (
-            'The checkpoint is of another architecture than the '
-            "config's model: give the checkpoint that this config "
-            'trained'
+            'The checkpoint is from another architecture than the '
+            "config's model: give a checkpoint that this config trained"
         )
     else:
         optional = tuple(f'backbone.{key}' for key in OPTIONAL)
@@ -192,7 +216,7 @@ def check_coverage(
         advice = (
             'The checkpoint does not cover the backbone: give a '
             'checkpoint of a whole model with this backbone, or give '
-            'weights of a backbone alone as '
+            'the weights of a backbone alone as '
             'model.backbone.init_cfg.checkpoint'
         )
     if uncovered:
@@ -201,7 +225,7 @@ def check_coverage(
 
 
 def _adapted(model: nn.Module, state_dict: dict) -> dict:
-    """A checkpoint's tensors as the model's loading hooks leave them."""
+    """Return a checkpoint's tensors after the model's loading hooks have run."""
     state_dict = dict(state_dict)
     for name, module in model.named_modules():
         prefix = f'{name}.' if name else ''

@@ -1,11 +1,19 @@
-"""``compile = True`` in a config: torch.compile, block by block."""
+"""Find the Transformer blocks that ``compile = True`` in a config compiles."""
 
 from mmengine.model import is_model_wrapper
 from torch import nn
 
 
 def transformer_blocks(model: nn.Module) -> list[nn.Module]:
-    """Blocks of every Transformer in a model, its teacher's included."""
+    """Find the blocks of every Transformer in a model, including its teacher.
+
+    Args:
+        model (nn.Module): The model, or a wrapper of it.
+
+    Returns:
+        list[nn.Module]: The modules in every ``blocks`` attribute that is a
+        ``nn.ModuleList`` or a ``nn.Sequential``, each module once.
+    """
     if is_model_wrapper(model):
         model = model.module
     parts = [model]

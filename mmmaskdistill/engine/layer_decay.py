@@ -1,3 +1,5 @@
+"""Build optimizers whose learning rate decays from layer to layer."""
+
 from collections import defaultdict
 
 from mmengine.logging import print_log
@@ -21,25 +23,41 @@ NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """Layer-wise learning-rate decay for any model with such a backbone.
+    """Give the layers of a backbone learning rates that decay towards the input.
 
-    A parameter at depth d of n has ``lr * layer_decay_rate ** (n - 1 - d)``;
-    depths come from ``model.backbone.get_layer_depth``, so classifiers,
-    segmentors and detectors are served alike. Schedules multiply the whole
-    schedule by this scale if their minimum and their warm-up are relative
-    (``eta_min_ratio``, ``start_factor``). Frozen parameters are left out.
+    A parameter at depth d of n depths, d = 0, ..., n - 1, has the learning rate
 
-    ``paramwise_cfg`` may have these keys, others are refused:
+    ``lr * layer_decay_rate ** (n - 1 - d)``.
 
-    - ``layer_decay_rate`` (float): Decay from one depth to the one below.
-    - ``norm_decay_mult``, ``bias_decay_mult``, ``flat_decay_mult`` (float):
-      Factor on the weight decay of normalization layers, of biases, and of
-      one-dimensional parameters, in this order of priority.
-    - ``custom_keys`` (dict): For parameters whose name contains the key, the
-      longest first: ``lr_mult`` and ``decay_mult``; goes before the above.
+    This is the rule of BEiT's public code (arXiv 2106.08254). The last depth,
+    n - 1, has the full learning rate. ``model.backbone.get_layer_depth`` returns
+    d and n for each parameter, so the constructor works for classifiers,
+    segmentors and detectors.
+
+    A learning-rate schedule keeps the ratios between the depths if its minimum
+    and its warm-up are relative to the learning rate (``eta_min_ratio``,
+    ``start_factor``). Frozen parameters are left out of the optimizer.
+
+    Args:
+        optim_wrapper_cfg (dict): Config of the optimizer wrapper, which contains
+            the config of the optimizer.
+        paramwise_cfg (dict, optional): Settings that differ between parameters.
+            Defaults to None. The possible keys are:
+
+            - ``layer_decay_rate`` (float): Factor on the learning rate from one
+              depth to the next lower one. Defaults to 1.0.
+            - ``norm_decay_mult``, ``bias_decay_mult`` and ``flat_decay_mult``
+              (float): Factors on the weight decay of normalization layers, of
+              biases and of one-dimensional parameters. If several of them apply
+              to a parameter, the first in this order counts. A factor that is
+              not given does not apply.
+            - ``custom_keys`` (dict): Maps a part of a parameter's name to a dict
+              with ``lr_mult`` and ``decay_mult``, factors on the learning rate
+              and on the weight decay. If several parts occur in a name, the
+              longest counts. This ``decay_mult`` replaces the factors above.
 
     Raises:
-        ConfigError: If ``paramwise_cfg`` has another key, or the backbone has
+        ConfigError: If ``paramwise_cfg`` has another key, or if the backbone has
             no ``get_layer_depth``.
 
     Example:
@@ -55,7 +73,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         unknown = set(self.paramwise_cfg) - KEYS
         if unknown:
             raise ConfigError(
-                f'paramwise_cfg has {sorted(unknown)}: expected only {sorted(KEYS)}'
+                f'paramwise_cfg has the unknown keys {sorted(unknown)}: expected '
+                f'only {sorted(KEYS)}'
             )
         for key, options in self.paramwise_cfg.get('custom_keys', {}).items():
             unknown = set(options) - {'lr_mult', 'decay_mult'}
@@ -65,14 +84,23 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                     'only lr_mult and decay_mult'
                 )
 
-    def add_params(self, params: list[dict], module: nn.Module, **kwargs):
-        """Put the model's parameters into ``params``, a group for each pair
-        of learning rate and weight decay."""
+    def add_params(self, params: list[dict], module: nn.Module, **kwargs) -> None:
+        """Make one parameter group for each pair of learning rate and weight decay.
+
+        Args:
+            params (list[dict]): List that the parameter groups are added to.
+            module (nn.Module): The model. Its attribute ``backbone`` must have
+                the method ``get_layer_depth``.
+            **kwargs: Further arguments of mmengine's method, which are ignored.
+
+        Raises:
+            ConfigError: If the backbone has no ``get_layer_depth``.
+        """
         backbone = getattr(module, 'backbone', None)
         if not hasattr(backbone, 'get_layer_depth'):
             raise ConfigError(
                 f'layer decay asks the backbone for the depth of each '
-                f'parameter, but {type(backbone).__name__} of '
+                f'parameter, but the backbone {type(backbone).__name__} of '
                 f'{type(module).__name__} has no get_layer_depth: use '
                 'MaskDistillViT, a ViT of mmpretrain, or another constructor'
             )

@@ -1,4 +1,4 @@
-"""A runner whose killed and resumed runs end where uninterrupted ones do."""
+"""A runner whose resumed runs end with the same weights as uninterrupted runs."""
 
 import torch
 from mmengine.config import ConfigDict
@@ -26,10 +26,11 @@ from .compiling import transformer_blocks
 
 @HOOKS.register_module()
 class IterationSeedHook(Hook):
-    """Seed what is random inside the model from the iteration.
+    """Seed the randomness inside the model at every iteration.
 
-    Drop path, dropout and mixup then need no generator state in the
-    checkpoint, and the data pipeline cannot disturb them.
+    The seed follows from the run's seed, the rank and the iteration. Drop path,
+    dropout and mixup therefore need no generator state in the checkpoint, and
+    random numbers that the data pipeline draws do not influence them.
 
     Args:
         seed (int): The run's seed.
@@ -40,22 +41,43 @@ class IterationSeedHook(Hook):
     def __init__(self, seed: int):
         self.seed = seed
 
-    def before_train_iter(self, runner, *args, **kwargs):
+    def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+        """Seed all random generators of this process.
+
+        Args:
+            runner (Runner): The runner of the training.
+            *args: Further arguments of mmengine's hook, which are ignored.
+            **kwargs: Further arguments of mmengine's hook, which are ignored.
+        """
         seed_generators(self.seed, 1, get_rank(), runner.iter)
-        torch.manual_seed(torch.initial_seed())  # accelerators too
+        # `seed_generators` does not seed the generators of accelerators.
+        torch.manual_seed(torch.initial_seed())
 
 
 @HOOKS.register_module()
 class CheckpointFitHook(Hook):
-    """Refuse a checkpoint that does not fit, before it is loaded.
+    """Check that a checkpoint fits the model before it is loaded.
 
-    To resume or to evaluate, it must cover all of the model; to start training
-    from, the backbone.
+    A checkpoint to resume from or to evaluate must cover the whole model. A
+    checkpoint that training starts from must cover the backbone.
     """
 
     priority = 'VERY_HIGH'
 
-    def after_load_checkpoint(self, runner, checkpoint: dict):
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Check a checkpoint that was read from its file.
+
+        If training starts from a ViT alone, its keys are changed to those of the
+        model's backbone.
+
+        Args:
+            runner (Runner): The runner.
+            checkpoint (dict): The checkpoint's content.
+
+        Raises:
+            CheckpointError: If the checkpoint does not cover the model or, at
+                the start of training, its backbone.
+        """
         training = isinstance(runner._train_loop, BaseLoop)
         if training and not runner._resume:
             adopt_backbone(runner.model, checkpoint, str(runner._load_from))
@@ -70,16 +92,22 @@ class CheckpointFitHook(Hook):
 
 
 class OwedValidationHook(Hook):
-    """Run the validation that a stopped run did not come to.
+    """Run the validation that a stopped run may not have finished.
 
     mmengine saves a checkpoint before the validation at the same iteration or
-    epoch, and resumes after it. Whether that validation came to its end cannot
-    be known, unless it found the best model so far.
+    epoch, and resumes after that validation. A checkpoint does not tell whether
+    the validation was finished, unless the validation found the best model so
+    far.
     """
 
     priority = 'LOWEST'
 
-    def before_train(self, runner):
+    def before_train(self, runner: Runner) -> None:
+        """Validate if the run resumes at a point where validation is due.
+
+        Args:
+            runner (Runner): The runner, a :class:`ResumableRunner`.
+        """
         loop, point = runner.train_loop, runner._resume_point
         if point is None or point.validated:
             return
@@ -90,12 +118,13 @@ class OwedValidationHook(Hook):
 
 
 def validate_if_due(runner: Runner, done: int, last: int) -> None:
-    """Validate where mmengine's training loops do.
+    """Validate if mmengine's training loops would validate at this point.
 
     Args:
         runner (Runner): The runner.
-        done (int): Finished iterations or epochs, whatever its loop counts.
-        last (int): Their number in the whole run.
+        done (int): Number of finished iterations or epochs, depending on what
+            the training loop counts.
+        last (int): Number of iterations or epochs in the whole run.
     """
     loop = runner.train_loop
     loop._decide_current_val_interval()
@@ -108,13 +137,19 @@ def validate_if_due(runner: Runner, done: int, last: int) -> None:
 
 
 class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
-    """mmengine's loop over a loader that already starts at the iteration.
+    """mmengine's training loop for a data loader that starts at the right batch.
 
-    mmengine's own draws, when resuming at iteration k, k batches and throws
-    them away, images decoded.
+    When mmengine's own loop resumes at iteration k, it first loads k batches,
+    decodes their images and discards them. Here the data loader itself skips
+    these batches.
     """
 
-    def run(self):
+    def run(self) -> torch.nn.Module:
+        """Train until the last iteration.
+
+        Returns:
+            torch.nn.Module: The trained model.
+        """
         runner = self.runner
         runner.call_hook('before_train')
         runner.call_hook('before_train_epoch')
@@ -129,28 +164,43 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
 
 @RUNNERS.register_module()
 class ResumableRunner(Runner):
-    """mmengine's runner, with resuming that leaves no trace.
+    """mmengine's runner, whose resumed runs equal uninterrupted runs.
 
-    A run that was killed and resumed has, bit for bit on CPU, the parameters
-    of one that was not. Nothing is needed for it but the checkpoint's epoch,
-    iteration and seed, since all randomness of training is keyed: a sample's
-    by its place in the run (:class:`SeededDataset`,
-    :class:`DrawBatchSampler`), the model's by the iteration
-    (:class:`IterationSeedHook`). These three wrap what the config names.
-    The one thing that is lost, with a warning, is a gradient that waits for
-    its accumulation: save checkpoints at multiples of ``accumulative_counts``.
+    A run that was killed and resumed ends with the same parameters as a run
+    that was not interrupted, bit for bit on the CPU. Only the epoch, the
+    iteration and the seed in the checkpoint are needed for this, because all
+    random numbers of training follow from the seed and a position: those of a
+    sample from its place in the run (:class:`SeededDataset` and
+    :class:`DrawBatchSampler`), those of the model from the iteration
+    (:class:`IterationSeedHook`). The runner wraps the configured dataset and
+    batch sampler accordingly.
 
-    It also refuses a checkpoint that does not fit the model
-    (:class:`CheckpointFitHook`), and validates after resuming where the
-    stopped run was to (:class:`OwedValidationHook`).
+    Gradients that wait for their accumulation are lost when a run resumes, and
+    a warning says so. To avoid this, save checkpoints at multiples of
+    ``accumulative_counts``.
+
+    The runner also raises an error for a checkpoint that does not fit the model
+    (:class:`CheckpointFitHook`), and runs a validation that the stopped run may
+    not have finished (:class:`OwedValidationHook`).
 
     Args:
-        *args, **kwargs: As mmengine's runner.
-        load_from (str, optional): Checkpoint to resume or to start from.
-        resume (bool): Whether to resume: from ``load_from`` or else from the
-            latest checkpoint in ``work_dir``, if any.
-        randomness (dict): ``seed`` and others. A resumed run goes on with the
-            seed it had.
+        model (torch.nn.Module | dict): The model or its config.
+        work_dir (str): Folder that the run writes to.
+        *args: Further arguments of mmengine's runner.
+        load_from (str, optional): Checkpoint to resume from or to start from.
+            Defaults to None.
+        resume (bool): Whether to resume from ``load_from`` or, if that is None,
+            from the latest checkpoint in ``work_dir``. If there is no
+            checkpoint, a new run starts. Defaults to False.
+        randomness (dict, optional): Arguments of mmengine's
+            ``Runner.set_randomness``, such as ``seed``. A resumed run keeps the
+            seed of the stopped run. Defaults to None, which means
+            ``dict(seed=None)``, a random seed.
+        **kwargs: Further arguments of mmengine's runner.
+
+    Raises:
+        CheckpointError: If the checkpoint to resume from does not exist, cannot
+            be read or holds only weights.
     """
 
     def __init__(
@@ -160,17 +210,19 @@ class ResumableRunner(Runner):
         *args,
         load_from: str | None = None,
         resume: bool = False,
-        randomness: dict = dict(seed=None),
+        randomness: dict | None = None,
         **kwargs,
     ):
+        if randomness is None:
+            randomness = dict(seed=None)
         self._resume_point = None
         if resume:
             load_from = load_from or latest_checkpoint(work_dir)
         if resume and load_from:
             self._resume_point = read_resume_point(load_from)
-            # Known before anything is built: the samplers and everything
-            # random that no checkpoint holds are built with it.
-            asked = randomness.get('seed')
+            # The seed must be set before anything is built, because samplers,
+            # and random values that no checkpoint holds, depend on it.
+            configured_seed = randomness.get('seed')
             seed = self._resume_point.seed
             randomness = dict(randomness)
             if seed is not None:
@@ -184,24 +236,24 @@ class ResumableRunner(Runner):
             randomness=randomness,
             **kwargs,
         )
-        if self._resume_point and asked not in (None, randomness['seed']):
+        if self._resume_point and configured_seed not in (None, randomness['seed']):
             self.logger.warning(
                 f'the run to resume has seed {seed}: it is kept, and the '
-                f'configured {asked} is not used'
+                f'configured {configured_seed} is not used'
             )
 
     @property
     def shared_seed(self) -> int:
-        """int: The run's seed, the same on every rank."""
+        """The run's seed, which is the same on every rank."""
         if self._randomness_cfg.get('diff_rank_seed', False):
             return self.seed - get_rank()
         return self.seed
 
     def _maybe_compile(self, target: str):
-        """Compile Transformer blocks one by one instead of the whole step.
+        """Compile the Transformer blocks one by one instead of the whole step.
 
-        Blocks alike share one graph, which is made in a fraction of the time,
-        and what a compiler cannot trace lies outside of them.
+        Equal blocks share one graph, which is compiled in a fraction of the
+        time, and code that the compiler cannot trace lies outside the blocks.
         """
         options = self.cfg.get('compile', False)
         blocks = transformer_blocks(self.model)
@@ -211,12 +263,20 @@ class ResumableRunner(Runner):
             for block in blocks:
                 block.compile(**({} if options is True else options))
             self.logger.info(
-                f'{len(blocks)} Transformer blocks are compiled when first '
-                'run: the first iterations take longer'
+                f'{len(blocks)} Transformer blocks are compiled when they run '
+                'for the first time, so the first iterations take longer'
             )
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        """Build the loop over draws instead of indices."""
+        """Build the training loop over a data loader that starts at the resume point.
+
+        Args:
+            loop (BaseLoop | dict): The loop or its config.
+
+        Returns:
+            BaseLoop: The loop. A loop that is already built is returned
+            unchanged.
+        """
         if isinstance(loop, BaseLoop):
             return loop
         loop = ConfigDict(loop)
@@ -228,7 +288,8 @@ class ResumableRunner(Runner):
             start = point.iter if point else 0
         elif issubclass(kind, EpochBasedTrainLoop):
             start = point.iter if point and point.within_epoch else 0
-        # Other loops advance the data themselves.
+        # Loops of other classes skip the batches before the resume point
+        # themselves, so their data loader starts at the first batch.
         self._train_dataloader = self._draw_by_number(
             self._train_dataloader,
             endless=issubclass(kind, IterBasedTrainLoop),
@@ -246,7 +307,10 @@ class ResumableRunner(Runner):
     def _draw_by_number(
         self, dataloader: DataLoader | dict, endless: bool, start: int
     ) -> DataLoader | dict:
-        """Wrap the dataset and the batch sampler of a loader's config."""
+        """Wrap the dataset and the batch sampler in a data loader's config.
+
+        A sample's random numbers then follow from its number in the run.
+        """
         batch_sampler = (
             dataloader.get('batch_sampler')
             if isinstance(dataloader, dict)
@@ -254,9 +318,9 @@ class ResumableRunner(Runner):
         )
         if not (batch_sampler is None or isinstance(batch_sampler, dict)):
             self.logger.warning(
-                'the training dataloader or its batch sampler is not given '
-                'as a config: its randomness is its own, and a resumed run '
-                'will differ from an uninterrupted one'
+                'the training dataloader or its batch sampler is an object and '
+                'not a config, so the runner cannot control its random numbers: '
+                'a resumed run will differ from an uninterrupted one'
             )
             return dataloader
         dataloader = ConfigDict(dataloader)
@@ -275,7 +339,14 @@ class ResumableRunner(Runner):
     def register_hooks(
         self, default_hooks: dict | None = None, custom_hooks: list | None = None
     ) -> None:
-        """Register the config's hooks and those of every run."""
+        """Register the config's hooks and the hooks that this runner always needs.
+
+        Args:
+            default_hooks (dict, optional): mmengine's default hooks. Defaults
+                to None.
+            custom_hooks (list, optional): Further hooks of the config. Defaults
+                to None.
+        """
         super().register_hooks(default_hooks, custom_hooks)
         self.register_hook(IterationSeedHook(self.shared_seed))
         self.register_hook(CheckpointFitHook())

@@ -1,3 +1,5 @@
+"""Pictures of pre-training, segmentations, training curves and measurements."""
+
 from .ablation import draw_ablation
 from .curves import draw_curves, read_run, read_scalars, smooth
 from .features import PCABasis, fit_pca_basis, pca_colors

@@ -1,7 +1,7 @@
-"""What each axis of an ablation does to a metric."""
+"""Draw how each axis of an ablation changes a metric."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,20 +9,29 @@ from matplotlib.figure import Figure
 
 from .figures import DPI, save
 
-PANEL = 0.5  # inches a value
-HEIGHT = 2.6
+PANEL = 0.5  # Inches per value of an axis.
+HEIGHT = 2.6  # Inches.
 
 
 def draw_ablation(
-    panels: dict, path: str | Path, ylabel: str, reference: Sequence[float] = ()
+    panels: dict[str, dict[str, Iterable[float]]],
+    path: str | Path,
+    ylabel: str,
+    reference: Sequence[float] = (),
 ) -> None:
-    """A panel an axis: a point each run, and the mean and deviation of each value.
+    """Draw one panel for each axis of an ablation.
+
+    A panel shows a point for each run, and the mean and the standard deviation of
+    the runs with the same value of the axis.
 
     Args:
-        panels: {axis: {value: numbers of its runs}}; a value without runs keeps its place
-        path: the PNG to write
-        ylabel: the metric
-        reference: numbers of the runs without pre-training, whose mean becomes a line
+        panels (dict[str, dict[str, Iterable[float]]]): For each axis and each of
+            its values, the metric of the runs. A value without runs keeps its
+            place on the axis.
+        path (str | Path): Path of the PNG file to write.
+        ylabel (str): Name of the metric.
+        reference (Sequence[float]): The metric of the runs without pre-training,
+            whose mean is drawn as a line. Defaults to ``()``, no line.
     """
     counts = [len(values) for values in panels.values()]
     figure = Figure(

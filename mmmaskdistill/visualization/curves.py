@@ -1,4 +1,4 @@
-"""Training curves."""
+"""Read the scalars that mmengine logs, and draw them as training curves."""
 
 import json
 import math
@@ -7,19 +7,29 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from .figures import DPI, save
 
-SMOOTHING = 0.03  # of a curve's length
+SMOOTHING = 0.03  # Share of a curve's length that the moving mean averages over.
 
 
 def read_scalars(path: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The numbers of mmengine's `vis_data/scalars.json`, one JSON object a line.
+    """Read a file ``vis_data/scalars.json`` of mmengine.
 
-    Where a step occurs twice, as after resuming, the later line counts. A last line that was cut off when a run was killed is left out.
+    Each line of the file is a JSON object. If a step occurs twice, for example
+    because the run was resumed, the later line counts. If the last line is
+    incomplete, because the run was killed, it is left out.
+
+    Args:
+        path (str | Path): Path of the file.
 
     Returns:
-        {name: (steps [n], values [n])}, steps ascending
+        dict[str, tuple[np.ndarray, np.ndarray]]: The steps [n], in ascending
+        order, and the values [n] of each scalar, by its name.
+
+    Raises:
+        ValueError: If a line other than the last one is not JSON.
     """
     lines = Path(path).read_text().splitlines()
     series = defaultdict(dict)
@@ -30,7 +40,7 @@ def read_scalars(path: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
             if number == len(lines):
                 break
             raise ValueError(
-                f'{path}, line {number} is not JSON: {line[:40]!r}'
+                f'{path}, line {number} is not valid JSON: {line[:40]!r}'
             ) from None
         step = record.pop('step', record.get('iter'))
         if step is None:
@@ -45,7 +55,20 @@ def read_scalars(path: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def read_run(work_dir: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """All scalars of a run's work_dir, as by `read_scalars`, over its resumptions: where they overlap, the later counts."""
+    """Read all scalars of a run, including the parts after it was resumed.
+
+    Where two parts of the run overlap, the later part counts.
+
+    Args:
+        work_dir (str | Path): Work dir of the run.
+
+    Returns:
+        dict[str, tuple[np.ndarray, np.ndarray]]: The steps [n], in ascending
+        order, and the values [n] of each scalar, by its name.
+
+    Raises:
+        ValueError: See :func:`read_scalars`.
+    """
     curves = defaultdict(dict)
     for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
         for name, (steps, values) in read_scalars(path).items():
@@ -56,8 +79,20 @@ def read_run(work_dir: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     }
 
 
-def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Centred moving mean over `window` values [n], fewer at the ends; what is not finite is left out of the means."""
+def smooth(values: ArrayLike, window: int) -> np.ndarray:
+    """Compute a centered moving mean.
+
+    Near the ends, the mean is over fewer values. Values that are not finite are
+    left out of the means.
+
+    Args:
+        values (ArrayLike): Values [n].
+        window (int): Number of values to average over. An even number counts as
+            the next larger odd number.
+
+    Returns:
+        np.ndarray: Means [n], NaN where a window has no finite value.
+    """
     values = np.asarray(values, np.float64)
     finite = np.isfinite(values)
     half = window // 2
@@ -69,12 +104,23 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
     return np.divide(total, count, out=np.full(len(values), math.nan), where=count > 0)
 
 
-def draw_curves(curves: dict, path: str | Path, xlabel: str, ylabel: str) -> None:
-    """Curves over a common axis, the raw values pale and their moving mean strong.
+def draw_curves(
+    curves: dict[str, tuple[np.ndarray, np.ndarray]],
+    path: str | Path,
+    xlabel: str,
+    ylabel: str,
+) -> None:
+    """Draw curves over a common axis.
+
+    The values of a curve are drawn as a pale line, and their moving mean as a
+    strong one.
 
     Args:
-        curves: {name: (x [n], y [n])}
-        path: the PNG to write
+        curves (dict[str, tuple[np.ndarray, np.ndarray]]): Coordinates x [n] and
+            y [n] of each curve, by its name. Several curves get a legend.
+        path (str | Path): Path of the PNG file to write.
+        xlabel (str): Label of the x-axis.
+        ylabel (str): Label of the y-axis.
     """
     figure = Figure(
         figsize=(5.6, 3.2), dpi=DPI, facecolor='white', layout='constrained'

@@ -1,4 +1,4 @@
-"""What the pictures of this folder share: a grid of equal tiles with column titles, and saving."""
+"""Draw and save grids of equal tiles with titles above the columns."""
 
 import textwrap
 from pathlib import Path
@@ -6,17 +6,28 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from torch import Tensor
 
+# Lengths are in inches.
 DPI = 160
-TILE = 1.4  # inches; 224 pixels
-GAP = 0.06
-LINE = 0.17  # of a title
-TITLE_CHARACTERS = 18
-MARGIN = 0.08
+TILE = 1.4  # Side of a tile: 224 pixels.
+GAP = 0.06  # Space between tiles.
+LINE = 0.17  # Height of a line of a title.
+TITLE_CHARACTERS = 18  # Maximum length of a line of a title.
+MARGIN = 0.08  # Space around the grid.
 
 
-def to_numpy(array) -> np.ndarray:
-    """A numpy array of an array or a tensor on any device."""
+def to_numpy(array: np.ndarray | Tensor) -> np.ndarray:
+    """Convert an array, or a tensor on any device, to a NumPy array.
+
+    Args:
+        array (np.ndarray | Tensor): The array. A tensor of floating-point
+            numbers is converted to float32.
+
+    Returns:
+        np.ndarray: The array on the CPU.
+    """
     if hasattr(array, 'detach'):
         array = array.detach().cpu()
         array = array.float() if array.is_floating_point() else array
@@ -30,15 +41,20 @@ def tile_grid(
     bottom: float = 0,
     right: float = 0,
 ) -> tuple[Figure, np.ndarray]:
-    """A figure of square tiles, a title above each column; a long title takes several lines.
+    """Make a figure of square tiles with a title above each column.
+
+    A long title is split into several lines.
 
     Args:
-        caption: inches below every tile.
-        bottom: inches below the grid.
-        right: inches to the right of the grid.
+        num_rows (int): Number of rows of tiles.
+        titles (list[str]): The title of each column.
+        caption (float): Space below every tile in inches. Defaults to 0.
+        bottom (float): Space below the grid in inches. Defaults to 0.
+        right (float): Space to the right of the grid in inches. Defaults to 0.
 
     Returns:
-        the figure and its axes [num_rows, len(titles)]
+        tuple[Figure, np.ndarray]: The figure, and the axes of its tiles
+        [num_rows, len(titles)].
     """
     titles = [
         '\n'.join(textwrap.fill(line, TITLE_CHARACTERS) for line in title.splitlines())
@@ -61,13 +77,28 @@ def tile_grid(
     return figure, axes
 
 
-def show(axes: Axes, pixels: np.ndarray, **kwargs):
-    """An image [H, W, 3] or map [h, w] that fills its tile, pixels kept sharp."""
+def show(axes: Axes, pixels: np.ndarray, **kwargs) -> AxesImage:
+    """Draw an image that fills its tile, with sharp edges between its pixels.
+
+    Args:
+        axes (Axes): The axes of the tile.
+        pixels (np.ndarray): An image [H, W, 3] or a map [h, w].
+        **kwargs: Further arguments of ``Axes.imshow``.
+
+    Returns:
+        AxesImage: The image that was drawn.
+    """
     return axes.imshow(pixels, interpolation='nearest', aspect='auto', **kwargs)
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a PNG, making its folder where there is none."""
+    """Write a figure as a PNG file.
+
+    Args:
+        figure (Figure): The figure.
+        path (str | Path): Path of the file. Its folder is made if it does not
+            exist.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI, format='png')

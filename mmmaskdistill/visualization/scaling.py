@@ -1,4 +1,4 @@
-"""Time and memory as a model, an image or a batch grows."""
+"""Draw how time and memory grow with the size of a model, an image or a batch."""
 
 from pathlib import Path
 
@@ -7,23 +7,27 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from .figures import DPI, save
 
-# Of a side: key, unit and title.
+# For each measured quantity: its key in the results, its unit and the panel's title.
 QUANTITIES = [
     ('median', 1, 'seconds'),
-    ('kept_bytes_per_image', 1e6, 'kept for backward, MB an image'),
+    ('kept_bytes_per_image', 1e6, 'kept for backward, MB per image'),
     ('peak_bytes', 1e6, 'peak memory, MB'),
 ]
 
 
 def draw_scaling(sweeps: dict[str, list[dict]], path: str | Path) -> None:
-    """One row of curves a sweep, one curve a side, logarithmic axes.
+    """Draw one row of panels per sweep, with logarithmic axes.
+
+    Each panel has one curve for each of the compared implementations (``sides``).
+    The x-axis is the number of tokens per call, or the number of blocks if the
+    depth grows.
 
     Args:
-        sweeps (dict[str, list[dict]]): By what grows (``size``, ``batch`` or
-            ``depth``) the points of ``benchmark.py --sweep``, each with
-            ``tokens`` and ``sides``. Time and memory are drawn against the
-            tokens of a call, or the depth where that is what grows.
-        path (str | Path): PNG file to write.
+        sweeps (dict[str, list[dict]]): For each quantity that grows (``size``,
+            ``batch`` or ``depth``), the points that ``benchmark.py --sweep``
+            measures. Each point has ``tokens`` and ``sides``, and also ``depth``
+            if the depth grows.
+        path (str | Path): Path of the PNG file to write.
     """
     kinds = [
         quantity
@@ -44,7 +48,7 @@ def draw_scaling(sweeps: dict[str, list[dict]], path: str | Path) -> None:
     rows = figure.subplots(len(sweeps), len(kinds), squeeze=False)
     for row, (name, points) in zip(rows, sweeps.items()):
         across = 'depth' if name == 'depth' else 'tokens'
-        # Out of memory, a side has no point.
+        # An implementation that ran out of memory at a point is missing there.
         sides = list(dict.fromkeys(s for point in points for s in point['sides']))
         for axes, (key, unit, title) in zip(row, kinds):
             for side in sides:
@@ -63,7 +67,7 @@ def draw_scaling(sweeps: dict[str, list[dict]], path: str | Path) -> None:
                 axis.set_major_formatter('{x:g}')
             axes.set_title(title, fontsize=9)
             axes.set_xlabel(
-                'blocks' if across == 'depth' else f'tokens a call ({name} grows)',
+                'blocks' if across == 'depth' else f'tokens per call ({name} grows)',
                 fontsize=9,
             )
             axes.tick_params(labelsize=8)

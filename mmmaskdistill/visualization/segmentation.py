@@ -1,17 +1,31 @@
-"""Segmentations side by side."""
+"""Draw segmentations next to each other."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.patches import Patch
+from torch import Tensor
 
 from .figures import save, show, tile_grid, to_numpy
 
-IGNORED = 255  # white
+IGNORED = 255  # White.
 
 
-def colorize(labels: np.ndarray, palette) -> np.ndarray:
-    """Labels [H, W] to colours [H, W, 3] uint8; a label outside the palette, an ignored pixel, is white."""
+def colorize(
+    labels: np.ndarray, palette: Sequence[Sequence[int]] | np.ndarray
+) -> np.ndarray:
+    """Color a map of labels.
+
+    Args:
+        labels (np.ndarray): Labels [H, W].
+        palette (Sequence[Sequence[int]] | np.ndarray): Colors of the K classes
+            [K, 3], between 0 and 255.
+
+    Returns:
+        np.ndarray: Colors [H, W, 3], uint8. Labels outside the palette, such as
+        those of ignored pixels, are white.
+    """
     palette = np.vstack(
         [np.asarray(palette, np.uint8), np.full((1, 3), IGNORED, np.uint8)]
     )
@@ -20,37 +34,56 @@ def colorize(labels: np.ndarray, palette) -> np.ndarray:
 
 
 def pixel_accuracy(labels: np.ndarray, truth: np.ndarray, ignore_index: int) -> float:
-    """The share of pixels labelled right, of those whose truth is not ignored; nan where all are."""
+    """Compute the share of pixels whose label is correct.
+
+    Args:
+        labels (np.ndarray): Predicted labels [H, W].
+        truth (np.ndarray): True labels [H, W].
+        ignore_index (int): True label of the pixels that do not count.
+
+    Returns:
+        float: The share, between 0 and 1. NaN if all pixels are ignored.
+    """
     valid = truth != ignore_index
     return float((labels == truth)[valid].mean()) if valid.any() else float('nan')
 
 
 def draw_segmentation(
-    images,
-    truth,
-    predictions: dict,
-    palette,
+    images: np.ndarray | Tensor,
+    truth: np.ndarray | Tensor,
+    predictions: dict[str, np.ndarray | Tensor],
+    palette: Sequence[Sequence[int]] | np.ndarray,
     path: str | Path,
     ignore_index: int = 255,
-    classes=None,
+    classes: Sequence[str] | None = None,
 ) -> None:
-    """A row an image: image, truth, then each prediction with the share of pixels it labels right.
+    """Draw one row per image with the image, the truth and all predictions.
+
+    Below each prediction stands the share of pixels whose label is correct.
 
     Args:
-        images: [B, H, W, 3] uint8
-        truth: [B, H, W] labels
-        predictions: {column title: labels [B, H, W]}
-        palette: [K, 3], 0..255
-        path: the PNG to write
-        ignore_index: the label of pixels that do not count; drawn white in the truth.
-        classes: K names; with them, a legend of the classes that occur.
+        images (np.ndarray | Tensor): Images [B, H, W, 3], uint8.
+        truth (np.ndarray | Tensor): True labels [B, H, W].
+        predictions (dict[str, np.ndarray | Tensor]): Predicted labels [B, H, W]
+            by the title of their column.
+        palette (Sequence[Sequence[int]] | np.ndarray): Colors of the K classes
+            [K, 3], between 0 and 255.
+        path (str | Path): Path of the PNG file to write.
+        ignore_index (int): True label of the pixels that do not count. Defaults
+            to 255.
+        classes (Sequence[str], optional): Names of the K classes. If they are
+            given, a legend shows the classes that occur. Defaults to None.
+
+    Raises:
+        ValueError: If the shapes of the truth and of a prediction differ.
     """
     images, truth = to_numpy(images), to_numpy(truth)
     predictions = {name: to_numpy(labels) for name, labels in predictions.items()}
     for name, labels in predictions.items():
         if labels.shape != truth.shape:
             raise ValueError(
-                f"the labels of '{name}' have shape {labels.shape}, the truth {truth.shape}"
+                f"the labels of '{name}' have shape {labels.shape}, but the truth "
+                f'has shape {truth.shape}: expected the same shape'
             )
     columns = ['image', 'truth', *predictions]
     present = np.unique([truth, *predictions.values()])
