@@ -14,7 +14,12 @@ model = dict(
 
 train_pipeline = [
     _base_.train_pipeline[0],
-    dict(_base_.train_pipeline[1], crop_ratio_range=(0.08, 1.0), **_base_.no_jitter),
+    dict(
+        _base_.train_pipeline[1],
+        crop_ratio_range=(0.08, 1.0),
+        interpolation='bilinear',
+        **_base_.no_jitter,
+    ),
     dict(type='mmmaskdistill.NoMaskGenerator', input_size=(14, 14)),
     _base_.train_pipeline[-1],
 ]

@@ -11,7 +11,12 @@ model = dict(
 # 30 of 49 squares of 32 pixels.
 train_pipeline = [
     _base_.train_pipeline[0],
-    dict(_base_.train_pipeline[1], crop_ratio_range=(0.67, 1.0), **_base_.no_jitter),
+    dict(
+        _base_.train_pipeline[1],
+        crop_ratio_range=(0.67, 1.0),
+        interpolation='bilinear',
+        **_base_.no_jitter,
+    ),
     dict(
         type='mmmaskdistill.UniformMaskGenerator',
         input_size=(14, 14),

@@ -49,9 +49,12 @@ class RandomJitteredCrop(RandomResizedCrop):
             a share of the image's area. Defaults to (0.2, 1).
         aspect_ratio_range (tuple[float, float]): Range of the ratio of the
             crop's width to its height. Defaults to (3/4, 4/3).
+        interpolation (str): How the crop is resized, ``'bicubic'`` or
+            ``'bilinear'``, both antialiased. Defaults to ``'bicubic'``.
 
     Raises:
-        ConfigError: If a strength is not within 0 to 1.
+        ConfigError: If a strength is not within 0 to 1, or the interpolation is
+            neither of the two.
     """
 
     def __init__(
@@ -64,12 +67,18 @@ class RandomJitteredCrop(RandomResizedCrop):
         flip_prob: float = 0.5,
         crop_ratio_range: tuple[float, float] = (0.2, 1.0),
         aspect_ratio_range: tuple[float, float] = (3 / 4, 4 / 3),
+        interpolation: str = 'bicubic',
     ):
         super().__init__(
             scale,
             crop_ratio_range=crop_ratio_range,
             aspect_ratio_range=aspect_ratio_range,
+            interpolation=interpolation,
         )
+        if interpolation not in ('bicubic', 'bilinear'):
+            raise ConfigError(
+                f'interpolation={interpolation!r}: expected bicubic or bilinear'
+            )
         self.scales = [self.scale]
         if second_scale is not None:
             if isinstance(second_scale, int):
@@ -117,7 +126,7 @@ class RandomJitteredCrop(RandomResizedCrop):
         image = results['img']
         top, left, height, width = self.rand_crop_params(image)
         crop = image[top : top + height, left : left + width]
-        pictures = [resize(crop, scale) for scale in self.scales]
+        pictures = [resize(crop, scale, self.interpolation) for scale in self.scales]
         jitters = self.draw_jitter()
         mean = _grey_before_contrast(image, jitters)
         pictures = [_jitter(picture, jitters, mean) for picture in pictures]
@@ -139,18 +148,22 @@ class RandomJitteredCrop(RandomResizedCrop):
         return (
             f'{type(self).__name__}(scales={self.scales}, '
             f'crop_ratio_range={self.crop_ratio_range}, {strengths}, '
-            f'flip_prob={self.flip_prob})'
+            f'flip_prob={self.flip_prob}, interpolation={self.interpolation})'
         )
 
 
-def resize(image: np.ndarray, scale: tuple[int, int]) -> np.ndarray:
-    """Resize an image with antialiased bicubic interpolation, as Pillow does.
+def resize(
+    image: np.ndarray, scale: tuple[int, int], interpolation: str = 'bicubic'
+) -> np.ndarray:
+    """Resize an image with antialiasing, as Pillow does.
 
     torch's kernel is faster than Pillow's.
 
     Args:
         image (ndarray): [h, w, 3] uint8.
         scale (tuple[int, int]): New height and width, in pixels.
+        interpolation (str): ``'bicubic'`` or ``'bilinear'``. Defaults to
+            ``'bicubic'``.
 
     Returns:
         ndarray: [*scale, 3] uint8.
@@ -159,7 +172,7 @@ def resize(image: np.ndarray, scale: tuple[int, int]) -> np.ndarray:
     # only if the stride of the batch dimension is that of a whole image.
     # Therefore this dimension is added before the permutation.
     tensor = torch.from_numpy(image).unsqueeze(0).permute(0, 3, 1, 2)
-    tensor = F.interpolate(tensor, scale, mode='bicubic', antialias=True)
+    tensor = F.interpolate(tensor, scale, mode=interpolation, antialias=True)
     return tensor[0].permute(1, 2, 0).contiguous().numpy()
 
 

@@ -1,4 +1,4 @@
-"""What options do to the configs that they are meant for."""
+"""Effects of command-line options on the configs they are meant for."""
 
 from glob import glob
 from pathlib import Path
@@ -11,25 +11,37 @@ from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
 from PIL import Image
 
-import mmmaskdistill  # noqa: F401  before configs are read
+import mmmaskdistill  # noqa: F401  (needed before configs are read)
 from mmmaskdistill.apis import configs
 
 ROOT = Path(__file__).parent.parent.parent
 
 
-@pytest.mark.parametrize('recipe', glob(str(ROOT / 'configs/segmentation/*.py')))
-def test_tta_is_the_test_pipeline_at_six_scales(recipe, tmp_path):
-    datasets = pytest.importorskip('sklearn.datasets')
-    picture = datasets.load_sample_image('china.jpg')  # 427 x 640
-    labels = np.random.default_rng(0).integers(0, 151, picture.shape[:2])
-    Image.fromarray(picture).save(tmp_path / 'a.png')
-    Image.fromarray(labels.astype(np.uint8)).save(tmp_path / 'b.png')
-    image = dict(
-        img_path=str(tmp_path / 'a.png'),
-        seg_map_path=str(tmp_path / 'b.png'),
+def resized(height, width, ratio):
+    """The size of a multi-scale view in BEiT v2's code (`setr_multi_scale`)."""
+    short = max(512, int(512 * ratio))
+    factor = short / min(height, width)
+    return int(height * factor + 0.5), int(width * factor + 0.5)
+
+
+def open_picture(path, size):
+    """Write a random picture with labels, and describe it as the data set does."""
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+    labels = rng.integers(0, 151, size, dtype=np.uint8)
+    Image.fromarray(picture).save(path / 'a.png')
+    Image.fromarray(labels).save(path / 'b.png')
+    return dict(
+        img_path=str(path / 'a.png'),
+        seg_map_path=str(path / 'b.png'),
         reduce_zero_label=True,
         seg_fields=[],
     )
+
+
+@pytest.mark.parametrize('recipe', glob(str(ROOT / 'configs/segmentation/*.py')))
+def test_tta_views_have_the_sizes_of_beit_v2(recipe, tmp_path):
+    image = open_picture(tmp_path, (427, 640))
     cfg = Config.fromfile(recipe)
     init_default_scope('mmseg')
     plain = Compose(cfg.test_dataloader.dataset.pipeline)(dict(image))
@@ -38,8 +50,8 @@ def test_tta_is_the_test_pipeline_at_six_scales(recipe, tmp_path):
 
     views = tta['inputs']
     assert [tuple(view.shape[1:]) for view in views[::2]] == [
-        (256, 384),
-        (384, 576),
+        (512, 767),
+        (512, 767),
         (512, 767),
         (640, 959),
         (768, 1151),
@@ -47,8 +59,23 @@ def test_tta_is_the_test_pipeline_at_six_scales(recipe, tmp_path):
     ]
     for view, flipped in zip(views[::2], views[1::2]):
         assert torch.equal(view.flip(2), flipped)
-    assert torch.equal(views[4], plain['inputs'])
+    for view in views[:6:2]:
+        assert torch.equal(view, plain['inputs'])
     for sample in tta['data_samples']:
         assert torch.equal(
             sample.gt_sem_seg.data, plain['data_samples'].gt_sem_seg.data
         )
+
+
+@pytest.mark.parametrize('size', [(96, 128), (333, 200), (100, 517), (641, 479)])
+def test_tta_keeps_the_ratio_of_any_picture(size, tmp_path):
+    """Small, upright and very long pictures, too."""
+    recipe = 'vit-b16_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512.py'
+    cfg = Config.fromfile(ROOT / 'configs/segmentation' / recipe)
+    init_default_scope('mmseg')
+    configs.enable_tta(cfg)
+    pipeline = Compose(cfg.test_dataloader.dataset.pipeline)
+    views = pipeline(open_picture(tmp_path, size))['inputs']
+    assert [tuple(view.shape[1:]) for view in views[::2]] == [
+        resized(*size, ratio) for ratio in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+    ]

@@ -1,4 +1,4 @@
-"""Each method of configs/unified runs, and is in the table of the README."""
+"""Each method of configs/unified runs and is listed in the README's table."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from test_recipe_runs import ARCH, Start
 
 from mmmaskdistill.apis.configs import complete_dataloader
-from mmmaskdistill.registry import MODELS
+from mmmaskdistill.registry import MODELS, TRANSFORMS
 
 UNIFIED = Path(__file__).parents[2] / 'configs' / 'unified'
 METHODS = sorted(path.stem for path in UNIFIED.glob('*.py'))
@@ -25,7 +25,7 @@ def read(name):
 
 
 def shrink(cfg):
-    """Four narrow blocks, two images a batch, two iterations."""
+    """Reduce a config to four narrow blocks, two images per batch, two iterations."""
     loader = cfg.train_dataloader
     loader.update(batch_size=2, num_workers=0)
     complete_dataloader(loader, cfg.default_scope)
@@ -53,7 +53,7 @@ def shrink(cfg):
 
 
 @pytest.mark.parametrize('name', METHODS)
-def test_two_iterations(name, data, tmp_path, monkeypatch):
+def test_method_trains_for_two_iterations(name, data, tmp_path, monkeypatch):
     monkeypatch.chdir(data)
     cfg = read(name)
     cfg.update(work_dir=str(tmp_path), experiment_name=f'unified_{name}')
@@ -64,14 +64,14 @@ def test_two_iterations(name, data, tmp_path, monkeypatch):
     runner.train()
     assert runner.iter == 2
     assert np.isfinite(runner.message_hub.get_scalar('train/loss').current())
-    still = {
+    unchanged = {
         k
         for k, v in runner.model.named_parameters()
         if v.requires_grad and torch.equal(v, start.weights[k])
     }
-    # Nothing is hidden where all is distilled.
+    # Without hidden patches, the mask token is not used.
     hides = 'NoMask' not in cfg.train_pipeline[-2].type
-    assert still <= (set() if hides else {'backbone.mask_token'})
+    assert unchanged <= (set() if hides else {'backbone.mask_token'})
 
 
 ABSOLUTE = dict(
@@ -80,8 +80,8 @@ ABSOLUTE = dict(
 
 
 @pytest.mark.parametrize('name', METHODS)
-def test_students_start_the_recipes_downstream(name, tmp_path):
-    """With the options that README.md names."""
+def test_students_initialize_the_downstream_recipes(name, tmp_path):
+    """The backbones of the recipes need only the options that README.md names."""
     backbone = read(name).model.backbone
     backbone.arch = ARCH
     if backbone.type.endswith('PatchAggregationViT'):
@@ -106,13 +106,13 @@ def test_students_start_the_recipes_downstream(name, tmp_path):
         if 'out_indices' in after:
             after.out_indices = (0, 1, 2, 3)
         started = MODELS.build(after)
-        started.init_weights()  # refuses weights that do not fit
+        started.init_weights()  # This refuses weights that do not fit.
         for key, value in started.blocks.state_dict().items():
             if 'relative_position' not in key:
                 assert torch.equal(value, state[f'blocks.{key}'])
 
 
-THEIRS = {
+MMPRETRAIN_CONFIGS = {
     'beit': 'beit/beit_beit-base-p16_8xb256-amp-coslr-300e_in1k',
     'beitv2': 'beitv2/beitv2_beit-base-p16_8xb256-amp-coslr-300e_in1k',
     'mae': 'mae/mae_vit-base-p16_8xb512-amp-coslr-300e_in1k',
@@ -122,31 +122,40 @@ THEIRS = {
 }
 
 
-@pytest.mark.parametrize('name', THEIRS)
-def test_crops_and_number_of_hidden_patches_are_mmpretrain_s(name, tmp_path):
-    path = tmp_path / 'theirs.py'
-    path.write_text(f"_base_ = 'mmpretrain::{THEIRS[name]}.py'\n")
-    theirs = Config.fromfile(path, format_python_code=False)
-    steps = {step.type: step for step in theirs.train_pipeline}
+def test_feature_distillation_crops_bilinearly():
+    """So does its public code."""
+    assert read('feature_distillation').train_pipeline[1].interpolation == 'bilinear'
+
+
+@pytest.mark.parametrize('name', MMPRETRAIN_CONFIGS)
+def test_crops_and_number_of_hidden_patches_equal_mmpretrains(name, tmp_path):
+    path = tmp_path / 'reference.py'
+    path.write_text(f"_base_ = 'mmpretrain::{MMPRETRAIN_CONFIGS[name]}.py'\n")
+    reference = Config.fromfile(path, format_python_code=False)
+    steps = {step.type: step for step in reference.train_pipeline}
     crop = next(v for k, v in steps.items() if 'ResizedCrop' in k)
     area = crop.get('crop_ratio_range') or crop.get('scale')
     jitter = steps.get('ColorJitter', {})
-    ours = read(name)
+    cfg = read(name)
     for part in ('brightness', 'contrast', 'saturation'):
-        assert ours.train_pipeline[1][part] == jitter.get(part, 0)
-    assert ours.train_pipeline[1].crop_ratio_range == area
-    mask = ours.model.get('masking') or ours.train_pipeline[2]
+        assert cfg.train_pipeline[1][part] == jitter.get(part, 0)
+    assert cfg.train_pipeline[1].crop_ratio_range == area
+    interpolation = TRANSFORMS.build(cfg.train_pipeline[1]).interpolation
+    assert interpolation == crop.get('interpolation', 'bilinear')
+    mask = cfg.model.get('masking') or cfg.train_pipeline[2]
     if 'BEiTMaskGenerator' in steps:
         expected = steps['BEiTMaskGenerator'].num_masking_patches
-    elif 'SimMIMMaskGenerator' in steps:  # of squares, rounded up
+    elif 'SimMIMMaskGenerator' in steps:
+        # The mask consists of 7 x 7 squares of 2 x 2 patches; the number of hidden
+        # squares is rounded up.
         ratio = steps['SimMIMMaskGenerator'].mask_ratio
         expected = 4 * int(np.ceil(ratio * 7**2))
     else:
-        expected = 14**2 * theirs.model.backbone.mask_ratio
+        expected = 14**2 * reference.model.backbone.mask_ratio
     assert mask.num_masking_patches == expected
 
 
-def test_the_table_is_up_to_date(request):
+def test_table_of_methods_is_up_to_date(request):
     root = request.config.rootpath
     subprocess.run(
         [sys.executable, 'tools/analysis_tools/list_methods.py', '--check'],
@@ -157,16 +166,16 @@ def test_the_table_is_up_to_date(request):
     assert all(f']({name}.py)' in readme for name in METHODS)
 
 
-def test_views_are_the_teachers():
-    """Each timm teacher's own mean and std."""
+def test_second_view_is_normalized_as_the_teacher_expects():
+    """The second view has the mean and std of the published timm teacher."""
     for name in METHODS:
         cfg = read(name)
         if 'model_name' not in cfg.model.teacher:
             continue
         published = timm.get_pretrained_cfg(cfg.model.teacher.model_name)
         view = cfg.data_preprocessor
-        for ours, theirs in (
+        for value, expected in (
             (view.second_mean, published.mean),
             (view.second_std, published.std),
         ):
-            np.testing.assert_allclose(ours, np.multiply(theirs, 255), atol=2e-3)
+            np.testing.assert_allclose(value, np.multiply(expected, 255), atol=2e-3)

@@ -1,4 +1,4 @@
-"""One transform against three of torchvision, as BEiT v2's code has them."""
+"""RandomJitteredCrop against the three torchvision transforms of BEiT v2's code."""
 
 from collections import Counter
 
@@ -37,8 +37,8 @@ def bgr(picture):
 
 
 @pytest.mark.parametrize('seed', range(8))
-def test_pictures_are_torchvision_s(seed, photograph):
-    """Those of jittering the whole image, then flipping, then cropping."""
+def test_images_equal_torchvisions(seed, photograph):
+    """Jittering the whole image, cropping and flipping gives the same images."""
     crop = build(second_scale=196)
     rng = np.random.RandomState(seed)
     draws = [
@@ -64,24 +64,33 @@ def test_pictures_are_torchvision_s(seed, photograph):
             expected = TF.hflip(expected)
         difference = np.abs(picture.astype(float) - bgr(expected))
         assert picture.shape == (size, size, 3)
-        assert difference.mean() < 1.2  # of 255
+        assert difference.mean() < 1.2  # on a scale of 0 to 255
     assert results['img_shape'] == (224, 224, 3)
     assert results['flip'] is flip
 
 
-def test_without_jitter_it_is_pillow_s_crop(photograph):
-    crop = build(brightness=0, contrast=0, saturation=0, flip_prob=0)
+@pytest.mark.parametrize('interpolation', ['bicubic', 'bilinear'])
+def test_crop_without_jitter_equals_pillows(interpolation, photograph):
+    crop = build(
+        brightness=0,
+        contrast=0,
+        saturation=0,
+        flip_prob=0,
+        interpolation=interpolation,
+    )
     np.random.seed(0)
     box = crop.rand_crop_params(bgr(photograph))
     np.random.seed(0)
-    ours = crop(dict(img=bgr(photograph)))['img']
-    theirs = TF.resized_crop(photograph, *box, [224, 224], InterpolationMode.BICUBIC)
-    difference = np.abs(ours.astype(int) - bgr(theirs))
+    result = crop(dict(img=bgr(photograph)))['img']
+    expected_image = TF.resized_crop(
+        photograph, *box, [224, 224], InterpolationMode(interpolation)
+    )
+    difference = np.abs(result.astype(int) - bgr(expected_image))
     assert difference.max() <= 2 and difference.mean() < 0.1
 
 
-def test_draws_are_torchvision_s():
-    """Orders alike often, factors uniform, half of the images flipped."""
+def test_draws_have_the_distribution_of_torchvisions():
+    """Orders are equally frequent, factors uniform, half of the images flipped."""
     crop = build()
     np.random.seed(0)
     draws = [crop.draw_jitter() for _ in range(3000)]
@@ -96,11 +105,16 @@ def test_draws_are_torchvision_s():
 
 
 @pytest.mark.parametrize('size', [(1, 1), (3, 500), (40, 30)])
-def test_images_of_any_size(size):
+def test_images_of_any_size_are_cropped(size):
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     assert build()(dict(img=image))['img'].shape == (224, 224, 3)
 
 
-def test_strengths_are_checked():
+def test_strengths_above_1_are_refused():
     with pytest.raises(ValueError, match='contrast=1.5: expected 0 to 1'):
         build(contrast=1.5)
+
+
+def test_other_interpolations_are_refused():
+    with pytest.raises(ValueError, match="'nearest': expected bicubic or bilinear"):
+        build(interpolation='nearest')
