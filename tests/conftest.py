@@ -1,4 +1,4 @@
-"""Tests share small machines: one thread each, no window, no network."""
+"""Settings of all tests: one thread, no window for plots, no network."""
 
 import os
 
@@ -14,12 +14,15 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
-def same_numbers_in_any_order():
-    """A test's random numbers do not depend on the tests before it."""
+def fixed_seed():
+    """Make a test's random numbers independent of the tests before it."""
     torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
-def no_scope_of_an_earlier_run():
-    """A Runner leaves its default scope behind, where names are looked up."""
+def no_leftover_scope():
+    """Remove the default scope that the Runner of an earlier test has set.
+
+    Registries would look names up in it.
+    """
     DefaultScope._instance_dict.clear()

@@ -1,4 +1,4 @@
-"""What the cells of an ablation change in a config."""
+"""Each cell of an ablation changes the intended parts of a config."""
 
 from copy import deepcopy
 
@@ -63,7 +63,11 @@ def config(**model):
 
 
 def cells(axes, cfg=None, **kwargs):
-    """{name: cell} of all that is not refused."""
+    """Make the cells of ``axes``, none of which may be refused.
+
+    Returns:
+        dict[str, Config]: Each cell's config, by the cell's name.
+    """
     made = make_cells(cfg or config(), axes, **kwargs)
     assert not any(cell.refusal for cell in made), made
     return {cell.name: cell.config for cell in made}
@@ -73,7 +77,7 @@ def mask(cfg):
     return cfg.train_dataloader.dataset.pipeline[1]
 
 
-def test_grid_and_one_axis_at_a_time():
+def test_axes_are_combined_or_varied_one_at_a_time():
     axes = dict(normalizer=['layer_norm', 'none', 'l2'], loss=['smooth_l1', 'l1'])
     product = [cell.settings for cell in make_cells(config(), axes)]
     assert len(product) == 6
@@ -82,7 +86,7 @@ def test_grid_and_one_axis_at_a_time():
     assert single == ['as_configured', 'normalizer=none', 'normalizer=l2', 'loss=l1']
 
 
-def test_a_value_that_the_config_has_changes_nothing():
+def test_values_of_the_config_itself_change_nothing():
     made = cells(
         dict(
             teacher=['test_vit'],
@@ -96,7 +100,7 @@ def test_a_value_that_the_config_has_changes_nothing():
     assert made['as_configured']._cfg_dict == config()._cfg_dict
 
 
-def test_normalizers_and_losses():
+def test_normalizer_and_loss_axes_replace_the_parts():
     made = cells(
         dict(
             normalizer=['none', 'batch_norm', 'instance_norm', 'l2'],
@@ -109,7 +113,7 @@ def test_normalizers_and_losses():
     assert model.loss == dict(type='mmpretrain.CosineSimilarityLoss')
 
 
-def test_masks_and_ratios():
+def test_mask_and_ratio_axes_change_the_mask_generator():
     made = cells(dict(mask=['block', 'random', 'attention'], ratio=['0.4', '0.75']))
     assert mask(made['ratio=0.75']) == dict(mask(config()), num_masking_patches=12)
     assert mask(made['mask=random']) == dict(
@@ -124,19 +128,19 @@ def test_masks_and_ratios():
     )
 
 
-def test_without_a_mask_all_patches_are_seen_and_predicted():
+def test_mask_none_shows_and_predicts_all_patches():
     made = cells(dict(mask=['none']))['mask=none']
     assert mask(made) == dict(type='mmmaskdistill.NoMaskGenerator', input_size=GRID)
     assert made.model.predict == 'all'
     assert made.model.backbone.type == 'mmmaskdistill.AllTokensViT'
-    # and back
+    # Another mask undoes the changes that mask=none has made.
     made = cells(dict(mask=['random'], ratio=['0.5']), made)
     (made,) = made.values()
     assert made.model.predict == 'hidden'
     assert mask(made).num_masking_patches == 8
 
 
-def test_the_ratio_of_no_mask_is_one_cell():
+def test_ratios_of_mask_none_are_the_same_cell():
     made = make_cells(config(), dict(mask=['block', 'none'], ratio=['0.4', '0.75']))
     assert [cell.refusal for cell in made] == [
         '',
@@ -146,7 +150,7 @@ def test_the_ratio_of_no_mask_is_one_cell():
     ]
 
 
-def test_squares_stay_whole():
+def test_ratio_hides_whole_squares():
     cfg = config()
     cfg.train_dataloader.dataset.pipeline[1] = dict(
         type='mmmaskdistill.UniformMaskGenerator',
@@ -161,14 +165,14 @@ def test_squares_stay_whole():
 @pytest.mark.parametrize(
     'name, channels', [('pixel', 768), ('hog', 108), ('momentum', 48)]
 )
-def test_teachers_bring_their_width_and_view(name, channels):
+def test_teacher_axis_sets_head_channels_and_normalization(name, channels):
     (made,) = cells(dict(teacher=[name])).values()
     assert made.model.head.out_channels == channels
     view = made.model.data_preprocessor
     assert (view.second_mean, view.second_std) == (view.mean, view.std)
 
 
-def test_timm_teachers_bring_their_width_and_view():
+def test_timm_teachers_set_head_channels_and_normalization():
     cfg = config()
     cfg.model.teacher = dict(
         type='mmmaskdistill.CachedTeacher', teacher=cfg.model.teacher
@@ -187,15 +191,15 @@ def test_timm_teachers_bring_their_width_and_view():
     assert model.data_preprocessor.second_mean == [127.5] * 3
 
 
-def test_what_does_not_go_together_is_refused_with_its_reason():
+def test_parts_that_do_not_fit_are_refused_with_a_reason():
     made = make_cells(config(), dict(loss=['smooth_l1', 'cross_entropy']))
     assert made[0].refusal == ''
-    assert 'take SmoothL1Loss' in made[1].refusal
+    assert 'use SmoothL1Loss' in made[1].refusal
     (made,) = make_cells(config(), dict(ratio=['0.01']))
     assert 'num_masking_patches=0' in made.refusal
 
 
-def test_any_key_of_the_config_is_an_axis():
+def test_any_config_key_can_be_an_axis():
     key = 'optim_wrapper.optimizer.lr'
     made = cells({key: ['1e-3', '2e-3'], 'model.loss.beta': ['2.', '1.']})
     assert made.keys() == {
@@ -220,17 +224,17 @@ def test_any_key_of_the_config_is_an_axis():
         ('teacher', 'clip'),
     ],
 )
-def test_unknown_values_are_named(axis, value):
+def test_unknown_values_are_refused_by_name(axis, value):
     with pytest.raises(ConfigError, match=f'{axis} {value!r}: expected'):
         make_cells(config(), {axis: [value]})
 
 
-def test_a_value_given_twice_is_refused():
+def test_values_given_twice_are_refused():
     with pytest.raises(ConfigError, match='twice'):
         make_cells(config(), dict(loss=['l1', 'l1']))
 
 
-def test_cells_can_be_built():
+def test_models_of_the_cells_can_be_built():
     for name, cfg in cells(dict(mask=['none', 'random'])).items():
         model = MODELS.build(cfg.model)
         assert model.predict == ('all' if name == 'mask=none' else 'hidden')

@@ -12,16 +12,17 @@ from mmmaskdistill.apis import measure
 CPU = torch.device('cpu')
 
 
-def test_calls_take_turns():
+def test_timed_calls_alternate():
     calls = []
     seconds = measure.interleave(
         dict(a=lambda: calls.append('a'), b=lambda: calls.append('b')), 3, CPU
     )
-    assert calls == ['a', 'b'] * 4  # one round is not timed
+    assert calls == ['a', 'b'] * 4  # The first of 4 rounds is not timed.
     assert {name: len(times) for name, times in seconds.items()} == dict(a=3, b=3)
 
 
-LEFT = """
+# Prints the MiB that the process keeps after a tensor of 64 MiB is freed.
+RESIDENT_AFTER_FREE = """
 import runpy, sys, threading
 import torch
 
@@ -35,7 +36,7 @@ how = sys.argv[2]
 if how != 'default':
     assert measure['keep_freed_memory']()
 if how == 'keep after a failure':
-    # Of several threads, one whose allocation failed tries another arena.
+    # With several threads, a thread whose allocation failed tries another arena.
     threading.Thread(target=threading.Event().wait, daemon=True).start()
     with measure['limited_memory'](2**20):
         try:
@@ -55,13 +56,13 @@ print(resident() - before)
 @pytest.mark.skipif(
     'glibc' not in platform.libc_ver()
     or {'LD_PRELOAD', 'GLIBC_TUNABLES', 'MALLOC_MMAP_MAX_'} & os.environ.keys(),
-    reason="another allocator than glibc's with its defaults",
+    reason="needs glibc's allocator with its default settings",
 )
-def test_freed_memory_is_kept():
-    def left(how):
+def test_freed_memory_is_kept_until_it_is_returned():
+    def resident_after_free(how):
         return float(
             subprocess.run(
-                [sys.executable, '-c', LEFT, measure.__file__, how],
+                [sys.executable, '-c', RESIDENT_AFTER_FREE, measure.__file__, how],
                 check=True,
                 capture_output=True,
                 text=True,
@@ -69,31 +70,34 @@ def test_freed_memory_is_kept():
         )
 
     for how in ('keep', 'keep after a failure'):
-        assert left(how) > 32  # of 64 MiB
+        assert resident_after_free(how) > 32  # MiB of the 64 that were freed
     for how in ('return', 'default'):
-        assert left(how) < 32
+        assert resident_after_free(how) < 32
 
 
 @pytest.mark.skipif(
-    platform.system() != 'Linux', reason='only Linux says what is available'
+    platform.system() != 'Linux', reason='only Linux reports the available memory'
 )
-def test_memory_is_limited():
-    size = 2**31  # bytes; more than this process has freed
+def test_allocations_fail_under_limited_memory():
+    # In bytes. The process must not have freed as much before, because freed
+    # memory could be used again.
+    size = 2**31
     with measure.limited_memory(free=2**20), pytest.raises(RuntimeError) as raised:
         torch.empty(size, dtype=torch.uint8)
     assert measure.is_out_of_memory(raised.value)
     assert not measure.is_out_of_memory(RuntimeError('shapes differ'))
     with measure.limited_memory():
         torch.ones(2**20)
-    torch.empty(size, dtype=torch.uint8)  # as before
+    # Outside of the context the limit is gone.
+    torch.empty(size, dtype=torch.uint8)
 
 
-def test_spread_is_of_quartiles():
+def test_spread_is_the_median_and_quartiles():
     assert measure.spread([5.0, 1.0, 2.0, 3.0, 4.0]) == dict(median=3, low=2, high=4)
     assert measure.spread([2.0]) == dict(median=2, low=2, high=2)
 
 
-def test_flops_are_those_of_the_products():
+def test_flops_of_matrix_products_are_counted():
     linear = nn.Linear(6, 5)
     x = torch.randn(4, 6)
     assert measure.count_flops(lambda: linear(x)) == 2 * 4 * 6 * 5
@@ -101,37 +105,39 @@ def test_flops_are_those_of_the_products():
 
 
 @torch.no_grad()
-def test_flops_of_attention_count():
+def test_flops_of_attention_are_counted():
     q, k = torch.randn(2, 3, 5, 8), torch.randn(2, 3, 7, 8)
     attend = nn.functional.scaled_dot_product_attention
     assert measure.count_flops(lambda: attend(q, k, k)) == 2 * 3 * 2 * 2 * 5 * 7 * 8
 
 
-def test_a_storage_counts_once_and_parameters_not():
+def test_kept_bytes_count_each_storage_once_without_parameters():
     linear = nn.Linear(6, 6, bias=False)
     x = torch.randn(4, 6)
 
     def forward():
         y = linear(x)
-        return y * y.view(4, 6)  # keeps y twice, in one storage
+        # Autograd keeps two tensors for this product, which share one storage.
+        return y * y.view(4, 6)
 
     assert measure.kept_bytes(forward, linear.parameters()) == 4 * (x.numel() + 4 * 6)
 
 
-def test_rate_is_a_rate():
+def test_product_rate_has_a_plausible_magnitude():
     rate = measure.product_rate(CPU, torch.float32, size=256, repeats=2)
     assert 1e8 < rate < 1e14
     assert 'torch' in measure.machine(CPU)
 
 
 @torch.no_grad()
-def test_peak_is_of_what_lives_at_the_same_time():
+def test_peak_counts_tensors_alive_at_the_same_time():
     x = torch.ones(1000)
     held = []
 
     def one_after_the_other():
         for _ in range(3):
-            held[:] = [x.exp()]  # the new one comes before the old one goes
+            # The new tensor is allocated before the old one is freed.
+            held[:] = [x.exp()]
 
     assert measure.peak_bytes(one_after_the_other, CPU) == 2 * 4000
     held.clear()
@@ -142,8 +148,9 @@ def test_peak_is_of_what_lives_at_the_same_time():
     assert measure.peak_bytes(held.clear, CPU) == 0
 
 
-def test_state_is_weights_buffers_and_moments():
-    model = nn.BatchNorm1d(10)  # two parameters, two buffers and a count
+def test_state_bytes_count_weights_buffers_and_momentum():
+    # Two parameters and two buffers of 10 floats, and one 8-byte counter.
+    model = nn.BatchNorm1d(10)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     assert measure.state_bytes(model, optimizer) == 4 * 40 + 8
     model(torch.randn(3, 10)).sum().backward()

@@ -18,14 +18,14 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def resized(height, width, ratio):
-    """The size of a multi-scale view in BEiT v2's code (`setr_multi_scale`)."""
+    """Return the size of a test view in BEiT v2's code (`setr_multi_scale`)."""
     short = max(512, int(512 * ratio))
     factor = short / min(height, width)
     return int(height * factor + 0.5), int(width * factor + 0.5)
 
 
 def open_picture(path, size):
-    """Write a random picture with labels, and describe it as the data set does."""
+    """Write a random picture with labels and return what a dataset says about it."""
     rng = np.random.default_rng(0)
     picture = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
     labels = rng.integers(0, 151, size, dtype=np.uint8)
@@ -69,7 +69,7 @@ def test_tta_views_have_the_sizes_of_beit_v2(recipe, tmp_path):
 
 @pytest.mark.parametrize('size', [(96, 128), (333, 200), (100, 517), (641, 479)])
 def test_tta_keeps_the_ratio_of_any_picture(size, tmp_path):
-    """Small, upright and very long pictures, too."""
+    """Small, upright and very long pictures keep their aspect ratio."""
     recipe = 'vit-b16_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512.py'
     cfg = Config.fromfile(ROOT / 'configs/segmentation' / recipe)
     init_default_scope('mmseg')

@@ -8,7 +8,8 @@ from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.models import MaskDistill
 
 
-def missing(check, *args):
+def error_message(check, *args):
+    """Return the one-line message of the ConfigError that a check raises."""
     with pytest.raises(ConfigError) as error:
         check(*args)
     assert '\n' not in str(error.value)
@@ -34,17 +35,19 @@ def test_data_paths_are_joined_as_mmengine_joins_them(tmp_path):
         (dict(data_prefix='no'), f'{root}/no', 'data_prefix'),
         (dict(data_prefix=dict(img_path='no')), f'{root}/no', 'data_prefix.img_path'),
     ]:
-        text = missing(check_data, dict(a=dict(dataset={**good, **change})), ['a'])
+        text = error_message(
+            check_data, dict(a=dict(dataset={**good, **change})), ['a']
+        )
         assert f"'{path}' (a.dataset.{option}, " in text
 
 
-def test_imagenet_lies_in_the_folder_of_its_split(tmp_path):
+def test_imagenet_is_checked_in_the_folder_of_its_split(tmp_path):
     (tmp_path / 'train').mkdir()
     imagenet = dict(type='ImageNet', data_root=str(tmp_path), split='train')
     cfg = dict(default_scope='mmpretrain', a=dict(dataset=imagenet))
     check_data(cfg, ['a'])
     imagenet['split'] = 'val'
-    assert missing(check_data, cfg, ['a']).startswith(
+    assert error_message(check_data, cfg, ['a']).startswith(
         f"data not found: '{tmp_path}/val' (a.dataset.data_prefix, "
     )
     check_data(
@@ -54,34 +57,34 @@ def test_imagenet_lies_in_the_folder_of_its_split(tmp_path):
         },
         ['a'],
     )
-    # Packed, it lies beside it.
+    # Packed images are next to the folder, not in it.
     packed = dict(imagenet, type='mmmaskdistill.ImageNet', storage='shards')
     cfg['a']['dataset'] = packed
-    assert missing(check_data, cfg, ['a']).startswith(
+    assert error_message(check_data, cfg, ['a']).startswith(
         f"data not found: '{tmp_path}/val_shards' (a.dataset.data_prefix, "
     )
     (tmp_path / 'val_shards').mkdir()
     check_data(cfg, ['a'])
-    # Elsewhere a split is not a folder.
+    # For other datasets, the split does not name a folder.
     check_data({'a': {'dataset': {**imagenet, 'type': 'mmpretrain.CUB'}}}, ['a'])
 
 
-def test_wrapped_data_sets():
+def test_missing_data_of_wrapped_datasets_is_reported():
     bad = dict(data_root='nowhere')
     for dataset, option in [
         (dict(type='RepeatDataset', dataset=bad), 'dataset.data_root'),
         (dict(type='ConcatDataset', datasets=[dict(), bad]), 'datasets.1.data_root'),
     ]:
-        text = missing(check_data, dict(a=dict(dataset=dataset)), ['a'])
+        text = error_message(check_data, dict(a=dict(dataset=dataset)), ['a'])
         assert f'--cfg-options a.dataset.{option}=PATH' in text
 
 
-def test_data_sets_that_download():
+def test_datasets_that_download_their_data_are_not_checked():
     cifar = dict(type='CIFAR10', data_prefix='nowhere')
     check_data(dict(default_scope='mmpretrain', a=dict(dataset=cifar)), ['a'])
     cifar = dict(type='mmpretrain.CIFAR10', data_prefix='no', download=False)
-    assert "'no'" in missing(check_data, dict(a=dict(dataset=cifar)), ['a'])
-    assert "'no'" in missing(
+    assert "'no'" in error_message(check_data, dict(a=dict(dataset=cifar)), ['a'])
+    assert "'no'" in error_message(
         check_data,
         dict(
             default_scope='mmseg',
@@ -91,25 +94,25 @@ def test_data_sets_that_download():
     )
 
 
-def test_weights(tmp_path):
+def test_missing_weights_are_reported(tmp_path):
     (tmp_path / 'a.pth').touch()
-    there = str(tmp_path / 'a.pth')
+    existing = str(tmp_path / 'a.pth')
     check_weights(
         dict(
-            load_from=there,
+            load_from=existing,
             model=dict(
-                teacher=dict(checkpoint=there),
+                teacher=dict(checkpoint=existing),
                 backbone=dict(init_cfg=dict(checkpoint='https://b/c.pth')),
             ),
         )
     )
     check_weights(dict(model=dict(init_cfg=dict(checkpoint=None))))
-    text = missing(
+    text = error_message(
         check_weights,
         dict(model=dict(parts=[dict(init_cfg=dict(checkpoint='no.pth'))])),
     )
     assert "'no.pth' (model.parts.0.init_cfg.checkpoint, " in text
-    assert 'load_from' in missing(check_weights, dict(load_from='no.pth'))
+    assert 'load_from' in error_message(check_weights, dict(load_from='no.pth'))
 
 
 def pretraining(*steps):
@@ -126,7 +129,7 @@ class ImageMaskGenerator(BaseTransform):
         return dict(results, mask=np.zeros(results['img'].shape))
 
 
-def test_masks_have_the_students_grid():
+def test_masks_must_have_the_students_patch_grid():
     model = MaskDistill(
         backbone=dict(
             type='mmmaskdistill.MaskDistillViT',
@@ -155,11 +158,12 @@ def test_masks_have_the_students_grid():
     ):
         check_masks(pretraining(load, step), model)
     check_masks(dict(train_dataloader=dict(dataset=dict(type='Mine'))), model)
-    # As many patches, of another grid.
+    # The number of patches is right, but the grid is not.
     bad = pretraining(load, dict(block, input_size=(4, 2)))
     for wrapped in (model, nn.parallel.DataParallel(model)):
         assert (
             'BlockMaskGenerator of the training pipeline draws masks of '
             '4 x 2 patches, the student MaskDistillViT has 2 x 4'
-        ) in missing(check_masks, bad, wrapped)
-    check_masks(dict(), nn.Identity())  # is no pre-training
+        ) in error_message(check_masks, bad, wrapped)
+    # Models other than MaskDistill are not checked.
+    check_masks(dict(), nn.Identity())

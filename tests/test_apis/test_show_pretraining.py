@@ -67,7 +67,7 @@ def checkpoint(tmp_path):
     return str(tmp_path / 'a.pth')
 
 
-def test_weights_are_the_checkpoints(checkpoint):
+def test_model_has_the_weights_of_the_checkpoint(checkpoint):
     model = init_pretraining(CONFIG, checkpoint)
     state = torch.load(checkpoint)['state_dict']
     for key, tensor in model.state_dict().items():
@@ -75,7 +75,7 @@ def test_weights_are_the_checkpoints(checkpoint):
     assert not model.training
 
 
-def test_what_is_not_a_pretraining_is_refused(checkpoint, tmp_path):
+def test_other_checkpoints_and_configs_are_refused(checkpoint, tmp_path):
     state = torch.load(checkpoint)['state_dict']
     del state['head.weight']
     torch.save(dict(state_dict=state), tmp_path / 'b.pth')
@@ -89,15 +89,15 @@ def test_what_is_not_a_pretraining_is_refused(checkpoint, tmp_path):
 @pytest.fixture
 def images(tmp_path):
     paths = []
-    for i, colour in enumerate(((200, 30, 10), (20, 40, 220))):
+    for i, color in enumerate(((200, 30, 10), (20, 40, 220))):
         paths.append(str(tmp_path / f'{i}.png'))
-        Image.new('RGB', (90, 80), colour).save(paths[-1])
+        Image.new('RGB', (90, 80), color).save(paths[-1])
     return paths
 
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """What is handed over to be drawn."""
+    """Replace ``draw_pretraining`` and record the arguments it is called with."""
     drawn = {}
     names = ('images', 'masks', 'pairs', 'errors', 'out')
     monkeypatch.setattr(
@@ -107,10 +107,10 @@ def drawn(monkeypatch):
     return drawn
 
 
-def test_picture_shows_what_the_model_was_given(checkpoint, images, drawn):
+def test_picture_shows_the_inputs_of_the_model(checkpoint, images, drawn):
     model = init_pretraining(CONFIG, checkpoint)
     show_pretraining(model, images, 'out.png')
-    # Colours are drawn as RGB, whatever the pipeline loads them as.
+    # The images are drawn in RGB order; the pipeline loads them in BGR order.
     np.testing.assert_array_equal(drawn['images'][0, 5, 5], (200, 30, 10))
     np.testing.assert_array_equal(drawn['images'][1, 5, 5], (20, 40, 220))
     assert drawn['masks'].shape == (2, 4, 4) and drawn['masks'].sum() == 12
@@ -123,7 +123,7 @@ def test_picture_shows_what_the_model_was_given(checkpoint, images, drawn):
 
 
 def variant(model, mask=None):
-    """CONFIG with other parts."""
+    """Return CONFIG with other parts of the model and another mask generator."""
     config = deepcopy(CONFIG)
     config.model = {**config.model, **deepcopy(model)}
     if mask:
@@ -246,9 +246,10 @@ METHODS = dict(
 
 
 @pytest.mark.parametrize('name', METHODS)
-def test_error_of_any_method_is_its_loss(name, images, drawn):
-    """Without a checkpoint; the errors' mean is the loss of those images."""
-    if name == 'codes':  # DALL-E's stride is half the student's
+def test_mean_of_drawn_errors_is_the_loss(name, images, drawn):
+    """The mean of the drawn errors is the loss, also without a checkpoint."""
+    if name == 'codes':
+        # The stride of DALL-E's tokenizer is half the student's.
         METHODS[name].train_dataloader.dataset.pipeline[1] = dict(
             type='mmmaskdistill.RandomJitteredCrop', scale=64, second_scale=32
         )
@@ -281,7 +282,7 @@ def test_error_of_any_method_is_its_loss(name, images, drawn):
 
 
 def test_views_are_normalized_as_in_training(images, drawn):
-    """Of a config whose preprocessor is beside the model, as the recipes'."""
+    """The preprocessor may stand next to the model, as in the recipes."""
     config = deepcopy(CONFIG)
     config.data_preprocessor = config.model.pop('data_preprocessor')
     model = init_pretraining(config)

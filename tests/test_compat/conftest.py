@@ -33,7 +33,7 @@ class Points(Dataset):
 
 
 class Count(BaseMetric):
-    """What a metric returns is often a numpy scalar."""
+    """A metric that returns a numpy scalar, as many metrics do."""
 
     default_prefix = 'count'
 
@@ -46,13 +46,17 @@ class Count(BaseMetric):
 
 @pytest.fixture
 def build_runner(tmp_path):
-    """Builds Runners of a tiny model, whose checkpoints have all that
-    mmengine writes: log history, scheduler, optimizer, a best score."""
+    """Build Runners of a tiny model.
+
+    Their checkpoints hold everything that mmengine can write: the log history,
+    the scheduler, the optimizer and a best score.
+    """
 
     def build(
         name='run', iters=4, optim_wrapper='OptimWrapper', keep=-1, **kwargs
     ) -> Runner:
-        torch.manual_seed(0)  # the model is built before the Runner seeds
+        # The Runner sets its seed only after the model has been built.
+        torch.manual_seed(0)
         loader = dict(dataset=Points(), batch_size=2, num_workers=0)
         return Runner(
             Model(),

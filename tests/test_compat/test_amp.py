@@ -24,7 +24,7 @@ def sgd():
     return torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
 
 
-def test_mmengine_alone_refuses():
+def test_unpatched_mmengine_refuses_amp_without_accelerator():
     wrapper = object.__new__(AmpOptimWrapper)
     with pytest.raises(AssertionError, match='only available training'):
         wrapper.__init__(optimizer=sgd())
@@ -38,7 +38,7 @@ def test_mmengine_alone_refuses():
         dict(loss_scale=dict(init_scale=512.0), dtype='bfloat16', use_fsdp=False),
     ],
 )
-def test_falls_back_and_keeps_the_other_options(options):
+def test_fallback_without_accelerator_keeps_other_options(options):
     wrapper = OPTIM_WRAPPERS.build(
         dict(
             type='AmpOptimWrapper',
@@ -53,7 +53,7 @@ def test_falls_back_and_keeps_the_other_options(options):
     assert wrapper.clip_grad_kwargs == dict(max_norm=1.0)
 
 
-def test_says_so(caplog):
+def test_fallback_is_logged_with_the_dropped_options(caplog):
     logger = MMLogger.get_current_instance()
     logger.addHandler(caplog.handler)
     try:
@@ -63,7 +63,7 @@ def test_says_so(caplog):
     assert 'OptimWrapper (loss_scale=512.0' in caplog.text
 
 
-def test_through_a_layer_decay_constructor():
+def test_fallback_works_with_a_layer_decay_constructor():
     from mmpretrain.models import VisionTransformer
 
     vit = VisionTransformer(
@@ -87,7 +87,7 @@ def test_through_a_layer_decay_constructor():
     assert len({group['lr'] for group in wrapper.param_groups}) > 1
 
 
-def test_trains(build_runner):
+def test_fallback_trains(build_runner):
     runner = build_runner(optim_wrapper='AmpOptimWrapper')
     before = runner.model.linear.weight.clone()
     runner.train()
@@ -95,7 +95,7 @@ def test_trains(build_runner):
     assert not torch.equal(before, runner.model.linear.weight)
 
 
-def test_resumes_what_was_trained_with_a_loss_scale():
+def test_fallback_loads_a_state_dict_with_a_loss_scale():
     wrapper = OptimWrapper(sgd())
     state = wrapper.state_dict()
     state['loss_scaler'] = dict(scale=512.0)
@@ -104,13 +104,13 @@ def test_resumes_what_was_trained_with_a_loss_scale():
     assert wrapper.param_groups[0]['lr'] == 0.25
 
 
-def test_with_an_accelerator_nothing_changes(monkeypatch):
+def test_with_accelerator_the_wrapper_is_unchanged(monkeypatch):
     monkeypatch.setattr(amp, 'has_accelerator', lambda: True)
     wrapper = AmpOptimWrapper.__new__(AmpOptimWrapper, loss_scale=512.0)
     assert type(wrapper) is AmpOptimWrapper
 
 
-def test_subclass_is_left_alone():
+def test_subclass_of_the_wrapper_is_unchanged():
 
     class Own(AmpOptimWrapper):
         pass

@@ -18,7 +18,7 @@ from mmmaskdistill.compat import (
 )
 
 
-def remedies():
+def patched_functions():
     return (
         mmengine.dist.utils._init_dist_pytorch,
         MMDistributedDataParallel.__init__,
@@ -28,10 +28,10 @@ def remedies():
     )
 
 
-def test_applying_again_changes_nothing():
-    before = remedies()
+def test_applying_the_patches_again_changes_nothing():
+    before = patched_functions()
     count = len(torch.serialization.get_safe_globals())
-    for quirk in (
+    for module in (
         package_paths,
         compiled_ops,
         multimodal,
@@ -42,6 +42,6 @@ def test_applying_again_changes_nothing():
         amp,
         gloo,
     ):
-        quirk.apply()
-    assert remedies() == before
+        module.apply()
+    assert patched_functions() == before
     assert len(torch.serialization.get_safe_globals()) == count

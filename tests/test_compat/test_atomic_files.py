@@ -11,7 +11,11 @@ from mmmaskdistill.compat import atomic_files
 
 
 def killed_during(write) -> bool:
-    """Run ``write`` in a process that is killed before the file is complete."""
+    """Run ``write`` in a process that is killed before the file is complete.
+
+    Returns:
+        bool: Whether the process was killed.
+    """
     pid = os.fork()
     if pid == 0:
         os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)
@@ -27,7 +31,7 @@ def file(tmp_path):
     return file
 
 
-def test_mmengine_alone_leaves_half_a_file(file):
+def test_unpatched_mmengine_leaves_an_incomplete_file(file):
     put = FunctionType(
         LocalBackend.put.__code__,
         {**LocalBackend.put.__globals__, 'open': builtins.open},
@@ -37,7 +41,7 @@ def test_mmengine_alone_leaves_half_a_file(file):
     assert file.read_bytes() == b''
 
 
-def test_killed_run_leaves_the_old_file(file):
+def test_killed_write_keeps_the_old_file(file):
     assert killed_during(lambda: LocalBackend().put(b'new', file))
     assert file.read_bytes() == b'old'
     assert not [
@@ -51,7 +55,7 @@ def test_killed_run_leaves_the_old_file(file):
     assert os.listdir(file.parent) == [file.name]
 
 
-def test_killed_run_leaves_the_old_last_checkpoint(tmp_path):
+def test_killed_write_keeps_the_old_last_checkpoint(tmp_path):
     file = tmp_path / 'last_checkpoint'
     file.write_text('old')
 
@@ -65,14 +69,14 @@ def test_killed_run_leaves_the_old_last_checkpoint(tmp_path):
     assert file.read_text() == 'new'
 
 
-def test_failed_write_leaves_nothing_behind(file):
+def test_failed_write_keeps_the_old_file_and_adds_none(file):
     with pytest.raises(TypeError):
         LocalBackend().put('text, not bytes', file)
     assert file.read_bytes() == b'old'
     assert os.listdir(file.parent) == [file.name]
 
 
-def test_text_and_new_folders(tmp_path):
+def test_text_is_encoded_and_missing_folders_are_made(tmp_path):
     file = tmp_path / 'a' / 'b.txt'
     LocalBackend().put_text('käse', file, encoding='latin-1')
     assert file.read_bytes() == 'käse'.encode('latin-1')
@@ -80,12 +84,12 @@ def test_text_and_new_folders(tmp_path):
     assert (tmp_path / 'c.json').read_text() == '{"a": 1}'
 
 
-def test_permissions_are_those_of_open(file):
+def test_file_permissions_equal_those_of_open(file):
     (file.parent / 'plain').write_bytes(b'')
     assert file.stat().st_mode == (file.parent / 'plain').stat().st_mode
 
 
-def test_a_link_stays_a_link(file):
+def test_writing_through_a_symbolic_link_keeps_the_link(file):
     link = file.parent / 'latest.pth'
     link.symlink_to(file)
     LocalBackend().put(b'new', link)
@@ -93,12 +97,12 @@ def test_a_link_stays_a_link(file):
     assert file.read_bytes() == b'new'
 
 
-def test_a_device_stays_a_device():
+def test_writing_to_a_device_keeps_the_device():
     LocalBackend().put(b'new', os.devnull)
     assert not os.path.isfile(os.devnull)
 
 
-def test_reading_is_untouched(file):
+def test_reading_and_appending_work_as_with_open(file):
     assert LocalBackend().get(file) == b'old'
     with atomic_files.open_atomically(file, 'ab') as f:
         f.write(b' and more')

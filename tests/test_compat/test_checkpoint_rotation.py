@@ -9,8 +9,8 @@ class Killed(Exception):
 
 
 @pytest.fixture
-def interrupted(build_runner, monkeypatch):
-    """A run that keeps one checkpoint and ends while it writes the second."""
+def interrupted_runner(build_runner, monkeypatch):
+    """A runner with ``max_keep_ckpts=1`` that is killed in its second save."""
     runner = build_runner(keep=1, iters=4)
     save = runner.save_checkpoint
 
@@ -27,22 +27,22 @@ def checkpoints(runner):
     return sorted(f for f in os.listdir(runner.work_dir) if f.startswith('iter_'))
 
 
-def test_mmengine_alone_leaves_none(interrupted, monkeypatch):
+def test_unpatched_mmengine_leaves_no_checkpoint(interrupted_runner, monkeypatch):
     monkeypatch.setattr(
         CheckpointHook,
         '_save_checkpoint_with_step',
         CheckpointHook._save_checkpoint_with_step.__wrapped__,
     )
     with pytest.raises(Killed):
-        interrupted.train()
-    assert checkpoints(interrupted) == []
+        interrupted_runner.train()
+    assert checkpoints(interrupted_runner) == []
 
 
-def test_the_first_is_still_there(interrupted):
+def test_old_checkpoint_stays_until_the_next_is_written(interrupted_runner):
     with pytest.raises(Killed):
-        interrupted.train()
-    assert checkpoints(interrupted) == ['iter_2.pth']
-    with open(os.path.join(interrupted.work_dir, 'last_checkpoint')) as file:
+        interrupted_runner.train()
+    assert checkpoints(interrupted_runner) == ['iter_2.pth']
+    with open(os.path.join(interrupted_runner.work_dir, 'last_checkpoint')) as file:
         assert os.path.isfile(file.read())
 
 
@@ -54,7 +54,7 @@ def test_the_first_is_still_there(interrupted):
         (-1, ['iter_2.pth', 'iter_4.pth', 'iter_6.pth']),
     ],
 )
-def test_as_many_are_kept_as_asked(build_runner, keep, kept):
+def test_max_keep_ckpts_checkpoints_are_kept(build_runner, keep, kept):
     runner = build_runner(keep=keep, iters=6)
     runner.train()
     assert checkpoints(runner) == kept

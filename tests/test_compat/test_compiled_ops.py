@@ -15,7 +15,7 @@ without_ops = pytest.mark.skipif(mmcv_full_available(), reason='mmcv is compiled
 
 
 @without_ops
-def test_mmcv_alone_does_not_import_its_ops():
+def test_unpatched_mmcv_cannot_import_its_ops():
     run = subprocess.run(
         [sys.executable, '-c', 'import mmcv.ops'], capture_output=True, text=True
     )
@@ -23,13 +23,13 @@ def test_mmcv_alone_does_not_import_its_ops():
     assert "No module named 'mmcv._ext'" in run.stderr
 
 
-def test_toolkits_import():
+def test_mmseg_and_mmpretrain_can_be_imported():
     importlib.import_module('mmseg.models')
     importlib.import_module('mmpretrain.models')
 
 
 @without_ops
-def test_placeholder_is_gone_after_import():
+def test_placeholder_module_is_removed_after_the_import():
     assert 'mmcv._ext' not in sys.modules
     assert not mmcv_full_available()
     if hasattr(pkgutil, 'find_loader'):
@@ -37,7 +37,7 @@ def test_placeholder_is_gone_after_import():
 
 
 @without_ops
-def test_calling_an_op_names_it_and_the_package():
+def test_calling_a_missing_op_names_it_and_the_package_with_it():
     from mmcv.ops import ModulatedDeformConv2dPack
 
     conv = ModulatedDeformConv2dPack(1, 1, 1)
@@ -47,7 +47,7 @@ def test_calling_an_op_names_it_and_the_package():
         conv(torch.zeros(1, 1, 2, 2))
 
 
-def test_ops_of_plain_torch_work():
+def test_ops_written_in_plain_torch_work():
     from mmcv.ops import point_sample
 
     image = torch.rand(1, 2, 4, 5)
@@ -58,7 +58,7 @@ def test_ops_of_plain_torch_work():
     torch.testing.assert_close(point_sample(image, points), expected)
 
 
-def test_compiled_mmcv_is_left_untouched(tmp_path, monkeypatch):
+def test_compiled_mmcv_is_not_patched(tmp_path, monkeypatch):
     (tmp_path / '_ext.py').write_text('nms = "compiled"')
     monkeypatch.setattr(mmcv, '__path__', [str(tmp_path), *mmcv.__path__])
     monkeypatch.delitem(sys.modules, 'mmcv.ops')

@@ -55,9 +55,9 @@ assert torch.equal(first, second)
 
 
 @pytest.mark.skipif(
-    torch.cuda.is_available(), reason='mmengine alone needs no remedy here'
+    torch.cuda.is_available(), reason='mmengine works unpatched where there is a GPU'
 )
-def test_mmengine_alone_needs_a_gpu(monkeypatch):
+def test_unpatched_mmengine_needs_a_gpu_for_gloo(monkeypatch):
     for name, value in dict(
         RANK='0',
         LOCAL_RANK='0',
@@ -71,7 +71,7 @@ def test_mmengine_alone_needs_a_gpu(monkeypatch):
 
 
 @pytest.fixture
-def alone(tmp_path, monkeypatch):
+def single_process_group(tmp_path, monkeypatch):
     """A process group of one process, on a machine without an accelerator."""
     monkeypatch.setattr(gloo, 'has_accelerator', lambda: False)
     torch.distributed.init_process_group(
@@ -81,7 +81,7 @@ def alone(tmp_path, monkeypatch):
     torch.distributed.destroy_process_group()
 
 
-def test_mmengine_alone_gives_the_wrapper_a_gpu(alone):
+def test_unpatched_mmengine_rejects_device_ids_on_cpu(single_process_group):
     wrapper = object.__new__(MMDistributedDataParallel)
     with pytest.raises(Exception, match='device_ids'):
         MMDistributedDataParallel.__init__.__wrapped__(
@@ -89,7 +89,7 @@ def test_mmengine_alone_gives_the_wrapper_a_gpu(alone):
         )
 
 
-def test_wrapper_named_in_a_config(alone):
+def test_wrapper_built_from_a_config_drops_device_ids(single_process_group):
     wrapper = MODEL_WRAPPERS.build(
         dict(
             type='MMDistributedDataParallel',
@@ -102,7 +102,7 @@ def test_wrapper_named_in_a_config(alone):
     assert wrapper.find_unused_parameters
 
 
-def test_sync_batchnorm_becomes_batchnorm(alone):
+def test_sync_batchnorm_becomes_batchnorm(single_process_group):
     norm = nn.SyncBatchNorm(2)
     nn.init.uniform_(norm.weight)
     wrapper = MMDistributedDataParallel(nn.Sequential(norm), device_ids=[0])
@@ -113,7 +113,7 @@ def test_sync_batchnorm_becomes_batchnorm(alone):
     torch.testing.assert_close(wrapper(x), expected)
 
 
-def test_two_processes_train_together(tmp_path):
+def test_two_cpu_processes_train_the_same_weights(tmp_path):
     script = tmp_path / 'train.py'
     script.write_text(TRAIN)
     run = subprocess.run(

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def newer_transformers(tmp_path):
-    """A folder with a stand-in for transformers 5, and pycocotools."""
+    """A folder with stand-ins for transformers 5 and for pycocotools."""
     for name, version in (('transformers', '5.0.0'), ('pycocotools', '2.0.8')):
         (tmp_path / name).mkdir()
         (tmp_path / name / '__init__.py').write_text('')
@@ -35,14 +35,14 @@ def run(folder, code):
     )
 
 
-def test_mmpretrain_alone_does_not_import(newer_transformers):
-    alone = run(newer_transformers, 'import mmpretrain.models')
-    assert alone.returncode != 0
-    assert 'transformers' in alone.stderr
+def test_unpatched_mmpretrain_fails_with_transformers_5(newer_transformers):
+    unpatched = run(newer_transformers, 'import mmpretrain.models')
+    assert unpatched.returncode != 0
+    assert 'transformers' in unpatched.stderr
 
 
-def test_mmpretrain_imports_without_its_multimodal_models(newer_transformers):
-    ours = run(
+def test_patched_mmpretrain_imports_without_multimodal_models(newer_transformers):
+    patched = run(
         newer_transformers,
         'import mmmaskdistill, mmpretrain.models\n'
         'from mmpretrain.registry import MODELS\n'
@@ -51,4 +51,4 @@ def test_mmpretrain_imports_without_its_multimodal_models(newer_transformers):
         'assert MODELS.get("ImageClassifier") is not None\n'
         'MODELS.build(dict(type="Flamingo"))',
     )
-    assert 'requires extra multi-modal' in ours.stderr, ours.stderr
+    assert 'requires extra multi-modal' in patched.stderr, patched.stderr

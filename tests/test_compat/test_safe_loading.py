@@ -12,8 +12,8 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from mmmaskdistill.compat import safe_loading
 
 
-class Harmful:
-    """Runs code when it is unpickled."""
+class RunsCode:
+    """An object that runs code (it makes a folder) when it is unpickled."""
 
     def __init__(self, trace):
         self.trace = str(trace)
@@ -22,8 +22,8 @@ class Harmful:
         return os.mkdir, (self.trace,)
 
 
-class Attribute:
-    """Is unpickled by a call of ``getattr``."""
+class AsksForAttribute:
+    """An object that is unpickled by a call of ``getattr``."""
 
     def __init__(self, owner, name):
         self.args = owner, name
@@ -33,7 +33,7 @@ class Attribute:
 
 
 @pytest.fixture
-def nothing_allowed():
+def no_safe_globals():
     allowed = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
     yield
@@ -47,21 +47,23 @@ def checkpoint_file(build_runner):
     return os.path.join(runner.work_dir, 'iter_4.pth')
 
 
-def test_torch_alone_refuses_what_mmengine_writes(checkpoint_file, nothing_allowed):
+def test_unpatched_torch_refuses_mmengine_checkpoints(checkpoint_file, no_safe_globals):
     with pytest.raises(UnpicklingError, match='HistoryBuffer'):
         torch.load(checkpoint_file)
 
 
-def test_resume(build_runner, checkpoint_file):
-    straight = build_runner('straight', iters=6)
-    straight.train()
+def test_resumed_run_has_the_weights_and_log_of_a_whole_run(
+    build_runner, checkpoint_file
+):
+    whole = build_runner('whole', iters=6)
+    whole.train()
     resumed = build_runner('resumed', iters=6, resume=True, load_from=checkpoint_file)
     resumed.train()
-    for name, value in straight.model.state_dict().items():
+    for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
     losses = resumed.message_hub.get_scalar('train/loss')
     assert len(losses._log_history) == 6
-    assert losses.mean() == straight.message_hub.get_scalar('train/loss').mean()
+    assert losses.mean() == whole.message_hub.get_scalar('train/loss').mean()
 
 
 @pytest.mark.parametrize(
@@ -75,7 +77,7 @@ def test_resume(build_runner, checkpoint_file):
     ],
     ids=lambda v: type(v).__name__,
 )
-def test_what_mmengine_may_write_loads(tmp_path, value):
+def test_types_in_mmengine_checkpoints_load(tmp_path, value):
     file = tmp_path / 'checkpoint.pth'
     torch.save(dict(meta=value), file)
     loaded = CheckpointLoader.load_checkpoint(str(file), 'cpu')['meta']
@@ -84,7 +86,7 @@ def test_what_mmengine_may_write_loads(tmp_path, value):
 
 
 @pytest.mark.parametrize('core', ['core', '_core'])
-def test_numpy_scalars_of_both_major_versions_load(tmp_path, core):
+def test_scalars_written_by_numpy_1_and_2_load(tmp_path, core):
     file = tmp_path / 'checkpoint.pth'
     torch.save(dict(score=np.float64(0.5)), file, _use_new_zipfile_serialization=False)
     here = np.float64(0.5).__reduce__()[0].__module__.encode()
@@ -95,21 +97,21 @@ def test_numpy_scalars_of_both_major_versions_load(tmp_path, core):
     assert torch.load(file)['score'] == 0.5
 
 
-def test_file_that_runs_code_is_refused(tmp_path):
+def test_checkpoint_that_runs_code_is_refused(tmp_path):
     file, trace = tmp_path / 'harmful.pth', tmp_path / 'trace'
-    torch.save(dict(state_dict=Harmful(trace)), file)
+    torch.save(dict(state_dict=RunsCode(trace)), file)
     with pytest.raises(UnpicklingError):
         CheckpointLoader.load_checkpoint(str(file), 'cpu')
     assert not trace.exists()
 
 
-def test_address_of_a_file_that_runs_code_is_refused(tmp_path):
+def test_downloaded_checkpoint_that_runs_code_is_refused(tmp_path):
     file, trace = tmp_path / 'harmful.pth', tmp_path / 'trace'
-    torch.save(dict(state_dict=Harmful(trace)), file)
+    torch.save(dict(state_dict=RunsCode(trace)), file)
     with pytest.raises(UnpicklingError):
         checkpoint.load_url(file.as_uri(), model_dir=str(tmp_path / 'cache'))
     assert not trace.exists()
-    # What is guarded against: torch's own default.
+    # The same file does run its code with the default of torch's load_url.
     checkpoint.load_url.func(file.as_uri(), model_dir=str(tmp_path / 'cache'))
     assert trace.exists()
 
@@ -122,9 +124,9 @@ def test_address_of_a_file_that_runs_code_is_refused(tmp_path):
         (np.ndarray, 'tofile'),
     ],
 )
-def test_other_attributes_are_refused(tmp_path, owner, name):
+def test_getattr_in_a_file_reaches_no_other_attribute(tmp_path, owner, name):
     file = tmp_path / 'checkpoint.pth'
-    torch.save(dict(meta=Attribute(owner, name)), file)
+    torch.save(dict(meta=AsksForAttribute(owner, name)), file)
     with pytest.raises(UnpicklingError, match=name):
         CheckpointLoader.load_checkpoint(str(file), 'cpu')
 

@@ -19,7 +19,7 @@ ONEDL = {
 
 
 @pytest.mark.parametrize('installed', [OFFICIAL, ONEDL])
-def test_one_family_is_accepted(installed, recwarn):
+def test_packages_of_one_family_are_accepted(installed, recwarn):
     toolkits.check_mixture(installed)
     toolkits.check_mmcv(installed, importable=True)
     assert not recwarn.list
@@ -40,7 +40,7 @@ def test_official_and_fork_together_are_refused(fork, official):
     assert f'pip uninstall -y {official} {fork}' in str(error.value)
 
 
-def test_two_mmcvs_are_warned_of():
+def test_two_mmcv_distributions_cause_a_warning():
     with pytest.warns(UserWarning, match='mmcv and mmcv-lite'):
         toolkits.check_mixture({**OFFICIAL, 'mmcv': '2.1.0'})
 
@@ -52,12 +52,12 @@ def test_two_mmcvs_are_warned_of():
         (ONEDL, 'pip install onedl-mmcv'),
     ],
 )
-def test_missing_mmcv_names_the_command(installed, command):
+def test_missing_mmcv_error_names_the_install_command(installed, command):
     with pytest.raises(ImportError, match=command):
         toolkits.check_mmcv(installed, importable=False)
 
 
-def test_missing_mmcv_is_noticed(monkeypatch):
+def test_apply_notices_that_mmcv_is_missing(monkeypatch):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(ImportError, match='mmcv is not installed'):
         toolkits.apply()
@@ -69,6 +69,6 @@ def test_mmcv_too_new_for_official_mmseg_is_refused():
         toolkits.check_mmcv(installed, importable=True)
 
 
-def test_what_is_installed_here_is_found():
+def test_installed_distributions_include_mmpretrain():
     installed = toolkits.installed_distributions()
     assert {'mmpretrain', 'onedl-mmpretrain'} & set(installed)

@@ -6,7 +6,7 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 
-import mmmaskdistill  # noqa: F401  before configs are read
+import mmmaskdistill  # noqa: F401  (needed before configs are read)
 
 CONFIGS = Path(__file__).parent.parent.parent / 'configs'
 
@@ -21,25 +21,25 @@ def recipe_names():
 
 @pytest.fixture(params=recipe_names())
 def name(request):
-    """Each recipe's name in turn."""
+    """The name of a recipe; a test that uses it runs for every recipe."""
     return request.param
 
 
 @pytest.fixture(scope='session')
 def names():
-    """The recipes' names."""
+    """The names of all recipes."""
     return recipe_names()
 
 
 @pytest.fixture(scope='session')
 def recipe():
-    """Read the config of a name, each file once."""
+    """Read the config of a recipe; each file is read only once."""
     read = {}
 
     def get(name):
         if name not in read:
             (path,) = CONFIGS.glob(f'*/{name}.py')
-            # Formatting it for the log is slow.
+            # Formatting the config as Python code is slow.
             read[name] = Config.fromfile(path, format_python_code=False)
         return deepcopy(read[name])
 
@@ -54,17 +54,21 @@ def picture(path, shape, top=256):
 
 @pytest.fixture(scope='session')
 def data(tmp_path_factory):
-    """A folder with `data/` as ImageNet and ADE20K lie in it, two images a
-    split."""
-    place = tmp_path_factory.mktemp('recipes')
+    """A folder whose `data/` has the layout of ImageNet and ADE20K.
+
+    Every split has two images.
+    """
+    workspace = tmp_path_factory.mktemp('recipes')
     for split in ('train', 'val'):
         for i in range(1000):
-            (place / f'data/imagenet/{split}/n{i}').mkdir(parents=True)
+            (workspace / f'data/imagenet/{split}/n{i}').mkdir(parents=True)
         for name in ('n0', 'n1'):
-            picture(place / f'data/imagenet/{split}/{name}/{name}.JPEG', (90, 100, 3))
-    ade = place / 'data/ade/ADEChallengeData2016'
+            picture(
+                workspace / f'data/imagenet/{split}/{name}/{name}.JPEG', (90, 100, 3)
+            )
+    ade = workspace / 'data/ade/ADEChallengeData2016'
     for split in ('training', 'validation'):
         for i in range(2):
             picture(ade / f'images/{split}/{i}.jpg', (70, 80, 3))
             picture(ade / f'annotations/{split}/{i}.png', (70, 80), 151)
-    return place
+    return workspace

@@ -1,6 +1,6 @@
-"""The pipelines against timm's and torchvision's, on a photograph.
+"""The recipes' pipelines against those of timm and torchvision, on a photograph.
 
-The numbers are those of configs/finetune/README.md.
+configs/finetune/README.md quotes the numbers that are checked here.
 """
 
 import random
@@ -44,48 +44,48 @@ def step(cfg, kind):
     return TRANSFORMS.build(config)
 
 
-def test_test_pictures_are_torchvision_s(recipe, photograph):
+def test_test_images_equal_torchvisions(recipe, photograph):
     pipeline = recipe(FINETUNING).test_dataloader.dataset.pipeline
-    ours = Compose(pipeline[1:-1])(dict(img=bgr(photograph)))['img']
-    theirs = transforms.Compose(
+    result = Compose(pipeline[1:-1])(dict(img=bgr(photograph)))['img']
+    expected = transforms.Compose(
         [transforms.Resize(256, BICUBIC), transforms.CenterCrop(224)]
     )(photograph)
-    np.testing.assert_array_equal(ours, bgr(theirs))
+    np.testing.assert_array_equal(result, bgr(expected))
 
 
-def test_crops_are_torchvision_s(recipe, photograph):
+def test_random_crops_equal_torchvisions(recipe, photograph):
     crop = step(recipe(FINETUNING), 'RandomResizedCrop')
     np.random.seed(0)
     box = crop.rand_crop_params(np.asarray(photograph))
     np.random.seed(0)
-    ours = crop(dict(img=bgr(photograph)))['img']
-    theirs = functional.resized_crop(photograph, *box, [224, 224], BICUBIC)
-    np.testing.assert_array_equal(ours, bgr(theirs))
+    result = crop(dict(img=bgr(photograph)))['img']
+    expected = functional.resized_crop(photograph, *box, [224, 224], BICUBIC)
+    np.testing.assert_array_equal(result, bgr(expected))
 
 
-def test_rand_augment_is_timm_s(recipe, photograph, monkeypatch):
-    """Exactly, but for interpolation and rounding."""
+def test_rand_augment_operations_equal_timms(recipe, photograph, monkeypatch):
+    """The operations differ from timm's only by interpolation and rounding."""
     small = photograph.resize((224, 224), Image.BICUBIC)
-    ours = list(step(recipe(FINETUNING), 'RandAugment'))
-    theirs = timm.data.auto_augment.rand_augment_transform(
+    operations = list(step(recipe(FINETUNING), 'RandAugment'))
+    timm_operations = timm.data.auto_augment.rand_augment_transform(
         'rand-m9-mstd0.5-inc1',
         dict(
             translate_const=100, img_mean=(124, 116, 104), interpolation=Image.BICUBIC
         ),
     ).ops
-    assert len(ours) == len(theirs) == 15
+    assert len(operations) == len(timm_operations) == 15
     monkeypatch.setattr(timm.data.auto_augment, '_randomly_negate', lambda value: value)
     distance = {}
-    for our, their in zip(ours, theirs):
-        assert (our.prob, their.prob) == (0.5, 0.5)
-        our.prob = their.prob = 1
-        our.magnitude_std = their.magnitude_std = 0
-        # OpenCV counts angles, shears and offsets the other way round.
-        turned = type(our).__name__ in ('Rotate', 'Shear', 'Translate')
-        our.random_negative_prob = float(turned)
-        picture = our(dict(img=bgr(small)))['img']
-        difference = picture.astype(float) - bgr(their(small))
-        distance[their.name] = np.abs(difference).mean()
+    for operation, timm_operation in zip(operations, timm_operations):
+        assert (operation.prob, timm_operation.prob) == (0.5, 0.5)
+        operation.prob = timm_operation.prob = 1
+        operation.magnitude_std = timm_operation.magnitude_std = 0
+        # OpenCV uses the opposite sign for angles, shears and offsets.
+        reversed_sign = type(operation).__name__ in ('Rotate', 'Shear', 'Translate')
+        operation.random_negative_prob = float(reversed_sign)
+        picture = operation(dict(img=bgr(small)))['img']
+        difference = picture.astype(float) - bgr(timm_operation(small))
+        distance[timm_operation.name] = np.abs(difference).mean()
     geometric = ('Rotate', 'ShearX', 'ShearY', 'TranslateXRel', 'TranslateYRel')
     for name in geometric:
         assert distance.pop(name) < 2
@@ -94,7 +94,7 @@ def test_rand_augment_is_timm_s(recipe, photograph, monkeypatch):
     assert max(distance.values()) < 0.01
 
 
-def test_random_erasing_is_timm_s_but_clipped(recipe):
+def test_random_erasing_equals_timms_except_for_clipping(recipe):
     erase = step(recipe(FINETUNING), 'RandomErasing')
     erase.erase_prob = 1.0
     mean = np.array(erase.fill_color)
@@ -111,24 +111,26 @@ def test_random_erasing_is_timm_s_but_clipped(recipe):
         values.append(((noise - mean) / std).ravel()[::50])
     values = np.concatenate(values)
     assert abs(values.mean()) < 0.02
-    assert values.std() == pytest.approx(0.97, abs=0.01)  # 1 in timm
+    # timm does not clip, so its standard deviation is 1.
+    assert values.std() == pytest.approx(0.97, abs=0.01)
     assert values.min() > -2.2 and values.max() < 2.7
 
     random.seed(0)
-    theirs = RandomErasing(1.0, mode='pixel', device='cpu')
+    timm_erase = RandomErasing(1.0, mode='pixel', device='cpu')
     shares = [
-        (theirs(torch.full((3, 224, 224), 9.0)) < 9).float().mean() for _ in range(500)
+        (timm_erase(torch.full((3, 224, 224), 9.0)) < 9).float().mean()
+        for _ in range(500)
     ]
     assert np.mean(areas) == pytest.approx(np.mean(shares), abs=0.01)
 
 
-def test_label_smoothing_is_timm_s():
-    """Also of labels that mixup or cutmix mixed."""
+def test_label_smoothing_equals_timms():
+    """The loss also equals timm's for labels that mixup or cutmix has mixed."""
     scores = torch.randn(4, 1000)
     labels = torch.tensor([3, 999, 0, 17])
     one_hot = torch.nn.functional.one_hot(labels, 1000).float()
     mixed = 0.3 * one_hot + 0.7 * one_hot.flip(0)
-    theirs = mixup_target(labels, 1000, lam=0.3, smoothing=0.1)
-    expected = -(theirs * log_softmax(scores, 1)).sum(1).mean()
-    ours = LabelSmoothLoss(0.1, mode='original')(scores, mixed)
-    torch.testing.assert_close(ours, expected, rtol=1e-6, atol=0)
+    targets = mixup_target(labels, 1000, lam=0.3, smoothing=0.1)
+    expected = -(targets * log_softmax(scores, 1)).sum(1).mean()
+    result = LabelSmoothLoss(0.1, mode='original')(scores, mixed)
+    torch.testing.assert_close(result, expected, rtol=1e-6, atol=0)

@@ -1,4 +1,4 @@
-"""Every recipe's config runs, at reduced size, on data in the usual layout."""
+"""Every recipe runs, at reduced size, on data in the usual folder layout."""
 
 from itertools import product
 
@@ -15,7 +15,7 @@ SMALLER = {(512, 512): (64, 64), (341, 341): (43, 43), (2048, 512): (256, 64)}
 
 
 def smaller(node):
-    """Segmentation at an eighth of the size."""
+    """Replace the image sizes of segmentation by an eighth of them."""
     if isinstance(node, dict):
         return {key: smaller(value) for key, value in node.items()}
     if isinstance(node, list):
@@ -24,7 +24,7 @@ def smaller(node):
 
 
 def shrink(cfg):
-    """Four narrow blocks, two images a batch, two iterations."""
+    """Reduce a config to four narrow blocks, two images per batch, two iterations."""
     width = ARCH['embed_dims']
     for part in ('model', 'train_dataloader', 'val_dataloader'):
         if part in cfg:
@@ -50,18 +50,18 @@ def shrink(cfg):
         backbone.frozen_stages = 4
         cfg.model.neck.input_features = width
     if 'teacher' in cfg.model:
-        # The recipe's, but for its weights and all blocks but the first.
+        # The teacher is the recipe's, but with random weights and only one block.
         cfg.model.teacher.update(pretrained='random', layer=0)
 
 
 class Start(Hook):
-    """Remembers the weights that training starts from."""
+    """Record the weights at the start of training."""
 
     def before_train(self, runner):
         self.weights = {k: v.clone() for k, v in runner.model.named_parameters()}
 
 
-def test_two_iterations(name, recipe, data, tmp_path, monkeypatch):
+def test_recipe_trains_for_two_iterations(name, recipe, data, tmp_path, monkeypatch):
     monkeypatch.chdir(data)
     cfg = recipe(name)
     cfg.work_dir = str(tmp_path)
@@ -88,18 +88,18 @@ def test_two_iterations(name, recipe, data, tmp_path, monkeypatch):
         score = runner.message_hub.get_scalar(f'val/{score}').current()
         assert 0 <= score <= 100
 
-    moved = {
+    changed = {
         k
         for k, v in runner.model.named_parameters()
         if not torch.equal(v, start.weights[k])
     }
     if 'linear' in name:
-        assert moved == {'head.fc.weight', 'head.fc.bias'}
+        assert changed == {'head.fc.weight', 'head.fc.bias'}
     else:
-        assert 'backbone.blocks.0.attn.qkv.weight' in moved
+        assert 'backbone.blocks.0.attn.qkv.weight' in changed
 
 
-def test_downstream_starts_where_pre_training_ends(names, recipe):
+def test_downstream_recipes_start_from_the_last_pretraining_epoch(names, recipe):
     epochs = {
         name: recipe(name).train_cfg.max_epochs
         for name in names
@@ -119,11 +119,11 @@ def test_downstream_starts_where_pre_training_ends(names, recipe):
             assert f'_{teacher[0]}_' in pretraining
         kind = next(k for k in kinds if k in name)
         continued.append((pretraining, kind))
-    # Each is probed, segmented with and fine-tuned.
+    # Each pre-training is followed by a linear probe, segmentation and fine-tuning.
     assert sorted(continued) == sorted(product(epochs, kinds))
 
 
-def test_model_index_lists_the_recipes(names, request):
+def test_model_index_lists_all_recipes(names, request):
     root = request.config.rootpath
     index = yaml.safe_load((root / 'model-index.yml').read_text())
     models = [

@@ -1,4 +1,4 @@
-"""Learning rate and weight decay of every parameter, over the whole run."""
+"""Learning rate and weight decay of every parameter over the whole run."""
 
 import math
 
@@ -14,7 +14,7 @@ from mmmaskdistill.models.backbones.mask_distill_vit import ARCHS
 
 
 def narrow(cfg):
-    """The recipe's model, as deep but narrow."""
+    """Build the recipe's model with the same depth but a small width."""
     width = 8
     cfg.model.backbone.arch = dict(
         embed_dims=width,
@@ -43,7 +43,7 @@ def narrow(cfg):
 
 
 def depth_of(parameter, blocks):
-    """Tokens and patch embedding at 0, block i at i + 1, the rest above."""
+    """Return 0 for tokens and patch embedding, i + 1 for block i, else the top."""
     module, *names = parameter.split('.')
     if module == 'backbone':
         if names[0] == 'blocks':
@@ -53,17 +53,17 @@ def depth_of(parameter, blocks):
     return blocks + 1
 
 
-def does_not_decay(parameter, tensor):
+def has_no_weight_decay(parameter, tensor):
     return tensor.ndim == 1 or parameter in ('backbone.cls_token', 'backbone.pos_embed')
 
 
 def expected_groups(model, decay, weight_decay=0.05):
-    """{parameter: (factor on the learning rate, weight decay)}."""
+    """Map each parameter to (factor on the learning rate, weight decay)."""
     blocks = len(model.backbone.blocks)
     return {
         name: (
             decay ** (blocks + 1 - depth_of(name, blocks)),
-            0.0 if does_not_decay(name, tensor) else weight_decay,
+            0.0 if has_no_weight_decay(name, tensor) else weight_decay,
         )
         for name, tensor in model.named_parameters()
         if tensor.requires_grad
@@ -71,7 +71,7 @@ def expected_groups(model, decay, weight_decay=0.05):
 
 
 def groups_of(model, optimizer):
-    """{parameter: its group's index}."""
+    """Map each parameter to the index of its group."""
     names = {id(p): name for name, p in model.named_parameters()}
     return {
         names[id(p)]: k
@@ -80,8 +80,8 @@ def groups_of(model, optimizer):
     }
 
 
-def test_parameters_follow_the_rule(name, recipe):
-    """Layer decay and weight decay, written down once more."""
+def test_parameters_have_the_expected_lr_and_weight_decay(name, recipe):
+    """The optimizer's groups equal an independent statement of the rules."""
     cfg = recipe(name)
     paramwise = cfg.optim_wrapper.paramwise_cfg
     model = narrow(cfg)
@@ -107,7 +107,7 @@ def test_parameters_follow_the_rule(name, recipe):
         assert all(weight_decay == 0.05 for _, weight_decay in tables)
 
 
-def test_mask_token_decays_in_pretraining(recipe):
+def test_mask_token_has_weight_decay_in_pretraining(recipe):
     cfg = recipe('maskdistill_vit-b16_clip-b16_8xb256-amp-coslr-300e_in1k')
     model = narrow(cfg)
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
@@ -121,7 +121,7 @@ def test_mask_token_decays_in_pretraining(recipe):
 
 
 class Batches(BaseDataset):
-    """So many empty samples."""
+    """A dataset of ``length`` empty samples."""
 
     METAINFO = dict()
 
@@ -140,7 +140,7 @@ class Batches(BaseDataset):
 
 
 class Record(Hook):
-    """The learning rates that each iteration's update has."""
+    """Record the learning rates of every iteration."""
 
     def __init__(self):
         self.rates = []
@@ -154,11 +154,12 @@ def run(cfg, model, tmp_path, batches):
     """Run the training loop and its schedules, without forward and backward.
 
     Returns:
-        tuple: Learning rates, [iterations, groups], and parameters' groups.
+        tuple: The learning rates [iterations, groups], and the index of each
+        parameter's group.
     """
 
     def train_step(data, optim_wrapper):
-        optim_wrapper.step()  # schedules warn if nobody calls it
+        optim_wrapper.step()  # Without this call, the schedules warn.
         return {}
 
     model.train_step = train_step
@@ -189,7 +190,7 @@ def run(cfg, model, tmp_path, batches):
 
 
 def reference_cosine(peak, end, start, epochs, warmup_epochs, batches):
-    """`cosine_scheduler` of BEiT v2's utils.py, a value an iteration."""
+    """Compute BEiT v2's `cosine_scheduler` (utils.py), one value per iteration."""
     warmup = np.linspace(start, peak, warmup_epochs * batches)
     rest = (epochs - warmup_epochs) * batches
     return np.concatenate(
@@ -203,70 +204,30 @@ def reference_cosine(peak, end, start, epochs, warmup_epochs, batches):
     )
 
 
-# recipe: peak, end, start, epochs, epochs of warm-up, layer decay
+# fmt: off
 COSINE = {
-    'maskdistill_vit-b16_clip-b16_8xb256-amp-coslr-300e_in1k': (
-        1.5e-3,
-        1e-5,
-        1e-6,
-        300,
-        10,
-        1,
-    ),
-    'maskdistill_vit-b16_clip-b16_8xb256-amp-coslr-800e_in1k': (
-        1.5e-3,
-        1e-5,
-        1e-6,
-        800,
-        10,
-        1,
-    ),
-    'vit-b16_maskdistill-300e_8xb128-amp-coslr-100e_in1k': (
-        5e-4,
-        1e-6,
-        1e-6,
-        100,
-        20,
-        0.65,
-    ),
-    'vit-b16_maskdistill-800e_8xb128-amp-coslr-100e_in1k': (
-        5e-4,
-        1e-6,
-        1e-6,
-        100,
-        20,
-        0.6,
-    ),
-    'vit-l16_maskdistill-300e_8xb128-amp-coslr-50e_in1k': (
-        5e-4,
-        1e-6,
-        1e-6,
-        50,
-        5,
-        0.8,
-    ),
-    'vit-l16_maskdistill-800e_8xb128-amp-coslr-50e_in1k': (
-        2e-4,
-        1e-6,
-        1e-6,
-        50,
-        5,
-        0.8,
-    ),
-    'vit-h14_maskdistill-300e_8xb64-accum2-amp-coslr-30e_in1k': (
-        2e-4,
-        1e-6,
-        1e-6,
-        30,
-        5,
-        0.85,
-    ),
+    # peak lr, last lr, first lr, epochs, warm-up epochs, layer decay
+    'maskdistill_vit-b16_clip-b16_8xb256-amp-coslr-300e_in1k':
+        (1.5e-3, 1e-5, 1e-6, 300, 10, 1),
+    'maskdistill_vit-b16_clip-b16_8xb256-amp-coslr-800e_in1k':
+        (1.5e-3, 1e-5, 1e-6, 800, 10, 1),
+    'vit-b16_maskdistill-300e_8xb128-amp-coslr-100e_in1k':
+        (5e-4, 1e-6, 1e-6, 100, 20, 0.65),
+    'vit-b16_maskdistill-800e_8xb128-amp-coslr-100e_in1k':
+        (5e-4, 1e-6, 1e-6, 100, 20, 0.6),
+    'vit-l16_maskdistill-300e_8xb128-amp-coslr-50e_in1k':
+        (5e-4, 1e-6, 1e-6, 50, 5, 0.8),
+    'vit-l16_maskdistill-800e_8xb128-amp-coslr-50e_in1k':
+        (2e-4, 1e-6, 1e-6, 50, 5, 0.8),
+    'vit-h14_maskdistill-300e_8xb64-accum2-amp-coslr-30e_in1k':
+        (2e-4, 1e-6, 1e-6, 30, 5, 0.85),
 }
+# fmt: on
 
 
 @pytest.mark.parametrize('name', COSINE)
-def test_cosine_schedule_is_the_reference_s(name, recipe, tmp_path):
-    """Of each layer, times its scale, at every iteration."""
+def test_cosine_schedule_equals_the_reference(name, recipe, tmp_path):
+    """Every layer has the reference's schedule times the layer's scale."""
     *schedule, decay = COSINE[name]
     batches = 2
     cfg = recipe(name)
@@ -279,8 +240,8 @@ def test_cosine_schedule_is_the_reference_s(name, recipe, tmp_path):
         )
 
 
-def test_linear_probe_s_schedule(recipe, tmp_path):
-    """MAE's, but that the warm-up starts from 1e-4 of the peak, not from 0."""
+def test_linear_probe_schedule_equals_the_reference(recipe, tmp_path):
+    """It is MAE's, except that the warm-up starts at 1e-4 of the peak, not at 0."""
     cfg = recipe('vit-b16_maskdistill-300e_8xb2048-linear-amp-coslr-90e_in1k')
     rates, groups = run(cfg, narrow(cfg), tmp_path, batches=2)
     assert set(groups) == {'head.fc.weight', 'head.fc.bias'}
@@ -297,10 +258,12 @@ def test_linear_probe_s_schedule(recipe, tmp_path):
         ('vit-h14_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512', 4e-5, 0.9),
     ],
 )
-def test_segmentation_schedule_is_the_reference_s(name, peak, decay, recipe, tmp_path):
-    """mmcv 1.x: warmup='linear', warmup_ratio=1e-6, policy='poly', power=1."""
+def test_segmentation_schedule_equals_the_reference(
+    name, peak, decay, recipe, tmp_path
+):
+    """mmcv 1.x: policy='poly', power=1, warmup='linear', warmup_ratio=1e-6."""
     cfg = recipe(name)
-    iterations, warmup = 320, 3  # of 160,000 and 1500
+    iterations, warmup = 320, 3  # instead of 160,000 and 1500
     cfg.train_cfg.max_iters = iterations
     for schedule in cfg.param_scheduler:
         schedule.end = schedule.end // 500 + 1

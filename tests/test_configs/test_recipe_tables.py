@@ -1,4 +1,4 @@
-"""The recipes' numbers, after inheritance, against the table they come from."""
+"""The numbers in the recipes' configs, after inheritance, against tables."""
 
 from math import ceil
 
@@ -11,304 +11,103 @@ IMAGES = 1281167  # ImageNet-1k train
 GPUS = 8
 WIDTH = dict(tiny=192, small=384, base=768, large=1024, huge=1280)
 
-# student, patch, layer scale, teacher and its pixels, grid, hidden patches,
-# epochs, second beta, drop path
+# fmt: off
 PRETRAINING = {
-    'maskdistill_vit-b16_clip-b16_8xb256-amp-coslr-300e_in1k': (
-        'base',
-        16,
-        0.1,
-        'B/16',
-        224,
-        14,
-        75,
-        300,
-        0.98,
-        0,
-    ),
-    'maskdistill_vit-b16_clip-b16_8xb256-amp-coslr-800e_in1k': (
-        'base',
-        16,
-        0.1,
-        'B/16',
-        224,
-        14,
-        75,
-        800,
-        0.999,
-        0.1,
-    ),
-    'maskdistill_vit-l16_clip-b16_8xb256-amp-coslr-300e_in1k': (
-        'large',
-        16,
-        1e-5,
-        'B/16',
-        224,
-        14,
-        75,
-        300,
-        0.98,
-        0,
-    ),
-    'maskdistill_vit-l16_clip-b16_8xb256-amp-coslr-800e_in1k': (
-        'large',
-        16,
-        1e-5,
-        'B/16',
-        224,
-        14,
-        75,
-        800,
-        0.999,
-        0.1,
-    ),
-    'maskdistill_vit-l16_clip-l14_8xb256-amp-coslr-300e_in1k': (
-        'large',
-        16,
-        1e-5,
-        'L/14',
-        196,
-        14,
-        75,
-        300,
-        0.98,
-        0,
-    ),
-    'maskdistill_vit-l16_clip-l14_8xb256-amp-coslr-800e_in1k': (
-        'large',
-        16,
-        1e-5,
-        'L/14',
-        196,
-        14,
-        75,
-        800,
-        0.999,
-        0.1,
-    ),
-    'maskdistill_vit-h14_clip-l14_8xb64-accum4-amp-coslr-300e_in1k': (
-        'huge',
-        14,
-        1e-5,
-        'L/14',
-        224,
-        16,
-        102,
-        300,
-        0.98,
-        0,
-    ),
-    'maskdistill_vit-s16_clip-b16_8xb256-amp-coslr-300e_in1k': (
-        'small',
-        16,
-        0.1,
-        'B/16',
-        224,
-        14,
-        75,
-        300,
-        0.98,
-        0,
-    ),
-    'maskdistill_vit-ti16_clip-b16_8xb256-amp-coslr-300e_in1k': (
-        'tiny',
-        16,
-        0.1,
-        'B/16',
-        224,
-        14,
-        75,
-        300,
-        0.98,
-        0,
-    ),
+    # student, patch size, layer scale, teacher, teacher's img_size, grid, hidden
+    # patches, epochs, second beta, drop path
+    'maskdistill_vit-b16_clip-b16_8xb256-amp-coslr-300e_in1k':
+        ('base', 16, 0.1, 'B/16', 224, 14, 75, 300, 0.98, 0),
+    'maskdistill_vit-b16_clip-b16_8xb256-amp-coslr-800e_in1k':
+        ('base', 16, 0.1, 'B/16', 224, 14, 75, 800, 0.999, 0.1),
+    'maskdistill_vit-l16_clip-b16_8xb256-amp-coslr-300e_in1k':
+        ('large', 16, 1e-5, 'B/16', 224, 14, 75, 300, 0.98, 0),
+    'maskdistill_vit-l16_clip-b16_8xb256-amp-coslr-800e_in1k':
+        ('large', 16, 1e-5, 'B/16', 224, 14, 75, 800, 0.999, 0.1),
+    'maskdistill_vit-l16_clip-l14_8xb256-amp-coslr-300e_in1k':
+        ('large', 16, 1e-5, 'L/14', 196, 14, 75, 300, 0.98, 0),
+    'maskdistill_vit-l16_clip-l14_8xb256-amp-coslr-800e_in1k':
+        ('large', 16, 1e-5, 'L/14', 196, 14, 75, 800, 0.999, 0.1),
+    'maskdistill_vit-h14_clip-l14_8xb64-accum4-amp-coslr-300e_in1k':
+        ('huge', 14, 1e-5, 'L/14', 224, 16, 102, 300, 0.98, 0),
+    'maskdistill_vit-s16_clip-b16_8xb256-amp-coslr-300e_in1k':
+        ('small', 16, 0.1, 'B/16', 224, 14, 75, 300, 0.98, 0),
+    'maskdistill_vit-ti16_clip-b16_8xb256-amp-coslr-300e_in1k':
+        ('tiny', 16, 0.1, 'B/16', 224, 14, 75, 300, 0.98, 0),
 }
+# fmt: on
 TEACHERS = {
     'B/16': ('vit_base_patch16_clip_quickgelu_224.openai', 768),
     'L/14': ('vit_large_patch14_clip_quickgelu_224.openai', 1024),
 }
 
-# student, patch, epochs, warm-up, lr at 1024, layer decay, drop path
+# fmt: off
 FINETUNING = {
-    'vit-b16_maskdistill-300e_8xb128-amp-coslr-100e_in1k': (
-        'base',
-        16,
-        100,
-        20,
-        5e-4,
-        0.65,
-        0.1,
-    ),
-    'vit-b16_maskdistill-800e_8xb128-amp-coslr-100e_in1k': (
-        'base',
-        16,
-        100,
-        20,
-        5e-4,
-        0.6,
-        0.2,
-    ),
-    'vit-l16_maskdistill-300e_8xb128-amp-coslr-50e_in1k': (
-        'large',
-        16,
-        50,
-        5,
-        5e-4,
-        0.8,
-        0.2,
-    ),
-    'vit-l16_maskdistill-800e_8xb128-amp-coslr-50e_in1k': (
-        'large',
-        16,
-        50,
-        5,
-        2e-4,
-        0.8,
-        0.2,
-    ),
-    'vit-l16_maskdistill-clip-b16-300e_8xb128-amp-coslr-50e_in1k': (
-        'large',
-        16,
-        50,
-        5,
-        5e-4,
-        0.8,
-        0.2,
-    ),
-    'vit-l16_maskdistill-clip-b16-800e_8xb128-amp-coslr-50e_in1k': (
-        'large',
-        16,
-        50,
-        5,
-        2e-4,
-        0.8,
-        0.2,
-    ),
-    'vit-h14_maskdistill-300e_8xb64-accum2-amp-coslr-30e_in1k': (
-        'huge',
-        14,
-        30,
-        5,
-        2e-4,
-        0.85,
-        0.3,
-    ),
-    'vit-s16_maskdistill-300e_8xb128-amp-coslr-100e_in1k': (
-        'small',
-        16,
-        100,
-        20,
-        5e-4,
-        0.65,
-        0.1,
-    ),
-    'vit-ti16_maskdistill-300e_8xb128-amp-coslr-100e_in1k': (
-        'tiny',
-        16,
-        100,
-        20,
-        5e-4,
-        0.65,
-        0.1,
-    ),
+    # student, patch size, epochs, warm-up epochs, lr at batch size 1024, layer decay,
+    # drop path
+    'vit-b16_maskdistill-300e_8xb128-amp-coslr-100e_in1k':
+        ('base', 16, 100, 20, 5e-4, 0.65, 0.1),
+    'vit-b16_maskdistill-800e_8xb128-amp-coslr-100e_in1k':
+        ('base', 16, 100, 20, 5e-4, 0.6, 0.2),
+    'vit-l16_maskdistill-300e_8xb128-amp-coslr-50e_in1k':
+        ('large', 16, 50, 5, 5e-4, 0.8, 0.2),
+    'vit-l16_maskdistill-800e_8xb128-amp-coslr-50e_in1k':
+        ('large', 16, 50, 5, 2e-4, 0.8, 0.2),
+    'vit-l16_maskdistill-clip-b16-300e_8xb128-amp-coslr-50e_in1k':
+        ('large', 16, 50, 5, 5e-4, 0.8, 0.2),
+    'vit-l16_maskdistill-clip-b16-800e_8xb128-amp-coslr-50e_in1k':
+        ('large', 16, 50, 5, 2e-4, 0.8, 0.2),
+    'vit-h14_maskdistill-300e_8xb64-accum2-amp-coslr-30e_in1k':
+        ('huge', 14, 30, 5, 2e-4, 0.85, 0.3),
+    'vit-s16_maskdistill-300e_8xb128-amp-coslr-100e_in1k':
+        ('small', 16, 100, 20, 5e-4, 0.65, 0.1),
+    'vit-ti16_maskdistill-300e_8xb128-amp-coslr-100e_in1k':
+        ('tiny', 16, 100, 20, 5e-4, 0.65, 0.1),
 }
 
-# student, patch, frozen blocks
 LINEAR_PROBES = {
-    'vit-b16_maskdistill-300e_8xb2048-linear-amp-coslr-90e_in1k': ('base', 16, 12),
-    'vit-b16_maskdistill-800e_8xb2048-linear-amp-coslr-90e_in1k': ('base', 16, 12),
-    'vit-l16_maskdistill-300e_8xb2048-linear-amp-coslr-90e_in1k': ('large', 16, 24),
-    'vit-l16_maskdistill-800e_8xb2048-linear-amp-coslr-90e_in1k': ('large', 16, 24),
-    'vit-l16_maskdistill-clip-b16-300e_8xb2048-linear-amp-coslr-90e_in1k': (
-        'large',
-        16,
-        24,
-    ),
-    'vit-l16_maskdistill-clip-b16-800e_8xb2048-linear-amp-coslr-90e_in1k': (
-        'large',
-        16,
-        24,
-    ),
-    'vit-h14_maskdistill-300e_8xb2048-linear-amp-coslr-90e_in1k': ('huge', 14, 32),
-    'vit-s16_maskdistill-300e_8xb2048-linear-amp-coslr-90e_in1k': ('small', 16, 12),
-    'vit-ti16_maskdistill-300e_8xb2048-linear-amp-coslr-90e_in1k': ('tiny', 16, 12),
+    # student, patch size, frozen blocks
+    'vit-b16_maskdistill-300e_8xb2048-linear-amp-coslr-90e_in1k':
+        ('base', 16, 12),
+    'vit-b16_maskdistill-800e_8xb2048-linear-amp-coslr-90e_in1k':
+        ('base', 16, 12),
+    'vit-l16_maskdistill-300e_8xb2048-linear-amp-coslr-90e_in1k':
+        ('large', 16, 24),
+    'vit-l16_maskdistill-800e_8xb2048-linear-amp-coslr-90e_in1k':
+        ('large', 16, 24),
+    'vit-l16_maskdistill-clip-b16-300e_8xb2048-linear-amp-coslr-90e_in1k':
+        ('large', 16, 24),
+    'vit-l16_maskdistill-clip-b16-800e_8xb2048-linear-amp-coslr-90e_in1k':
+        ('large', 16, 24),
+    'vit-h14_maskdistill-300e_8xb2048-linear-amp-coslr-90e_in1k':
+        ('huge', 14, 32),
+    'vit-s16_maskdistill-300e_8xb2048-linear-amp-coslr-90e_in1k':
+        ('small', 16, 12),
+    'vit-ti16_maskdistill-300e_8xb2048-linear-amp-coslr-90e_in1k':
+        ('tiny', 16, 12),
 }
 
-# student, patch, lr at 16, layer decay, drop path, taps
 SEGMENTATION = {
-    'vit-b16_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512': (
-        'base',
-        16,
-        5e-5,
-        0.75,
-        0.15,
-        (3, 5, 7, 11),
-    ),
-    'vit-b16_maskdistill-800e_upernet_8xb2-amp-160k_ade20k-512x512': (
-        'base',
-        16,
-        5e-5,
-        0.75,
-        0.15,
-        (3, 5, 7, 11),
-    ),
-    'vit-l16_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512': (
-        'large',
-        16,
-        4e-5,
-        0.9,
-        0.2,
-        (7, 11, 15, 23),
-    ),
-    'vit-l16_maskdistill-800e_upernet_8xb2-amp-160k_ade20k-512x512': (
-        'large',
-        16,
-        4e-5,
-        0.9,
-        0.2,
-        (7, 11, 15, 23),
-    ),
-    'vit-l16_maskdistill-clip-b16-300e_upernet_8xb2-amp-160k_ade20k-512x512': (
-        'large',
-        16,
-        4e-5,
-        0.9,
-        0.2,
-        (7, 11, 15, 23),
-    ),
-    'vit-l16_maskdistill-clip-b16-800e_upernet_8xb2-amp-160k_ade20k-512x512': (
-        'large',
-        16,
-        4e-5,
-        0.9,
-        0.2,
-        (7, 11, 15, 23),
-    ),
-    'vit-h14_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512': (
-        'huge',
-        14,
-        4e-5,
-        0.9,
-        0.3,
-        (9, 15, 21, 31),
-    ),
-    'vit-s16_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512': (
-        'small',
-        16,
-        5e-5,
-        0.75,
-        0.15,
-        (3, 5, 7, 11),
-    ),
-    'vit-ti16_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512': (
-        'tiny',
-        16,
-        5e-5,
-        0.75,
-        0.15,
-        (3, 5, 7, 11),
-    ),
+    # student, patch size, lr at batch size 16, layer decay, drop path, out_indices
+    'vit-b16_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512':
+        ('base', 16, 5e-5, 0.75, 0.15, (3, 5, 7, 11)),
+    'vit-b16_maskdistill-800e_upernet_8xb2-amp-160k_ade20k-512x512':
+        ('base', 16, 5e-5, 0.75, 0.15, (3, 5, 7, 11)),
+    'vit-l16_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512':
+        ('large', 16, 4e-5, 0.9, 0.2, (7, 11, 15, 23)),
+    'vit-l16_maskdistill-800e_upernet_8xb2-amp-160k_ade20k-512x512':
+        ('large', 16, 4e-5, 0.9, 0.2, (7, 11, 15, 23)),
+    'vit-l16_maskdistill-clip-b16-300e_upernet_8xb2-amp-160k_ade20k-512x512':
+        ('large', 16, 4e-5, 0.9, 0.2, (7, 11, 15, 23)),
+    'vit-l16_maskdistill-clip-b16-800e_upernet_8xb2-amp-160k_ade20k-512x512':
+        ('large', 16, 4e-5, 0.9, 0.2, (7, 11, 15, 23)),
+    'vit-h14_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512':
+        ('huge', 14, 4e-5, 0.9, 0.3, (9, 15, 21, 31)),
+    'vit-s16_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512':
+        ('small', 16, 5e-5, 0.75, 0.15, (3, 5, 7, 11)),
+    'vit-ti16_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512':
+        ('tiny', 16, 5e-5, 0.75, 0.15, (3, 5, 7, 11)),
 }
+# fmt: on
 
 
 def test_every_recipe_is_in_a_table(names):
@@ -316,7 +115,11 @@ def test_every_recipe_is_in_a_table(names):
 
 
 def check_batch(cfg, size):
-    """The global batch; mmengine's lr scaling counts a forward's."""
+    """Check the global batch size.
+
+    mmengine's automatic scaling of the learning rate counts only the batch of one
+    forward pass, without gradient accumulation.
+    """
     batch = cfg.train_dataloader.batch_size * GPUS
     counts = cfg.optim_wrapper.get('accumulative_counts', 1)
     assert batch * counts == size
@@ -332,7 +135,7 @@ def check_adamw(cfg, lr, second_beta=0.999):
         eps=1e-8,
         weight_decay=0.05,
         fused=True,
-    )  # a faster kernel, the same numbers
+    )
     assert (wrapper.type, wrapper.dtype) == ('AmpOptimWrapper', 'bfloat16')
     assert wrapper.paramwise_cfg.flat_decay_mult == 0
     assert wrapper.paramwise_cfg.custom_keys == dict(
@@ -345,7 +148,7 @@ def steps(pipeline):
 
 
 @pytest.mark.parametrize('name', PRETRAINING)
-def test_pretraining(name, recipe):
+def test_pretraining_recipe_has_the_numbers_of_the_table(name, recipe):
     (
         arch,
         patch,
@@ -416,7 +219,7 @@ def test_pretraining(name, recipe):
 
 
 @pytest.mark.parametrize('name', FINETUNING)
-def test_finetuning(name, recipe):
+def test_finetuning_recipe_has_the_numbers_of_the_table(name, recipe):
     arch, patch, epochs, warmup_epochs, lr, decay, drop_path = FINETUNING[name]
     cfg = recipe(name)
     backbone = cfg.model.backbone
@@ -500,7 +303,7 @@ def check_test_pipeline(cfg):
 
 
 @pytest.mark.parametrize('name', LINEAR_PROBES)
-def test_linear_probe(name, recipe):
+def test_linear_probe_recipe_has_the_numbers_of_the_table(name, recipe):
     arch, patch, blocks = LINEAR_PROBES[name]
     cfg = recipe(name)
     backbone = cfg.model.backbone
@@ -527,7 +330,7 @@ def test_linear_probe(name, recipe):
 
 
 @pytest.mark.parametrize('name', SEGMENTATION)
-def test_segmentation(name, recipe):
+def test_segmentation_recipe_has_the_numbers_of_the_table(name, recipe):
     arch, patch, lr, decay, drop_path, taps = SEGMENTATION[name]
     cfg = recipe(name)
     width = WIDTH[arch]
@@ -589,8 +392,11 @@ def test_segmentation(name, recipe):
     assert test['LoadAnnotations'].reduce_zero_label
 
 
-def test_checkpoints_hold_no_gradient_in_waiting(name, recipe):
-    """A gradient that waits for its accumulation is in no checkpoint."""
+def test_checkpoints_are_saved_between_optimizer_steps(name, recipe):
+    """No checkpoint is saved while gradients are being accumulated.
+
+    A checkpoint does not contain accumulated gradients, so they would be lost.
+    """
     cfg = recipe(name)
     counts = cfg.optim_wrapper.get('accumulative_counts', 1)
     interval = cfg.default_hooks.checkpoint.interval

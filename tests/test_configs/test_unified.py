@@ -81,7 +81,7 @@ ABSOLUTE = dict(
 
 @pytest.mark.parametrize('name', METHODS)
 def test_students_initialize_the_downstream_recipes(name, tmp_path):
-    """The backbones of the recipes need only the options that README.md names."""
+    """The recipes' backbones need only the options that the README names."""
     backbone = read(name).model.backbone
     backbone.arch = ARCH
     if backbone.type.endswith('PatchAggregationViT'):
@@ -123,7 +123,7 @@ MMPRETRAIN_CONFIGS = {
 
 
 def test_feature_distillation_crops_bilinearly():
-    """So does its public code."""
+    """The method's public code crops bilinearly as well."""
     assert read('feature_distillation').train_pipeline[1].interpolation == 'bilinear'
 
 

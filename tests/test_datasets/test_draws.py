@@ -13,7 +13,7 @@ from mmmaskdistill.datasets.draws import Draw, DrawBatchSampler, SeededDataset
 
 
 class Noise:
-    """Each sample is drawn from all three generators."""
+    """A dataset whose samples use Python's, NumPy's and torch's generator."""
 
     metainfo = dict(classes=('a', 'b'))
 
@@ -44,7 +44,12 @@ def draws(
     batch_size=2,
     **kwargs,
 ):
-    """(index, epoch, position) of each draw, a list for each batch."""
+    """Draw batches as rank ``rank`` of ``world_size`` does.
+
+    Returns:
+        list[list[tuple]]: For each batch, the (index, epoch, position) of its
+            draws.
+    """
     world = patch.multiple(
         f'{sampler_type.__module__}', get_dist_info=lambda: (rank, world_size)
     )
@@ -66,7 +71,7 @@ def draws(
     'sampler_type', [DefaultSampler, InfiniteSampler, RepeatAugSampler]
 )
 @pytest.mark.parametrize('endless', [True, False])
-def test_ranks_share_the_draws_of_one_process(sampler_type, endless):
+def test_two_ranks_together_draw_what_one_process_draws(sampler_type, endless):
     kwargs = dict(size=12, endless=endless, batches=3)
     one = draws(sampler_type, batch_size=4, **kwargs)
     two = [draws(sampler_type, rank, 2, batch_size=2, **kwargs) for rank in (0, 1)]
@@ -77,9 +82,12 @@ def test_ranks_share_the_draws_of_one_process(sampler_type, endless):
 
 @pytest.mark.parametrize('sampler_type', [DefaultSampler, InfiniteSampler])
 @pytest.mark.parametrize('start', [1, 3, 4, 11])
-def test_start_skips_what_was_trained_on(sampler_type, start):
-    """10 samples in batches of 4: the third of a pass has 2, unless endless
-    samplers never end a pass."""
+def test_start_skips_the_batches_trained_on(sampler_type, start):
+    """Batches after the start are the same as in a run from the beginning.
+
+    There are 10 samples in batches of 4. The third batch of DefaultSampler has
+    2 samples, because its pass ends there; a pass of InfiniteSampler never ends.
+    """
     whole = draws(sampler_type, batches=16, batch_size=4, endless=True)
     rest = draws(
         sampler_type, batches=16 - start, batch_size=4, endless=True, start=start
@@ -88,15 +96,15 @@ def test_start_skips_what_was_trained_on(sampler_type, start):
     assert len({draw[1:] for batch in whole for draw in batch}) == sum(map(len, whole))
 
 
-def test_start_within_an_epoch():
-    """Iterations 7, 8 and 9 of epochs of 3 batches are those of epoch 2."""
+def test_start_skips_batches_within_an_epoch():
+    """Epochs have 3 batches: counted from 0, batches 6 to 8 form epoch 2."""
     epoch = draws(DefaultSampler, batch_size=4, epoch=2)
     assert [draw[1] for batch in epoch for draw in batch] == [2] * 10
     for start, rest in [(0, epoch), (7, epoch[1:]), (8, epoch[2:]), (9, [])]:
         assert draws(DefaultSampler, batch_size=4, epoch=2, start=start) == rest
 
 
-def test_a_configured_batch_sampler_is_numbered_too():
+def test_draws_of_a_configured_batch_sampler_are_numbered():
     cfg = dict(type='BatchSampler', drop_last=True)
     from mmengine.registry import DATA_SAMPLERS
 
@@ -108,7 +116,7 @@ def test_a_configured_batch_sampler_is_numbered_too():
     assert [draw[2] for batch in batches for draw in batch] == list(range(8))
 
 
-def test_batches_that_never_fill():
+def test_endless_batches_that_never_fill_are_refused():
     with pytest.raises(ValueError, match='10 samples do not fill a batch'):
         draws(DefaultSampler, batch_size=16, drop_last=True, endless=True)
 
@@ -122,11 +130,11 @@ def samples(num_workers, batch_size=5, epoch=0):
         batch_sampler=DrawBatchSampler(sampler, batch_size),
         num_workers=num_workers,
     )
-    torch.rand(num_workers)  # the process's own randomness must not matter
+    torch.rand(num_workers)  # changes the state of the process's own generator
     return torch.cat(list(loader))
 
 
-def test_samples_depend_on_nothing_but_the_draw():
+def test_samples_depend_only_on_the_draw():
     here = samples(num_workers=0)
     assert torch.equal(here, samples(num_workers=2, batch_size=3))
     for column in (1, 2, 3):
@@ -136,13 +144,13 @@ def test_samples_depend_on_nothing_but_the_draw():
         )
 
 
-def test_transparency():
+def test_seeded_dataset_has_the_attributes_of_the_wrapped_one():
     dataset = SeededDataset(Noise(), seed=1)
     assert len(dataset) == 10
     assert dataset.metainfo == Noise.metainfo
     assert dataset.get_cat_ids(3) == [1]
     assert not hasattr(dataset, 'full_init')
-    # torch would fetch whole batches through it, without seeding.
+    # DataLoader would fetch whole batches with `__getitems__`, without seeding.
     assert hasattr(Subset(Noise(), [0]), '__getitems__')
     assert not hasattr(SeededDataset(Subset(Noise(), [0]), seed=1), '__getitems__')
     dataset.size = 12
@@ -150,7 +158,7 @@ def test_transparency():
     assert pickle.loads(pickle.dumps(dataset)).size == 12
 
 
-def test_draw_is_an_index():
+def test_draw_is_a_picklable_index():
     draw = pickle.loads(pickle.dumps(Draw(3, epoch=1, position=7)))
     assert (draw, draw.epoch, draw.position) == (3, 1, 7)
     assert 'abcd'[draw] == 'd'

@@ -1,4 +1,8 @@
-"""Whatever mmcv's loader reads is read alike; what it does not is named."""
+"""StrictLoadImageFromFile against mmcv's LoadImageFromFile.
+
+Files that mmcv can read give the same results. For all others the error names
+the file.
+"""
 
 import io
 
@@ -12,7 +16,7 @@ from mmmaskdistill.datasets import StrictLoadImageFromFile
 from mmmaskdistill.datasets.loading import UnreadableImage
 
 SKIMAGE = pytest.importorskip('skimage.data')
-NO_IMAGE = [b'', b'no image', b'\xff\xd8', b'\xff\xd8\xff\xe0 no image']
+NOT_IMAGES = [b'', b'no image', b'\xff\xd8', b'\xff\xd8\xff\xe0 no image']
 
 
 @pytest.fixture(scope='module')
@@ -27,7 +31,7 @@ def jpeg(image, **options):
 
 
 def with_exif(content, body):
-    """A JPEG with an APP1 segment of this body after its first marker."""
+    """Insert an APP1 segment with ``body`` after the first marker of a JPEG."""
     size = (len(body) + 2).to_bytes(2, 'big')
     return content[:2] + b'\xff\xe1' + size + body + content[2:]
 
@@ -41,22 +45,22 @@ def load(loader, path, content):
     return loader.transform(dict(img_path=str(path)))
 
 
-def assert_same(content, tmp_path, **options):
+def assert_loads_as_mmcv(content, tmp_path, **options):
     path = tmp_path / 'image'
-    ours = load(StrictLoadImageFromFile(**options), path, content)
-    theirs = load(LoadImageFromFile(**options), path, content)
-    assert ours.keys() == theirs.keys()
-    assert ours['img_shape'] == theirs['img_shape']
-    assert ours['ori_shape'] == theirs['ori_shape']
-    assert ours['img'].dtype == theirs['img'].dtype
-    assert np.array_equal(ours['img'], theirs['img'])
+    results = load(StrictLoadImageFromFile(**options), path, content)
+    expected = load(LoadImageFromFile(**options), path, content)
+    assert results.keys() == expected.keys()
+    assert results['img_shape'] == expected['img_shape']
+    assert results['ori_shape'] == expected['ori_shape']
+    assert results['img'].dtype == expected['img'].dtype
+    assert np.array_equal(results['img'], expected['img'])
 
 
 @pytest.mark.parametrize('orientation', range(1, 9))
-def test_exif_orientations(photograph, tmp_path, orientation):
+def test_exif_orientations_are_applied_as_in_mmcv(photograph, tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    assert_same(jpeg(photograph, exif=exif), tmp_path)
+    assert_loads_as_mmcv(jpeg(photograph, exif=exif), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -69,11 +73,11 @@ def test_exif_orientations(photograph, tmp_path, orientation):
         b'Exif',
     ],
 )
-def test_corrupt_exif(photograph, tmp_path, body):
-    assert_same(with_exif(jpeg(photograph), body), tmp_path)
+def test_corrupt_exif_is_treated_as_in_mmcv(photograph, tmp_path, body):
+    assert_loads_as_mmcv(with_exif(jpeg(photograph), body), tmp_path)
 
 
-def test_what_is_no_colour_jpeg(photograph, tmp_path):
+def test_other_formats_than_color_jpeg_load_as_in_mmcv(photograph, tmp_path):
     pixels = np.asarray(photograph)
     for content in [
         jpeg(photograph.convert('L')),
@@ -87,11 +91,11 @@ def test_what_is_no_colour_jpeg(photograph, tmp_path):
         encoded(photograph, '.webp'),
         encoded(photograph, '.tiff'),
     ]:
-        assert_same(content, tmp_path)
+        assert_loads_as_mmcv(content, tmp_path)
 
 
-def test_damaged_jpegs(photograph, tmp_path):
-    """Some OpenCVs show what they can of them, some nothing."""
+def test_damaged_jpegs_load_as_in_mmcv_or_are_refused(photograph, tmp_path):
+    """Some versions of OpenCV decode a part of such files, others refuse them."""
     content = jpeg(photograph)
     for k in (len(content) // 3, len(content) // 2, len(content) - 2):
         for damaged in (
@@ -106,22 +110,22 @@ def test_damaged_jpegs(photograph, tmp_path):
                 with pytest.raises(UnreadableImage):
                     load(StrictLoadImageFromFile(), tmp_path / 'image', damaged)
             else:
-                assert_same(damaged, tmp_path)
+                assert_loads_as_mmcv(damaged, tmp_path)
 
 
-def test_other_arguments(photograph, tmp_path):
+def test_arguments_work_as_in_mmcv(photograph, tmp_path):
     content = jpeg(photograph)
-    assert_same(content, tmp_path, to_float32=True)
+    assert_loads_as_mmcv(content, tmp_path, to_float32=True)
     for options in (
         dict(color_type='grayscale'),
         dict(color_type='unchanged'),
         dict(imdecode_backend='pillow'),
     ):
-        assert_same(content, tmp_path, **options)
+        assert_loads_as_mmcv(content, tmp_path, **options)
 
 
-@pytest.mark.parametrize('content', NO_IMAGE)
-def test_no_image(tmp_path, content):
+@pytest.mark.parametrize('content', NOT_IMAGES)
+def test_files_that_hold_no_image_are_named(tmp_path, content):
     path = tmp_path / 'broken.jpg'
     with pytest.raises(UnreadableImage, match='broken.jpg'):
         load(StrictLoadImageFromFile(), path, content)
@@ -129,6 +133,6 @@ def test_no_image(tmp_path, content):
         StrictLoadImageFromFile()(dict(img_path=str(tmp_path / 'none.jpg')))
 
 
-def test_empty_files_may_be_passed_over(tmp_path):
+def test_ignore_empty_returns_none_for_empty_files(tmp_path):
     loader = StrictLoadImageFromFile(ignore_empty=True)
     assert load(loader, tmp_path / 'empty.jpg', b'') is None

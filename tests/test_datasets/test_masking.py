@@ -1,4 +1,4 @@
-"""Block masks against the procedure of BEiT v2, written out plainly."""
+"""Block masks against a plain implementation of BEiT v2's procedure."""
 
 import math
 import random
@@ -15,15 +15,15 @@ RECIPE = dict(input_size=(14, 14), num_masking_patches=75)
 
 
 def reference_block(hidden, left, rows=14, columns=14):
-    """(top, left, height, width) of the next block, None after ten misses."""
+    """Draw (top, left, height, width) of a block, or None after ten failures."""
     for _ in range(10):
         area = random.uniform(16, left)
         aspect = math.exp(random.uniform(math.log(0.3), math.log(1 / 0.3)))
-        height = int(round(math.sqrt(area * aspect)))
-        width = int(round(math.sqrt(area / aspect)))
+        height = round(math.sqrt(area * aspect))
+        width = round(math.sqrt(area / aspect))
         if height >= rows or width >= columns:
             continue
-        top = random.randint(0, rows - height)  # both ends included
+        top = random.randint(0, rows - height)  # randint includes both ends
         start = random.randint(0, columns - width)
         cells = {
             (i, j)
@@ -57,7 +57,10 @@ def reference_mask():
 
 
 def edges(mask):
-    """Borders between hidden and visible patches: how scattered a mask is."""
+    """Count the borders between hidden and visible patches.
+
+    The count measures how scattered a mask is.
+    """
     return (mask[1:] != mask[:-1]).sum() + (mask[:, 1:] != mask[:, :-1]).sum()
 
 
@@ -67,32 +70,33 @@ def seed():
     np.random.seed(0)
 
 
-def test_masks_follow_the_recipe():
+def test_masks_have_the_distribution_of_the_reference():
     generate = TRANSFORMS.build(dict(type='mmmaskdistill.BlockMaskGenerator', **RECIPE))
-    ours = np.stack([generate({})['mask'] for _ in range(DRAWS)])
-    assert (ours.sum((1, 2)) == 75).all() and set(np.unique(ours)) == {0, 1}
+    generated = np.stack([generate({})['mask'] for _ in range(DRAWS)])
+    assert (generated.sum((1, 2)) == 75).all() and set(np.unique(generated)) == {0, 1}
     reference = np.stack([reference_mask() for _ in range(DRAWS)])
-    # Each patch's frequency: five standard errors of the difference of two.
+    # The standard error of the difference between two frequencies of a patch.
     error = math.sqrt(2 * 0.25 / DRAWS)
-    assert np.abs(ours.mean(0) - reference.mean(0)).max() < 5 * error
-    scattered = [[edges(mask) for mask in masks] for masks in (ours, reference)]
-    assert ks_2samp(*scattered).pvalue > 1e-3
+    assert np.abs(generated.mean(0) - reference.mean(0)).max() < 5 * error
+    borders = [[edges(mask) for mask in masks] for masks in (generated, reference)]
+    assert ks_2samp(*borders).pvalue > 1e-3
 
 
-def test_blocks_follow_the_recipe():
+def test_blocks_have_the_distribution_of_the_reference():
     generate = BlockMaskGenerator(**RECIPE)
 
     def block():
         mask = np.zeros((14, 14), int)
         assert generate._hide_block(mask, 75) == mask.sum()
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        assert mask.sum() == len(rows) * len(columns)  # one rectangle
+        # The hidden patches form one full rectangle.
+        assert mask.sum() == len(rows) * len(columns)
         return rows[0], columns[0], len(rows), len(columns)
 
-    ours = np.array([block() for _ in range(DRAWS)], float)
+    generated = np.array([block() for _ in range(DRAWS)], float)
     reference = np.array([reference_block(set(), 75) for _ in range(DRAWS)], float)
 
-    def described(blocks):
+    def properties(blocks):
         top, start, height, width = blocks.T
         return dict(
             area=height * width,
@@ -101,14 +105,16 @@ def test_blocks_follow_the_recipe():
             left=start / (14 - width),
         )
 
-    for name, values in described(ours).items():
-        match = ks_2samp(values, described(reference)[name])
+    for name, values in properties(generated).items():
+        match = ks_2samp(values, properties(reference)[name])
         assert match.pvalue > 1e-3, name
-    assert described(ours)['top'].max() == described(ours)['left'].max() == 1
+    # The last row and the last column are reached.
+    assert properties(generated)['top'].max() == 1
+    assert properties(generated)['left'].max() == 1
 
 
 @pytest.mark.parametrize('number', [1, 5, 35, 34])
-def test_exact_number_on_a_small_or_oblong_grid(number):
+def test_number_of_hidden_patches_is_exact_on_an_oblong_grid(number):
     generate = BlockMaskGenerator((5, 7), number, min_num_patches=4)
     for _ in range(200):
         mask = generate({})['mask']
@@ -116,6 +122,6 @@ def test_exact_number_on_a_small_or_oblong_grid(number):
 
 
 @pytest.mark.parametrize('number', [0, 36])
-def test_more_than_the_grid_is_refused(number):
+def test_numbers_of_patches_outside_the_grid_are_refused(number):
     with pytest.raises(ValueError, match=f'num_masking_patches={number}'):
         BlockMaskGenerator((5, 7), number)

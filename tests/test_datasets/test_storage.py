@@ -1,4 +1,4 @@
-"""ImageNet in folders, tar shards and an LMDB: the same samples."""
+"""ImageNet in folders, in tar shards and in an LMDB has the same samples."""
 
 import runpy
 import sys
@@ -37,7 +37,10 @@ def pack(monkeypatch):
 
 @pytest.fixture
 def root(tmp_path):
-    """Twelve images of three classes, named in every way."""
+    """A folder with twelve images of three classes.
+
+    One file name and the folder itself contain special characters.
+    """
     rng = np.random.default_rng(0)
     for i in range(12):
         folder = tmp_path / 'data # 1/train' / 'abc'[i % 3]
@@ -59,33 +62,35 @@ def build(root, storage='folder', pipeline=LOAD, **options):
     )
 
 
-def assert_same(ours, theirs):
-    assert len(ours) == len(theirs) == 12
-    for mine, other in zip(ours, theirs):
-        assert mine['gt_label'] == other['gt_label']
-        assert np.array_equal(mine['img'], other['img'])
+def assert_same(samples, expected):
+    assert len(samples) == len(expected) == 12
+    for sample, other in zip(samples, expected):
+        assert sample['gt_label'] == other['gt_label']
+        assert np.array_equal(sample['img'], other['img'])
 
 
 @pytest.mark.parametrize('storage', ['shards', 'lmdb'])
-def test_packed_samples_are_the_folders(root, pack, storage):
+def test_packed_samples_equal_those_in_folders(root, pack, storage):
     if storage == 'lmdb':
         pytest.importorskip('lmdb')
     pack(root, '--format', storage, '--shard-size', '1')
     folders, packed = build(root), build(root, storage)
     assert_same(packed, folders)
-    for k in range(12):  # the files themselves
+    for k in range(12):  # the bytes of the files
         assert (
             fileio.get(packed.get_data_info(k)['img_path'])
             == Path(folders.get_data_info(k)['img_path']).read_bytes()
         )
-    # mmcv's loader reads them as well
+    # mmcv's own loader reads packed images as well.
     toolkit = [dict(type='LoadImageFromFile')]
     assert_same(build(root, storage, toolkit), folders)
 
 
 @pytest.mark.parametrize('storage', ['shards', 'lmdb'])
 @pytest.mark.parametrize('method', ['fork', 'spawn'])
-def test_workers_read_what_the_process_had_open(root, pack, storage, method):
+def test_workers_read_files_that_the_main_process_has_opened(
+    root, pack, storage, method
+):
     if storage == 'lmdb':
         pytest.importorskip('lmdb')
     pack(root, '--format', storage)
@@ -99,15 +104,14 @@ def test_workers_read_what_the_process_had_open(root, pack, storage, method):
     assert all(map(np.array_equal, loaded, folders))
 
 
-def test_shards_are_webdataset_s(root, pack):
+def test_webdataset_reads_the_shards(root, pack):
     webdataset = pytest.importorskip('webdataset')
     pack(root, '--format', 'shards')
     shard = str(root / 'train_shards/000000.tar')
-    samples = list(
-        webdataset.tariterators.tarfile_samples(
-            [dict(url=shard, stream=open(shard, 'rb'))]
+    with open(shard, 'rb') as stream:
+        samples = list(
+            webdataset.tariterators.tarfile_samples([dict(url=shard, stream=stream)])
         )
-    )
     folders = build(root)
     assert len(samples) == 12
     for k, sample in enumerate(samples):
@@ -117,7 +121,7 @@ def test_shards_are_webdataset_s(root, pack):
         assert int(sample['cls']) == info['gt_label']
 
 
-def test_shards_made_elsewhere_are_indexed(root, pack):
+def test_shards_without_an_index_can_be_indexed(root, pack):
     pack(root, '--format', 'shards')
     folder = root / 'train_shards'
     (folder / 'index.tsv').unlink()
@@ -127,21 +131,21 @@ def test_shards_made_elsewhere_are_indexed(root, pack):
     assert_same(build(root, 'shards'), build(root))
     with tarfile.open(folder / '000001.tar', 'w') as tar:
         tar.add(root / 'train/b/1.JPEG', 'x/1.jpg')
-    with pytest.raises(SystemExit, match="'x/1.jpg' and no 'x/1.cls'"):
+    with pytest.raises(SystemExit, match="'x/1.jpg' but no file 'x/1.cls'"):
         pack(root, '--format', 'shards', '--index-only')
 
 
-def test_several_shards(root, pack):
+def test_images_are_split_into_several_shards(root, pack):
     for k in range(30):
         (root / f'train/c/big{k}.jpg').write_bytes(bytes(100_000))
     pack(root, '--format', 'shards', '--shard-size', '1')
     assert len(list((root / 'train_shards').glob('*.tar'))) == 3
     packed, folders = build(root, 'shards', []), build(root, 'folder', [])
-    for mine, other in zip(packed, folders):
-        assert fileio.get(mine['img_path']) == Path(other['img_path']).read_bytes()
+    for sample, other in zip(packed, folders):
+        assert fileio.get(sample['img_path']) == Path(other['img_path']).read_bytes()
 
 
-def test_a_shard_cut_short(root, pack):
+def test_truncated_shards_are_reported(root, pack):
     pack(root, '--format', 'shards')
     path = root / 'train_shards/000000.tar'
     path.write_bytes(path.read_bytes()[:1000])
@@ -149,7 +153,7 @@ def test_a_shard_cut_short(root, pack):
         fileio.get(build(root, 'shards').get_data_info(5)['img_path'])
 
 
-def test_settings_are_checked(root, pack):
+def test_wrong_settings_are_refused(root, pack):
     with pytest.raises(ValueError, match="storage='zip': expected folder, "):
         build(root, 'zip')
     with pytest.raises(ValueError, match="ann_file='a.txt' has no effect"):
@@ -178,7 +182,7 @@ def batches(dataset, num_workers, start=0):
     return list(loader)
 
 
-def test_damaged_files_are_replaced(root, monkeypatch):
+def test_damaged_files_are_replaced_by_other_images(root, monkeypatch):
     damage(root, 'b/1.JPEG', 'c/5.JPEG')
     logged = []
     monkeypatch.setattr(
@@ -190,19 +194,20 @@ def test_damaged_files_are_replaced(root, monkeypatch):
     assert len(here) == 12
     assert dataset.num_unreadable == 2
     batches(dataset, 0)
-    assert len(logged) == 2  # once each
+    assert len(logged) == 2  # Each damaged file is logged only once.
     assert "b/1.JPEG'" in ''.join(logged) and "c/5.JPEG'" in ''.join(logged)
 
-    # by the draw's seed: the same whoever loads, and after resuming
+    # The replacement depends only on the draw's seed. Worker processes and
+    # resumed runs therefore choose the same image.
     other = build(root, pipeline=CROP, max_unreadable=0.2)
     assert torch.equal(here, torch.cat(batches(other, 2)))
-    assert other.num_unreadable == 2  # the workers' marks
+    assert other.num_unreadable == 2  # The main process sees the workers' counts.
     resumed = build(root, pipeline=CROP, max_unreadable=0.2)
     assert torch.equal(here[6:], torch.cat(batches(resumed, 0, start=2)))
 
 
 @pytest.mark.parametrize('num_workers', [0, 2])
-def test_too_many_damaged_files(root, num_workers):
+def test_too_many_damaged_files_stop_the_run(root, num_workers):
     damage(root, 'b/1.JPEG', 'c/5.JPEG', 'a/3.JPEG')
     dataset = build(root, pipeline=CROP, max_unreadable=0.2)
     with pytest.raises(ValueError) as error:
@@ -210,7 +215,7 @@ def test_too_many_damaged_files(root, num_workers):
     assert '3 of 12 images cannot be loaded, max_unreadable=0.2' in str(error.value)
 
 
-def test_missing_files_count(root):
+def test_missing_files_count_as_unreadable(root):
     dataset = build(root, max_unreadable=0.2)
     path = dataset.get_data_info(0)['img_path']
     Path(path).unlink()
@@ -218,7 +223,7 @@ def test_missing_files_count(root):
     assert dataset.num_unreadable == 1
 
 
-def test_tests_use_every_file(root):
+def test_damaged_files_are_not_replaced_in_test_mode(root):
     damage(root, 'b/1.JPEG')
     dataset = build(root, test_mode=True, max_unreadable=0.2)
     with pytest.raises(OSError, match="cannot load the image '.*b/1.JPEG'"):

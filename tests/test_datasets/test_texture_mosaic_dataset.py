@@ -42,7 +42,7 @@ def build(root):
     )
 
 
-def test_classes_and_labels(root):
+def test_classes_and_labels_are_read_from_the_files(root):
     dataset = build(root)
     assert (
         list(dataset.metainfo['classes']) == CLASSES['classes']
@@ -54,7 +54,7 @@ def test_classes_and_labels(root):
         assert (labels[1:] == index).all() and (labels[0] == 255).all()
 
 
-def test_missing_classes(root):
+def test_missing_class_file_error_names_the_tool(root):
     (root.parent / 'classes.json').unlink()
     with pytest.raises(ConfigError, match='texture_mosaics.py'):
         build(root)

@@ -1,4 +1,4 @@
-"""``compile``: the same numbers, from few graphs without breaks."""
+"""Compiled blocks compute the same numbers, with few graphs and no breaks."""
 
 from copy import deepcopy
 
@@ -64,7 +64,7 @@ def runner(model, tmp_path, **cfg):
         dict(with_cp=True),
     ],
 )
-def test_compiled_blocks_compute_the_same(tmp_path, options):
+def test_compiled_blocks_have_the_same_loss_and_gradients(tmp_path, options):
     torch._dynamo.reset()
     plain, compiled = pretraining(**options), pretraining(**options)
     runner(
@@ -81,8 +81,12 @@ def test_compiled_blocks_compute_the_same(tmp_path, options):
 
 
 def test_blocks_share_graphs():
-    """With and without drop path, and the last, for hidden patches alone; one
-    for the teacher's but the last, of which some tokens are computed."""
+    """Four graphs are enough for the 12 blocks.
+
+    The student has three: blocks with drop path, blocks without it, and the last
+    block, which computes only the hidden patches. The teacher's blocks share one,
+    except for the last: code that is not compiled computes some of its tokens.
+    """
     torch._dynamo.reset()
     model, counter = pretraining(drop_path_rate=0.3), CompileCounter()
     assert len(transformer_blocks(model)) == 12
@@ -93,7 +97,7 @@ def test_blocks_share_graphs():
     assert counter.frame_count == 4
 
 
-def test_batches_of_any_size_share_graphs():
+def test_batches_of_all_sizes_share_graphs():
     torch._dynamo.reset()
     model, counter = pretraining(), CompileCounter()
     backend = aot_autograd(fw_compiler=counter)
@@ -103,12 +107,17 @@ def test_batches_of_any_size_share_graphs():
     for batch in (2, 3, 4, 6):
         loss_and_gradients(model, batch)
         graphs.append(counter.frame_count)
-    assert graphs[1] == graphs[3]  # the second made the size a variable
+    # The second batch size has made the size a variable of the graphs.
+    assert graphs[1] == graphs[3]
 
 
 @pytest.mark.parametrize('fullgraph', [False, True])
-def test_blocks_of_several_grids(fullgraph):
-    """To resize a table, SciPy's spline breaks the graph."""
+def test_compiled_block_handles_several_grids(fullgraph):
+    """Compiled blocks accept other grids than their window.
+
+    SciPy's spline, which resizes the table of relative position biases, breaks
+    the graph; with ``fullgraph`` only the window's own grid is possible.
+    """
     torch._dynamo.reset()
     for window in ((2, 2), (3, 3)):
         torch.manual_seed(0)
@@ -121,7 +130,7 @@ def test_blocks_of_several_grids(fullgraph):
             torch.testing.assert_close(compiled(x, (h, w)), block(x, (h, w)))
 
 
-def test_under_autocast(tmp_path):
+def test_compiled_blocks_have_the_same_loss_under_autocast(tmp_path):
     torch._dynamo.reset()
     plain, compiled = pretraining(), pretraining()
     for block in transformer_blocks(compiled):
@@ -132,13 +141,13 @@ def test_under_autocast(tmp_path):
 
 
 @pytest.mark.parametrize('cfg', [{}, dict(compile=False), dict(compile=None)])
-def test_not_unless_asked(tmp_path, cfg):
+def test_blocks_are_not_compiled_by_default(tmp_path, cfg):
     model = pretraining()
     runner(model, tmp_path, **cfg)._maybe_compile('train_step')
     assert all(block._compiled_call_impl is None for block in transformer_blocks(model))
 
 
-def test_checkpoints_have_the_same_names(tmp_path):
+def test_compiling_keeps_the_state_dict_keys(tmp_path):
     model, names = pretraining(), set(pretraining().state_dict())
     runner(model, tmp_path, compile=True)._maybe_compile('train_step')
     assert set(model.state_dict()) == names

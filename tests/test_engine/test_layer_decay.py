@@ -26,7 +26,7 @@ def build(model, **paramwise):
 
 
 def settings(model, wrapper):
-    """{parameter: (lr, weight decay)}."""
+    """Map each parameter's name to its (learning rate, weight decay)."""
     names = {id(p): n for n, p in model.named_parameters()}
     return {
         names[id(p)]: (g['lr'], g['weight_decay'])
@@ -35,7 +35,7 @@ def settings(model, wrapper):
     }
 
 
-def test_every_parameter_follows_the_rule():
+def test_every_parameter_has_the_lr_and_weight_decay_of_the_rule():
     model = Segmentor(use_rel_pos_bias=True, use_shared_rel_pos_bias=False)
     rate = 0.65
     wrapper = build(
@@ -58,7 +58,7 @@ def test_every_parameter_follows_the_rule():
         shape = dict(model.named_parameters())[name].shape
         flat = len(shape) == 1 or 'cls_token' in name
         assert decay == (0.0 if flat else 0.05), name
-    # One group for each depth and weight decay, not one for each tensor.
+    # Tensors of the same depth and weight decay share one group.
     assert len(wrapper.optimizer.param_groups) == 28
 
 
@@ -69,7 +69,7 @@ def test_frozen_parameters_are_left_out():
     assert 'backbone.mask_token' not in names
 
 
-def test_order_of_rules():
+def test_precedence_of_weight_decay_rules():
     model = Segmentor()
     result = settings(
         model,
@@ -96,7 +96,7 @@ def test_order_of_rules():
         assert result[name] == pytest.approx((1e-3 * lr, 0.05 * decay)), name
 
 
-def test_table_is_printed(caplog):
+def test_table_of_parameter_groups_is_logged(caplog):
     from mmengine.logging import MMLogger
 
     logger = MMLogger.get_current_instance()
@@ -119,14 +119,14 @@ def test_table_is_printed(caplog):
     assert sum(counts) == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def test_without_decay_a_group_spans_depths():
+def test_without_layer_decay_one_group_spans_all_depths():
     model = Segmentor()
     groups = build(model, flat_decay_mult=0.0).optimizer.param_groups
     assert [(g['lr'], g['weight_decay']) for g in groups] == [(1e-3, 0), (1e-3, 0.05)]
 
 
-def test_schedule_keeps_the_scales():
-    """The whole schedule is scaled, to its end."""
+def test_schedules_keep_the_scales_of_the_layers():
+    """The last learning rates of a schedule are scaled like the first ones."""
     from mmengine.optim import CosineAnnealingLR
 
     model = Segmentor()

@@ -1,3 +1,4 @@
+import contextlib
 import os
 
 import numpy as np
@@ -23,11 +24,11 @@ from mmmaskdistill.models import MaskDistillViT
 VIT = dict(embed_dims=48, num_layers=2, num_heads=3, feedforward_channels=96)
 
 
-class Noisy(BaseDataset):
-    """Samples that are new at every draw; remembers what was asked for."""
+class RandomSamples(BaseDataset):
+    """A dataset of random samples, which records the requested indices."""
 
     METAINFO = dict(classes=('a', 'b'))
-    asked = []
+    requested = []
 
     def full_init(self):
         pass
@@ -36,12 +37,12 @@ class Noisy(BaseDataset):
         return 10
 
     def __getitem__(self, index):
-        Noisy.asked.append(index)
+        RandomSamples.requested.append(index)
         return self.pipeline(dict(inputs=torch.rand(4) + float(np.random.rand())))
 
 
-class Dropped(BaseModel):
-    """A model that is random itself, with buffers and batch statistics."""
+class DropoutModel(BaseModel):
+    """A model with dropout, buffers and batch statistics."""
 
     def __init__(self, width=8):
         super().__init__()
@@ -88,7 +89,7 @@ class StopInValidation(Hook):
 
 
 class Scores(Hook):
-    """Remembers every validation's iteration and result."""
+    """Record the iteration and the result of every validation."""
 
     def __init__(self):
         self.seen = []
@@ -114,7 +115,17 @@ def train(
     hooks=(),
     **dataloader,
 ):
-    """13 iterations or 4 epochs of 3; returns the runner."""
+    """Train for 13 iterations, or for 4 epochs of 3 iterations.
+
+    Args:
+        work_dir (Path): The folder of the run.
+        stop_at (int, optional): Iteration after which the run is stopped.
+        hooks (Sequence): Additional custom hooks.
+        **dataloader: Additional options of the training data loader.
+
+    Returns:
+        ResumableRunner: The runner, after training or after it was stopped.
+    """
     if loop is None:
         loop = (
             dict(by_epoch=True, max_epochs=4)
@@ -133,14 +144,15 @@ def train(
             val_evaluator=dict(type=LossMetric),
         )
     runner = ResumableRunner(
-        model=dict(type=Dropped, width=width),  # built with the run's seed
+        # A config, so that the runner builds the model with the run's seed.
+        model=dict(type=DropoutModel, width=width),
         work_dir=str(work_dir),
         train_dataloader=dict(
             batch_size=4,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             sampler=dict(type=sampler),
-            dataset=Noisy(),
+            dataset=RandomSamples(),
             **dataloader,
         ),
         train_cfg=loop,
@@ -170,10 +182,8 @@ def train(
         experiment_name=f'{work_dir}{resume}',
         **validation,
     )
-    try:
+    with contextlib.suppress(Stop):
         runner.train()
-    except Stop:
-        pass
     return runner
 
 
@@ -201,7 +211,8 @@ def assert_same(a, b):
         dict(by_epoch=True, accumulate=3),
         dict(by_epoch=True, num_batch_per_epoch=2),
         dict(by_epoch=True, checkpoint=dict(by_epoch=False, interval=5)),
-        # After the last iteration of an epoch, which does not count yet.
+        # Such a checkpoint is written after the last iteration of an epoch, when
+        # the epoch does not count as finished yet.
         dict(by_epoch=True, checkpoint=dict(by_epoch=False, interval=3)),
         dict(by_epoch=False),
         dict(by_epoch=False, sampler='InfiniteSampler'),
@@ -211,10 +222,10 @@ def assert_same(a, b):
     ids=lambda case: ' '.join(f'{k}={v}' for k, v in case.items()),
 )
 def test_resumed_run_equals_uninterrupted_one(tmp_path, case):
-    """No seed is configured: the drawn one must be taken up again."""
+    """The resumed run has no configured seed: it must use the checkpoint's."""
     whole = train(tmp_path / 'whole', seed=7, **case)
     train(tmp_path / 'parts', seed=7, stop_at=7, **case)
-    Noisy.asked.clear()
+    RandomSamples.requested.clear()
     resumed = train(tmp_path / 'parts', resume=True, **case)
     assert resumed.seed == 7
     assert resumed.iter == whole.iter and resumed.epoch == whole.epoch
@@ -228,14 +239,15 @@ def test_resumed_run_equals_uninterrupted_one(tmp_path, case):
         for runner in (whole, resumed)
     ]
     np.testing.assert_array_equal(*losses)
-    assert resumed.train_dataloader.dataset.metainfo == Noisy.METAINFO
+    assert resumed.train_dataloader.dataset.metainfo == RandomSamples.METAINFO
     if not case.get('num_workers') and not case['by_epoch']:
-        # Nothing that was trained on is loaded again: at most 8 batches of 4.
-        assert len(Noisy.asked) <= 32
+        # Samples of finished iterations are not loaded again. The remaining
+        # iterations need at most 8 batches of 4 samples.
+        assert len(RandomSamples.requested) <= 32
 
 
-def test_randomness_does_not_repeat(tmp_path):
-    """Neither an iteration's dropout nor a sample's noise comes twice."""
+def test_random_numbers_do_not_repeat(tmp_path):
+    """Iterations and samples all have different random numbers."""
     seen = []
 
     class Listen(Hook):
@@ -263,11 +275,11 @@ def test_randomness_does_not_repeat(tmp_path):
         (False, 5, {}, StopInValidation(10), [10, 13]),
         (False, 5, {}, StopInValidation(13), [13]),
         (False, 5, dict(interval=4), StopAt(10), [10, 13]),
-        # The whole run was stopped after its end.
+        # This run was stopped after its end, so no validation is missing.
         (False, 5, dict(save_best='loss', rule='greater'), Hook(), []),
     ],
 )
-def test_a_stopped_validation_is_made_up_for(
+def test_missing_validations_are_run_after_resuming(
     tmp_path, by_epoch, val_interval, checkpoint, stop, resumed
 ):
     args = dict(
@@ -283,8 +295,8 @@ def test_a_stopped_validation_is_made_up_for(
     assert len(whole.seen) == len(dict(whole.seen))
 
 
-def test_the_data_pipeline_may_be_switched(tmp_path):
-    """mmpretrain's hook writes to the dataset, whoever wraps it."""
+def test_switching_the_data_pipeline_can_be_resumed(tmp_path):
+    """mmpretrain's hook changes the pipeline of the wrapped dataset."""
 
     def recipe():
         return dict(
@@ -311,7 +323,7 @@ def test_the_data_pipeline_may_be_switched(tmp_path):
         )
 
 
-def test_other_loops_advance_the_data_themselves(tmp_path):
+def test_custom_loops_resume_by_advancing_the_data(tmp_path):
 
     class OwnLoop(IterBasedTrainLoop):
         pass
@@ -323,7 +335,7 @@ def test_other_loops_advance_the_data_themselves(tmp_path):
     assert_same(whole, resumed)
 
 
-def test_a_kept_seed_is_told(tmp_path):
+def test_keeping_the_seed_of_the_checkpoint_is_logged(tmp_path):
     train(tmp_path, seed=7, stop_at=7)
     runner = train(tmp_path, seed=8, stop_at=8, resume=True)
     assert runner.seed == 7
@@ -331,8 +343,8 @@ def test_a_kept_seed_is_told(tmp_path):
         assert 'has seed 7: it is kept, and the configured 8' in log.read()
 
 
-def test_auto_scale_lr_sees_the_batch_size(tmp_path):
-    """mmengine looks for it in the config that the runner rewrites."""
+def test_auto_scale_lr_finds_the_batch_size(tmp_path):
+    """The runner rewrites the config in which mmengine finds the batch size."""
     runner = train(tmp_path, stop_at=1)
     runner.param_schedulers = None
     before = runner.optim_wrapper.param_groups[0]['lr']
@@ -341,7 +353,7 @@ def test_auto_scale_lr_sees_the_batch_size(tmp_path):
     assert after == before / 2
 
 
-def test_latest_checkpoint(tmp_path):
+def test_latest_checkpoint_is_found_without_a_valid_pointer(tmp_path):
     assert latest_checkpoint(str(tmp_path)) is None
     for k in (2, 10):
         path = tmp_path / f'iter_{k}.pth'
@@ -359,7 +371,7 @@ def test_latest_checkpoint(tmp_path):
         assert latest_checkpoint(str(tmp_path)) == found
 
 
-def test_unusable_resume_points(tmp_path):
+def test_checkpoints_that_cannot_be_resumed_are_refused(tmp_path):
     path = str(tmp_path / 'a.pth')
     with pytest.raises(CheckpointError, match='does not exist'):
         read_resume_point(path)
@@ -372,29 +384,30 @@ def test_unusable_resume_points(tmp_path):
         read_resume_point(path)
 
 
-def test_coverage():
-    model = Dropped()
+def test_coverage_reports_what_does_not_match():
+    model = DropoutModel()
     weights = model.state_dict()
     assert check_coverage(model, weights, 'a.pth') == (
         "8 of the model's 8 tensors match checkpoint 'a.pth'"
     )
 
     with pytest.raises(CheckpointError) as error:
-        check_coverage(model, Dropped(width=16).state_dict(), 'a.pth')
+        check_coverage(model, DropoutModel(width=16).state_dict(), 'a.pth')
     assert "1 of the model's 8 tensors match checkpoint 'a.pth'" in str(error.value)
     assert 'layers.0.weight is (16, 4), not (8, 4)' in str(error.value)
     assert ' and 4 more' in str(error.value)
 
     part = {'layers.0.bias': weights['layers.0.bias'], 'other': torch.ones(1)}
-    for complete in (True, False):  # there is no backbone
+    # A model without a backbone must be covered as a whole in any case.
+    for complete in (True, False):
         with pytest.raises(CheckpointError) as error:
             check_coverage(model, part, 'a.pth', complete)
         assert 'not in the checkpoint: layers.0.weight' in str(error.value)
         assert 'not in the model: other' in str(error.value)
 
 
-def test_training_starts_from_whole_backbones_only():
-    """The head may differ, and what only one of the tasks learns."""
+def test_training_start_needs_a_complete_backbone():
+    """The head and the parameters of only one of the tasks may differ."""
     model = nn.ModuleDict(
         dict(
             backbone=MaskDistillViT(VIT, img_size=32, final_norm=False),
@@ -413,7 +426,7 @@ def test_training_starts_from_whole_backbones_only():
             head=nn.Linear(48, 5),
         )
     )
-    # The shared table becomes one a block, of another window.
+    # The shared table is resized to the other window and copied to every block.
     report = check_coverage(other, model.state_dict(), 'a.pth', complete=False)
     assert 'other shape: head.weight is (3, 48), not (5, 48)' in report
     assert (
@@ -432,19 +445,19 @@ def test_training_starts_from_whole_backbones_only():
         check_coverage(other, state, 'a.pth', complete=False)
 
 
-def test_loading_hooks_may_make_a_checkpoint_fit():
-    model = Dropped()
+def test_loading_hooks_are_applied_before_the_comparison():
+    model = DropoutModel()
     model.layers[0]._register_load_state_dict_pre_hook(
         lambda state, prefix, *args: state.update(
             {f'{prefix}weight': state[f'{prefix}weight'][:8]}
         )
     )
-    weights = Dropped().state_dict()
+    weights = DropoutModel().state_dict()
     weights['layers.0.weight'] = torch.ones(16, 4)
     assert '8 of' in check_coverage(model, weights, 'a.pth')
 
 
-def test_resuming_another_model_fails(tmp_path):
+def test_checkpoints_of_another_model_are_refused(tmp_path):
     train(tmp_path, stop_at=7)
     with pytest.raises(CheckpointError, match="of the model's 8 tensors"):
         train(tmp_path, resume=True, width=16)

@@ -5,17 +5,12 @@ mmmaskdistill: that one comes from a wheel built of this checkout.
 """
 
 import shutil
-import subprocess
 import sys
-import sysconfig
-import venv
-from pathlib import Path
 
 import numpy as np
 import pytest
+from environments import ROOT, new_environment, run
 from PIL import Image
-
-ROOT = Path(__file__).parents[2]
 
 PRETRAIN = """
 _base_ = 'mmmaskdistill::pretrain/{recipe}'
@@ -24,21 +19,6 @@ train_dataloader = dict(batch_size=2, num_workers=0, dataset=dict(with_label=Fal
 train_cfg = dict(max_epochs=1)
 param_scheduler = []
 """
-
-
-def run(*command, cwd: Path, **kwargs) -> str:
-    """Run a command in a folder and return what it printed."""
-    result = subprocess.run(
-        [str(word) for word in command],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=600,
-        **kwargs,
-    )
-    assert result.returncode == 0, result.stdout
-    return result.stdout
 
 
 @pytest.fixture(scope='session')
@@ -51,16 +31,7 @@ def wheel(tmp_path_factory):
     shutil.copytree(ROOT, source, symlinks=True, ignore=leave_out)
     out = tmp_path_factory.mktemp('wheel')
     pip = (sys.executable, '-m', 'pip', '--disable-pip-version-check')
-    run(
-        *pip,
-        'wheel',
-        '--no-deps',
-        '--no-build-isolation',
-        '--wheel-dir',
-        out,
-        source,
-        cwd=out,
-    )
+    run(*pip, 'wheel', '--no-deps', '--no-build-isolation', '-w', out, source, cwd=out)
     (path,) = out.glob('*.whl')
     return path
 
@@ -68,28 +39,7 @@ def wheel(tmp_path_factory):
 @pytest.fixture(scope='session')
 def python(wheel, tmp_path_factory):
     """The interpreter of an environment with the wheel."""
-    place = tmp_path_factory.mktemp('environment')
-    venv.create(place, with_pip=False, symlinks=True)
-    paths = sysconfig.get_paths('venv', vars=dict(base=str(place), platbase=str(place)))
-    packages = Path(paths['purelib'])
-    # A folder named in a .pth file is searched after the environment's own folder,
-    # and its .pth files, which lead to the checkout, are not read.
-    (packages / 'packages_of_the_tests.pth').write_text(
-        sysconfig.get_paths()['purelib'] + '\n'
-    )
-    run(
-        sys.executable,
-        '-m',
-        'pip',
-        'install',
-        '--no-deps',
-        '--no-index',
-        '--target',
-        packages,
-        wheel,
-        cwd=place,
-    )
-    return Path(paths['scripts']) / 'python'
+    return new_environment(tmp_path_factory.mktemp('environment'), wheel)
 
 
 @pytest.fixture

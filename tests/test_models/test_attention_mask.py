@@ -8,21 +8,24 @@ from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.models import AttentionMask, MaskDistill, TimmTeacher
 
 
-def test_visible_patches_are_drawn_in_proportion():
-    """One visible patch of three: its frequencies are the attention."""
+def test_visible_patches_are_drawn_in_proportion_to_attention():
+    """A patch's chance to stay visible is proportional to its attention.
+
+    If one of three patches is visible, its frequencies equal the attention.
+    """
     attention = torch.tensor([[0.6, 0.3, 0.1]]).expand(20000, -1)
     seed_generators(0)
     draw = GumbelNoise((20000, 3))
     noise = torch.from_numpy(draw({})['mask'])
     mask = AttentionMask(2)(attention, noise)
     assert (mask.sum(1) == 2).all()
-    # five deviations
+    # Frequencies differ from it by less than five standard errors.
     assert ((~mask).float().mean(0) - attention[0]).abs().max() < 5 * 0.5 / 20000**0.5
     seed_generators(0)
     assert torch.equal(torch.from_numpy(draw({})['mask']), noise)
 
 
-def test_attention_of_a_timm_teacher():
+def test_timm_teacher_returns_attention_of_its_last_block():
     teacher = TimmTeacher('test_vit', pretrained='random', img_size=64)
     assert teacher.attends
     images = torch.randn(2, 3, 64, 64)
@@ -83,7 +86,7 @@ def loss(model, drawn):
     return model.loss(images, samples)['loss']
 
 
-def test_in_the_algorithm(monkeypatch):
+def test_mask_distill_hides_the_masked_patches(monkeypatch):
     model = build()
     seen = []
     forward = model.backbone.forward
@@ -96,7 +99,7 @@ def test_in_the_algorithm(monkeypatch):
     assert (seen[0].sum(1) == 12).all()
 
 
-def test_masks_and_noise_are_not_mixed_up():
+def test_masks_noise_and_grids_that_do_not_fit_are_refused():
     with pytest.raises(ConfigError, match='GumbelNoise'):
         loss(build(), torch.ones(4, 4).long())
     with pytest.raises(ConfigError, match='AttentionMask'):
@@ -107,5 +110,5 @@ def test_masks_and_noise_are_not_mixed_up():
         loss(build(), torch.randn(3, 3))
     with pytest.raises(ConfigError, match='num_masking_patches=12'):
         AttentionMask(12)(torch.rand(2, 9), torch.randn(2, 9))
-    with pytest.raises(ConfigError, match='=16, the student .* 4 x 4 patches'):
+    with pytest.raises(ConfigError, match='=16, but the student .* 4 x 4 patches'):
         build(masking=dict(type='mmmaskdistill.AttentionMask', num_masking_patches=16))

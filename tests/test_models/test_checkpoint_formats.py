@@ -1,4 +1,7 @@
-"""Weights that other projects' models wrote give those models' features."""
+"""MaskDistillViT computes the same features as models of other projects.
+
+It loads the weights from those projects' checkpoint formats.
+"""
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-import mmmaskdistill  # noqa: F401  before the toolkits
+import mmmaskdistill  # noqa: F401
 from mmmaskdistill.engine import ResumableRunner
 from mmmaskdistill.errors import CheckpointError
 from mmmaskdistill.models import MaskDistillViT
@@ -21,7 +24,9 @@ DEPTH, WIDTH, HEADS, HIDDEN, SIZE = 3, 48, 3, 96, 64
 ARCH = dict(
     embed_dims=WIDTH, num_layers=DEPTH, num_heads=HEADS, feedforward_channels=HIDDEN
 )
-OWN = dict(use_rel_pos_bias=True, use_shared_rel_pos_bias=False)
+# The table of relative position biases is shared by all blocks, or every block has its
+# own, or there is none.
+PER_BLOCK = dict(use_rel_pos_bias=True, use_shared_rel_pos_bias=False)
 SHARED = dict(use_rel_pos_bias=False, use_shared_rel_pos_bias=True)
 NONE = dict(use_rel_pos_bias=False, use_shared_rel_pos_bias=False)
 IMAGES = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
@@ -30,21 +35,30 @@ IMAGES = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1
 def randomized(model):
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.2)
-    model.eval()  # returns None in the toolkits
+    model.eval()  # Some of mmpretrain's and mmseg's models return None.
     return model
 
 
 def load(path, state, **options):
-    """Our ViT from a file, and the report."""
+    """Load a file into a MaskDistillViT.
+
+    Args:
+        path (Path): The file.
+        state (dict, optional): What to write to the file first.
+        **options: Options of MaskDistillViT.
+
+    Returns:
+        tuple: The ViT, and the report of what was loaded.
+    """
     if isinstance(state, dict):
         torch.save(state, path)
     vit = MaskDistillViT(ARCH, img_size=SIZE, **{'out_type': 'raw', **options}).eval()
     return vit, load_backbone(vit, str(path))
 
 
-def assert_close(ours, theirs):
-    scale = theirs.abs().max().item()
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * scale)
+def assert_close(output, expected):
+    scale = expected.abs().max().item()
+    torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5 * scale)
 
 
 def under(prefix, state):
@@ -69,11 +83,14 @@ def timm_beit(**options):
     )
 
 
-@pytest.mark.parametrize('tables', [OWN, SHARED])
+@pytest.mark.parametrize('tables', [PER_BLOCK, SHARED])
 @torch.no_grad()
-def test_beit_as_its_authors_publish_it(tmp_path, tables):
-    """Pre-trained: a tokenizer's head, BEiT v2's blocks for the class token
-    and position indices lie beside the weights."""
+def test_beit_pretraining_checkpoint_of_its_authors(tmp_path, tables):
+    """A pre-training checkpoint contains more than the weights of the ViT.
+
+    It also has a head for visual tokens, BEiT v2's patch aggregation blocks and the
+    indices of relative positions.
+    """
     beit = timm_beit(**tables)
     state = beit.state_dict()
     state['mask_token'] = torch.randn(1, 1, WIDTH)
@@ -93,16 +110,16 @@ def test_beit_as_its_authors_publish_it(tmp_path, tables):
 
 
 @torch.no_grad()
-def test_fine_tuned_beit(tmp_path):
-    """timm's ``beitv2_*`` and the authors' own: mean pooling and fc_norm."""
-    beit = timm_beit(global_pool='avg', **OWN)
+def test_fine_tuned_beit_of_its_authors(tmp_path):
+    """timm's ``beitv2_*`` and the authors' files have mean pooling and fc_norm."""
+    beit = timm_beit(global_pool='avg', **PER_BLOCK)
     state = beit.state_dict()
     vit, _ = load(
         tmp_path / 'a.pth',
         dict(module=state),
         out_type='avg_featmap',
         final_norm=False,
-        **OWN,
+        **PER_BLOCK,
     )
     assert_close(
         vit(IMAGES)[0],
@@ -111,13 +128,13 @@ def test_fine_tuned_beit(tmp_path):
 
 
 @torch.no_grad()
-def test_upernet_of_beits_authors(tmp_path):
-    beit = timm_beit(**OWN)
+def test_beit_upernet_checkpoint_of_its_authors(tmp_path):
+    beit = timm_beit(**PER_BLOCK)
     state = under('backbone.', beit.state_dict())
     state['backbone.fpn1.0.weight'] = torch.zeros(WIDTH, WIDTH, 2, 2)
     state['decode_head.conv_seg.weight'] = torch.zeros(150, WIDTH, 1, 1)
     vit, report = load(
-        tmp_path / 'a.pth', dict(state_dict=state, meta=dict(epoch=1)), **OWN
+        tmp_path / 'a.pth', dict(state_dict=state, meta=dict(epoch=1)), **PER_BLOCK
     )
     assert_close(vit(IMAGES)[0], beit.forward_features(IMAGES))
     assert any('fpn1' in line and 'a neck' in line for line in report)
@@ -135,10 +152,12 @@ def test_upernet_of_beits_authors(tmp_path):
     ids=['clip', 'timm'],
 )
 @torch.no_grad()
-def test_re_implementation_with_lightning(tmp_path, teacher):
-    """bwconrad/masked-distillation: the student is timm's Beit with a mask
-    token, the teacher lies beside it."""
-    beit = timm_beit(use_abs_pos_emb=True, global_pool='avg', **OWN)
+def test_checkpoint_of_the_lightning_reimplementation(tmp_path, teacher):
+    """bwconrad/masked-distillation trains timm's Beit with a mask token.
+
+    The checkpoint contains the teacher as well.
+    """
+    beit = timm_beit(use_abs_pos_emb=True, global_pool='avg', **PER_BLOCK)
     state = under('student.', beit.state_dict())
     state['student.mask_token'] = torch.randn(1, 1, WIDTH)
     state['head.weight'] = torch.zeros(512, WIDTH)
@@ -150,7 +169,11 @@ def test_re_implementation_with_lightning(tmp_path, teacher):
         'hyper_parameters': dict(lr=1e-3),
     }
     vit, report = load(
-        tmp_path / 'last.ckpt', content, use_abs_pos_emb=True, final_norm=False, **OWN
+        tmp_path / 'last.ckpt',
+        content,
+        use_abs_pos_emb=True,
+        final_norm=False,
+        **PER_BLOCK,
     )
     assert_close(vit(IMAGES)[0], beit.forward_features(IMAGES))
     assert "prefix 'student.'" in report[0]
@@ -158,8 +181,8 @@ def test_re_implementation_with_lightning(tmp_path, teacher):
 
 
 @torch.no_grad()
-def test_re_implementation_of_modules(tmp_path):
-    """drkostas/MaskDistill-PyTorch, saved from DistributedDataParallel."""
+def test_checkpoint_of_the_plain_torch_reimplementation(tmp_path):
+    """drkostas/MaskDistill-PyTorch saves from DistributedDataParallel."""
     beit = timm_beit(**SHARED)
     state = under('module.student.', beit.state_dict())
     state['module.student.mask_token'] = torch.randn(1, 1, WIDTH)
@@ -171,7 +194,7 @@ def test_re_implementation_of_modules(tmp_path):
 
 @pytest.mark.parametrize('final_norm', [True, False])
 @torch.no_grad()
-def test_mmseg_beit(tmp_path, final_norm):
+def test_beit_of_mmseg(tmp_path, final_norm):
     beit = randomized(
         BEiT(
             img_size=SIZE,
@@ -192,16 +215,16 @@ def test_mmseg_beit(tmp_path, final_norm):
         out_type='featmap',
         out_indices=(0, 2),
         final_norm=final_norm,
-        **OWN,
+        **PER_BLOCK,
     )
-    for ours, theirs in zip(vit(IMAGES), beit(IMAGES)):
-        assert_close(ours, theirs)
+    for output, expected in zip(vit(IMAGES), beit(IMAGES)):
+        assert_close(output, expected)
     assert 'OpenMMLab format' in report[0]
 
 
-@pytest.mark.parametrize('tables', [OWN, SHARED, NONE])
+@pytest.mark.parametrize('tables', [PER_BLOCK, SHARED, NONE])
 @torch.no_grad()
-def test_mmpretrain_beit(tmp_path, tables):
+def test_beit_of_mmpretrain(tmp_path, tables):
     options = dict(
         use_abs_pos_emb=tables is NONE,
         layer_scale_init_value=0.0 if tables is NONE else 0.1,
@@ -211,7 +234,7 @@ def test_mmpretrain_beit(tmp_path, tables):
     )
     beit = randomized(BEiTViT(ARCH, SIZE, out_indices=[-1], **options))
     state = under('backbone.', beit.state_dict())
-    # BEiT v2's tokenizer is a ViT too.
+    # The checkpoint also contains BEiT v2's tokenizer, another ViT.
     state.update(under('target_generator.encoder.', beit.state_dict()))
     vit, _ = load(tmp_path / 'a.pth', dict(state_dict=state), **options)
     assert_close(vit(IMAGES)[0], beit(IMAGES)[0])
@@ -219,8 +242,8 @@ def test_mmpretrain_beit(tmp_path, tables):
 
 @pytest.mark.parametrize('decoder', [True, False])
 @torch.no_grad()
-def test_mae(tmp_path, decoder):
-    """A bias of the keys is dropped, and no feature changes."""
+def test_mae_of_its_authors(tmp_path, decoder):
+    """The bias of the keys is dropped, which changes no feature."""
     mae = randomized(
         VisionTransformer(
             img_size=SIZE,
@@ -251,7 +274,7 @@ def test_mae(tmp_path, decoder):
 
 
 @torch.no_grad()
-def test_openmmlab_mae(tmp_path):
+def test_mae_of_mmpretrain_and_mmseg(tmp_path):
     mae = randomized(
         MAEViT({**ARCH, 'feedforward_channels': HIDDEN}, SIZE, mask_ratio=0.0)
     )
@@ -282,7 +305,7 @@ def test_openmmlab_mae(tmp_path):
         out_type='featmap',
         use_abs_pos_emb=True,
         final_norm=False,
-        **OWN,
+        **PER_BLOCK,
     )
     assert_close(vit(IMAGES)[0], mae(IMAGES)[0])
 
@@ -301,15 +324,15 @@ def transformers_config(**options):
     )
 
 
-@pytest.mark.parametrize('tables', [OWN, SHARED, NONE])
+@pytest.mark.parametrize('tables', [PER_BLOCK, SHARED, NONE])
 @torch.no_grad()
-def test_transformers_beit(tmp_path, tables):
+def test_beit_of_transformers(tmp_path, tables):
     config = transformers_config(
         use_mask_token=True,
         use_mean_pooling=False,
         use_absolute_position_embeddings=tables is NONE,
         layer_scale_init_value=0.0 if tables is NONE else 0.1,
-        use_relative_position_bias=tables is OWN,
+        use_relative_position_bias=tables is PER_BLOCK,
         use_shared_relative_position_bias=tables is SHARED,
     )
     from transformers import BeitModel
@@ -329,9 +352,12 @@ def test_transformers_beit(tmp_path, tables):
 
 
 @torch.no_grad()
-def test_transformers_beit_with_heads(tmp_path):
-    """The classifier pools with a norm, masked image modeling has the final
-    norm beside the backbone."""
+def test_beit_of_transformers_with_heads(tmp_path):
+    """Models with heads have the final norm in different places.
+
+    The classifier has it in the pooling layer, masked image modeling next to the
+    backbone.
+    """
     config = transformers_config(use_relative_position_bias=True)
     from transformers import BeitForImageClassification, BeitForMaskedImageModeling
 
@@ -342,28 +368,28 @@ def test_transformers_beit_with_heads(tmp_path):
         None,
         out_type='avg_featmap',
         final_norm=False,
-        **OWN,
+        **PER_BLOCK,
     )
     assert_close(vit(IMAGES)[0], beit.beit(IMAGES).pooler_output)
 
     beit = randomized(BeitForMaskedImageModeling(config))
     beit.save_pretrained(tmp_path)
-    vit, _ = load(tmp_path / 'model.safetensors', None, **OWN)
+    vit, _ = load(tmp_path / 'model.safetensors', None, **PER_BLOCK)
     logits = nn.functional.linear(
         vit(IMAGES)[0], beit.lm_head.weight, beit.lm_head.bias
     )
     assert_close(logits[:, 1:], beit(IMAGES).logits)
 
 
-def test_names_go_both_ways():
-    turned = {ours: theirs for theirs, ours in TRANSFORMERS.items()}
-    assert len(turned) == len(TRANSFORMERS)
-    for theirs in TRANSFORMERS:
-        key = theirs.replace('*', '11') + '.weight'
-        assert rename(rename(key, TRANSFORMERS), turned) == key
+def test_names_can_be_translated_back():
+    inverse = {own: foreign for foreign, own in TRANSFORMERS.items()}
+    assert len(inverse) == len(TRANSFORMERS)
+    for foreign in TRANSFORMERS:
+        key = foreign.replace('*', '11') + '.weight'
+        assert rename(rename(key, TRANSFORMERS), inverse) == key
 
 
-def test_prefixes():
+def test_prefixes_of_students_are_found():
     keys = [
         'student.patch_embed.proj.weight',
         'teacher.patch_embed.proj.weight',
@@ -375,23 +401,23 @@ def test_prefixes():
 @pytest.mark.parametrize(
     'saved, wanted, message',
     [
-        (dict(init_values=None), {}, 'set layer_scale_init_value=0 to have'),
-        ({}, dict(layer_scale_init_value=0), 'set layer_scale_init_value=0.1 to'),
-        (dict(use_abs_pos_emb=True), {}, 'set use_abs_pos_emb=True to have'),
-        ({}, dict(use_abs_pos_emb=True), 'set use_abs_pos_emb=False to have'),
+        (dict(init_values=None), {}, 'set layer_scale_init_value=0 to match'),
+        ({}, dict(layer_scale_init_value=0), 'set layer_scale_init_value=0.1 to match'),
+        (dict(use_abs_pos_emb=True), {}, 'set use_abs_pos_emb=True to match'),
+        ({}, dict(use_abs_pos_emb=True), 'set use_abs_pos_emb=False to match'),
         (
-            OWN,
+            PER_BLOCK,
             SHARED,
-            'set use_rel_pos_bias=True, use_shared_rel_pos_bias=False to have',
+            'set use_rel_pos_bias=True, use_shared_rel_pos_bias=False to match',
         ),
-        (SHARED, NONE, 'set use_shared_rel_pos_bias=True to have'),
-        (NONE, SHARED, 'set use_shared_rel_pos_bias=False to have'),
-        (dict(depth=4), {}, r'without a place \(blocks.3.*set arch and patch_s'),
+        (SHARED, NONE, 'set use_shared_rel_pos_bias=True to match'),
+        (NONE, SHARED, 'set use_shared_rel_pos_bias=False to match'),
+        (dict(depth=4), {}, r'does not have \(blocks.3.*set arch and patch_s'),
     ],
 )
-def test_other_parts_are_refused_with_a_remedy(tmp_path, saved, wanted, message):
+def test_different_parts_are_refused_with_advice(tmp_path, saved, wanted, message):
     options = {**dict(depth=DEPTH), **SHARED, **saved}
-    if saved is OWN or saved is NONE:
+    if saved is PER_BLOCK or saved is NONE:
         options['use_shared_rel_pos_bias'] = False
     depth = options.pop('depth')
     beit = Beit(
@@ -407,8 +433,8 @@ def test_other_parts_are_refused_with_a_remedy(tmp_path, saved, wanted, message)
         load(tmp_path / 'a.pth', beit.state_dict(), **wanted)
 
 
-def test_load_state_dict_takes_other_names():
-    """A segmentor of mmseg goes on with our backbone in place of its own."""
+def test_load_state_dict_accepts_mmsegs_names():
+    """MaskDistillViT replaces BEiT in a trained segmentor of mmseg."""
     beit = randomized(
         BEiT(
             img_size=SIZE,
@@ -419,7 +445,7 @@ def test_load_state_dict_takes_other_names():
         )
     )
     model = nn.Module()
-    model.backbone = MaskDistillViT(ARCH, img_size=SIZE, final_norm=False, **OWN)
+    model.backbone = MaskDistillViT(ARCH, img_size=SIZE, final_norm=False, **PER_BLOCK)
     missing, unused = model.load_state_dict(
         under('backbone.', beit.state_dict()), strict=False
     )
@@ -432,7 +458,7 @@ def test_load_state_dict_takes_other_names():
 class Pooled(BaseModel):
     def __init__(self):
         super().__init__()
-        self.backbone = MaskDistillViT(ARCH, img_size=SIZE, **OWN)
+        self.backbone = MaskDistillViT(ARCH, img_size=SIZE, **PER_BLOCK)
         self.head = nn.Linear(WIDTH, 5)
 
     def forward(self, inputs, mode='loss'):
@@ -441,8 +467,8 @@ class Pooled(BaseModel):
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
-def test_load_from_takes_a_backbone_alone(tmp_path, suffix):
-    beit = timm_beit(**OWN)
+def test_load_from_accepts_a_backbone_without_a_head(tmp_path, suffix):
+    beit = timm_beit(**PER_BLOCK)
     path = str(tmp_path / f'beit{suffix}')
     if suffix == '.pth':
         torch.save(dict(model=beit.state_dict()), path)
@@ -472,5 +498,5 @@ def test_load_from_takes_a_backbone_alone(tmp_path, suffix):
         if not key.startswith('head.'):
             assert torch.equal(backbone.state_dict()[key], tensor)
     torch.save(dict(conv1=torch.zeros(1)), tmp_path / 'resnet.pth')
-    with pytest.raises(CheckpointError, match='no ViT that is known'):
+    with pytest.raises(CheckpointError, match='no ViT in a known format'):
         train(str(tmp_path / 'resnet.pth'))

@@ -1,4 +1,4 @@
-"""Parts that do not go together are refused when the model is built."""
+"""Parts that do not fit together are refused when the model is built."""
 
 import pytest
 import torch
@@ -55,7 +55,8 @@ TOKENIZER = dict(
 CODEBOOK = dict(type='mmmaskdistill.CodebookHead', in_channels=24)
 CROSS_ENTROPY = dict(type='mmmaskdistill.CrossEntropyLoss')
 
-REFUSED = [
+# Parts to change, and words that the error must contain.
+REFUSED_PARTS = [
     (
         dict(teacher=TOKENIZER, head=dict(CODEBOOK, vocab_size=40)),
         ('DALLETeacher', 'MSELoss', 'CrossEntropyLoss'),
@@ -130,12 +131,12 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize('parts, says', REFUSED)
-def test_refused(parts, says):
+@pytest.mark.parametrize('parts, words', REFUSED_PARTS)
+def test_parts_that_do_not_fit_are_refused(parts, words):
     with pytest.raises(ConfigError) as error:
         build(**parts)
-    for part in says:
-        assert part in str(error.value)
+    for word in words:
+        assert word in str(error.value)
 
 
 def loss(model, mask):
@@ -144,7 +145,7 @@ def loss(model, mask):
     return model.loss(images, [DataSample().set_mask(m) for m in mask])['loss']
 
 
-def test_nothing_to_predict_is_refused():
+def test_mask_with_nothing_to_predict_is_refused():
     nothing = [[0] * 16] * 2
     with pytest.raises(ConfigError, match="predict='hidden'"):
         loss(build(), nothing)
@@ -167,7 +168,7 @@ def test_masks_of_another_grid_are_refused(student):
         loss(model, [[1] * 3 + [0] * 6] * 2)
 
 
-def test_uneven_masks_are_refused_by_sparse_students():
+def test_sparse_students_refuse_uneven_masks():
     model = build(backbone=VISIBLE, head=DECODER)
     with pytest.raises(ConfigError, match='13 to 14 visible'):
         loss(model, [[1] * 3 + [0] * 13, [1] * 2 + [0] * 14])

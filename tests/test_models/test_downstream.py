@@ -1,4 +1,4 @@
-"""Each student, pre-trained, is a classifier's and a segmentor's backbone."""
+"""Each pre-trained student becomes the backbone of a classifier and a segmentor."""
 
 import pytest
 import torch
@@ -16,31 +16,38 @@ SWIN = dict(
     arch=dict(embed_dims=12, depths=[1, 1, 2, 1], num_heads=[1, 2, 2, 3]),
     stage_cfgs=dict(block_cfgs=dict(window_size=2)),
 )
-# Of pre-training, afterwards of classification, of segmentation, width there.
 VIT = dict(type='mmmaskdistill.MaskDistillViT', arch=ARCH)
-TABLES = dict(use_rel_pos_bias=True, use_shared_rel_pos_bias=False)
-ABSOLUTE = dict(
+TABLE_PER_BLOCK = dict(use_rel_pos_bias=True, use_shared_rel_pos_bias=False)
+ABSOLUTE_POSITIONS = dict(
     use_abs_pos_emb=True, use_shared_rel_pos_bias=False, layer_scale_init_value=0.0
 )
-FOUR = dict(out_indices=(0, 1, 2, 3), final_norm=False)
+FOUR_MAPS = dict(out_indices=(0, 1, 2, 3), final_norm=False)
+# For each student, the backbone of pre-training, of classification and of segmentation,
+# and the widths of the feature maps in segmentation. None stands for the same backbone
+# as in pre-training.
 STUDENTS = {
-    'MaskDistillViT': (VIT, dict(VIT, **TABLES), dict(VIT, **TABLES, **FOUR), [24] * 4),
+    'MaskDistillViT': (
+        VIT,
+        dict(VIT, **TABLE_PER_BLOCK),
+        dict(VIT, **TABLE_PER_BLOCK, **FOUR_MAPS),
+        [24] * 4,
+    ),
     'AllTokensViT': (
         dict(VIT, type='mmmaskdistill.AllTokensViT'),
-        dict(VIT, **TABLES),
-        dict(VIT, **TABLES, **FOUR),
+        dict(VIT, **TABLE_PER_BLOCK),
+        dict(VIT, **TABLE_PER_BLOCK, **FOUR_MAPS),
         [24] * 4,
     ),
     'PatchAggregationViT': (
         dict(VIT, type='mmmaskdistill.PatchAggregationViT', early_layers=2),
-        dict(VIT, **TABLES),
-        dict(VIT, **TABLES, **FOUR),
+        dict(VIT, **TABLE_PER_BLOCK),
+        dict(VIT, **TABLE_PER_BLOCK, **FOUR_MAPS),
         [24] * 4,
     ),
     'VisibleViT': (
         dict(VIT, type='mmmaskdistill.VisibleViT'),
-        dict(VIT, **ABSOLUTE),
-        dict(VIT, **ABSOLUTE, **FOUR),
+        dict(VIT, **ABSOLUTE_POSITIONS),
+        dict(VIT, **ABSOLUTE_POSITIONS, **FOUR_MAPS),
         [24] * 4,
     ),
     'MaskedSwin': (
@@ -49,7 +56,7 @@ STUDENTS = {
         dict(type='mmpretrain.SwinTransformer', out_indices=(0, 1, 2, 3), **SWIN),
         [12, 24, 48, 96],
     ),
-    # With the taps that README.md names: of a CNN four strides.
+    # The out_indices are those of configs/unified/README.md; a CNN has four strides.
     'MaskedTimm, ResNet': (
         dict(type='mmmaskdistill.MaskedTimm', model_name='test_resnet'),
         None,
@@ -73,7 +80,7 @@ STUDENTS = {
 
 @pytest.fixture
 def student(request, tmp_path):
-    """A student's name, and a checkpoint of its pre-training."""
+    """A student's name, a checkpoint of its pre-training, and the student itself."""
     torch.manual_seed(0)
     backbone = dict(STUDENTS[request.param][0], img_size=64)
     built = MODELS.build(backbone)
@@ -101,12 +108,13 @@ def student(request, tmp_path):
     model.init_weights()
     path = str(tmp_path / 'epoch_300.pth')
     torch.save(dict(state_dict=model.state_dict()), path)
-    model.eval()  # mmpretrain's backbones return None
+    # Some of mmpretrain's backbones return None from `eval`.
+    model.eval()
     return request.param, path, model.backbone
 
 
-def started(backbone, path, **more):
-    """The backbone's config, with the line of README.md that starts it."""
+def pretrained(backbone, path, **more):
+    """Return the backbone with the init_cfg that configs/unified/README.md names."""
     return dict(
         backbone,
         init_cfg=dict(type='Pretrained', checkpoint=path, prefix='backbone.'),
@@ -115,7 +123,10 @@ def started(backbone, path, **more):
 
 
 def check_gradients(model, loss):
-    """DistributedDataParallel refuses a parameter that has none."""
+    """Check that every trained parameter has a gradient.
+
+    DistributedDataParallel refuses parameters that get none.
+    """
     loss.backward()
     assert not [
         k for k, p in model.named_parameters() if p.requires_grad and p.grad is None
@@ -123,13 +134,13 @@ def check_gradients(model, loss):
 
 
 @pytest.mark.parametrize('student', STUDENTS, indirect=True)
-def test_fine_tuning(student):
+def test_classifier_starts_from_the_student(student):
     name, path, trained = student
     before, after, _, channels = STUDENTS[name]
     model = MODELS.build(
         dict(
             type='mmpretrain.ImageClassifier',
-            backbone=started(after or before, path, img_size=64),
+            backbone=pretrained(after or before, path, img_size=64),
             neck=dict(type='mmpretrain.GlobalAveragePooling'),
             head=dict(
                 type='mmpretrain.LinearClsHead', num_classes=5, in_channels=channels[-1]
@@ -148,8 +159,8 @@ def test_fine_tuning(student):
 
 
 @pytest.mark.parametrize('student', STUDENTS, indirect=True)
-def test_segmentation(student):
-    """At twice the size, so that what depends on it is resized."""
+def test_segmentor_starts_from_the_student(student):
+    """Images have twice the size, so tensors that depend on it are resized."""
     name, path, trained = student
     before, _, after, channels = STUDENTS[name]
     backbone = after if 'type' in after else dict(before, **after)
@@ -157,7 +168,7 @@ def test_segmentation(student):
     model = MODELS.build(
         dict(
             type='mmmaskdistill.EncoderDecoder',
-            backbone=started(backbone, path, img_size=128),
+            backbone=pretrained(backbone, path, img_size=128),
             neck=dict(
                 type='mmseg.Feature2Pyramid',
                 embed_dim=channels[0],
@@ -209,7 +220,7 @@ def test_segmentation(student):
     assert logits.shape == (1, 5, 128, 192)
 
 
-def test_position_embedding_is_resized_as_timm_does_it():
+def test_position_embedding_is_resized_as_in_timm():
     small = MaskedTimm('vit_tiny_patch16_224', img_size=64)
     large = MaskedTimm('vit_tiny_patch16_224', img_size=128)
     torch.nn.init.normal_(small.timm_model.pos_embed)
@@ -223,8 +234,8 @@ def test_position_embedding_is_resized_as_timm_does_it():
     )
 
 
-def test_a_checkpoint_without_prefix_is_refused(tmp_path):
-    """It would otherwise load nothing and say so in a warning."""
+def test_checkpoint_without_the_right_prefix_is_refused(tmp_path):
+    """mmengine would only warn, and load nothing."""
     state = MaskedTimm('test_resnet', img_size=64).state_dict()
     path = str(tmp_path / 'epoch_300.pth')
     torch.save({f'backbone.{k}': v for k, v in state.items()}, path)

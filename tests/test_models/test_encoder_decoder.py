@@ -1,4 +1,4 @@
-"""Sliding windows against mmseg's."""
+"""Inference in sliding windows and training losses against mmseg's."""
 
 import pytest
 import torch
@@ -37,20 +37,21 @@ def build(kind, **options):
 
 @pytest.mark.parametrize('size', [(32, 48), (33, 95), (70, 20), (16, 16)])
 @torch.no_grad()
-def test_logits_are_mmseg_s(size, monkeypatch):
-    ours, theirs = build('mmmaskdistill.EncoderDecoder'), build('mmseg.EncoderDecoder')
-    assert type(ours) is EncoderDecoder
-    assert type(theirs).__module__.startswith('mmseg.')
+def test_logits_equal_mmsegs(size, monkeypatch):
+    segmentor = build('mmmaskdistill.EncoderDecoder')
+    reference = build('mmseg.EncoderDecoder')
+    assert type(segmentor) is EncoderDecoder
+    assert type(reference).__module__.startswith('mmseg.')
     images = torch.randn(2, 3, *size)
-    expected = theirs.inference(images, [dict(ori_shape=size)] * 2)
+    expected = reference.inference(images, [dict(ori_shape=size)] * 2)
     assert expected.shape == (2, 5, *size)
     torch.testing.assert_close(
-        ours.inference(images, [dict(ori_shape=size)] * 2), expected
+        segmentor.inference(images, [dict(ori_shape=size)] * 2), expected
     )
-    # What a GPU does: all windows at once.
+    # On a GPU, all windows are computed at once.
     monkeypatch.setattr(torch.Tensor, 'is_cuda', True)
     torch.testing.assert_close(
-        ours.inference(images, [dict(ori_shape=size)] * 2), expected
+        segmentor.inference(images, [dict(ori_shape=size)] * 2), expected
     )
 
 
@@ -61,8 +62,8 @@ def test_logits_are_mmseg_s(size, monkeypatch):
         [dict(HEAD, channels=4), HEAD],
     ],
 )
-def test_losses_and_gradients_are_mmseg_s(auxiliary):
-    ours, theirs = (
+def test_losses_and_gradients_equal_mmsegs(auxiliary):
+    segmentor, reference = (
         build(f'{scope}.EncoderDecoder', auxiliary_head=auxiliary).train()
         for scope in ('mmmaskdistill', 'mmseg')
     )
@@ -72,18 +73,20 @@ def test_losses_and_gradients_are_mmseg_s(auxiliary):
         for _ in images
     ]
     kept = []
-    for model in (ours, theirs):
-        torch.manual_seed(1)  # dropout
+    for model in (segmentor, reference):
+        torch.manual_seed(1)  # so that both use the same dropout
         losses = model.loss(images, samples)
         sum(v for k, v in losses.items() if 'loss' in k).backward()
         model.losses = losses
         kept.append(
-            measure.kept_bytes(lambda: model.loss(images, samples), model.parameters())
+            measure.kept_bytes(
+                lambda model=model: model.loss(images, samples), model.parameters()
+            )
         )
-    assert ours.losses == theirs.losses and len(ours.losses) >= 4
-    for (name, p), q in zip(ours.named_parameters(), theirs.parameters()):
+    assert segmentor.losses == reference.losses and len(segmentor.losses) >= 4
+    for (name, p), q in zip(segmentor.named_parameters(), reference.parameters()):
         if q.grad is not None:
             torch.testing.assert_close(p.grad, q.grad, msg=name)
-    # A head's softmax over five classes is not kept.
+    # No head keeps its softmax over the five classes.
     heads = 1 + (len(auxiliary) if isinstance(auxiliary, list) else 1)
     assert kept[1] - kept[0] >= heads * 4 * 2 * 5 * 32 * 48

@@ -1,4 +1,7 @@
-"""Every T with every S on every kind of patches; N, H and L take turns."""
+"""All combinations of student, teacher and predicted patches train or are refused.
+
+Normalizers, heads and losses alternate between the combinations.
+"""
 
 from itertools import count, product
 
@@ -15,7 +18,8 @@ SWIN = dict(
     arch=dict(embed_dims=12, depths=[1, 1, 2, 1], num_heads=[1, 2, 2, 3]),
     stage_cfgs=dict(block_cfgs=dict(window_size=4)),
 )
-# Student, its width, its patches' side in pixels; all have 4 x 4 of them.
+# Each student, its width, and the side of its patches in pixels. The patch grid is
+# always 4 x 4.
 STUDENTS = [
     (dict(type='MaskDistillViT', arch=ARCH), 24, 16),
     (dict(type='AllTokensViT', arch=ARCH), 24, 16),
@@ -26,7 +30,8 @@ STUDENTS = [
     (dict(type='MaskedTimm', model_name='test_resnet', fill='mean'), 96, 32),
 ]
 VIT = dict(type='TimmTeacher', model_name='test_vit', pretrained='random', img_size=64)
-# Teacher, and its channels, vocabulary or None for the student's width.
+# Each teacher, and its number of channels or size of vocabulary. None stands for the
+# student's width.
 TEACHERS = [
     (VIT, 64),
     (dict(VIT, layer=(-2, -1)), 64),
@@ -62,35 +67,37 @@ LOSSES = ['SmoothL1Loss', 'L1Loss', 'MSELoss', 'mmpretrain.CosineSimilarityLoss'
 TURN = count()
 
 
-def ours(cfg):
+def scoped(cfg):
+    """Return a config whose type has the scope ``mmmaskdistill`` if it had none."""
     cfg = cfg if isinstance(cfg, dict) else dict(type=cfg)
     kind = cfg['type']
     return dict(cfg, type=kind if '.' in kind else f'mmmaskdistill.{kind}')
 
 
 def fits(student, teacher, predict):
-    hidden_alone = ('MaskDistillViT', 'PatchAggregationViT')
-    follows = 'arch' in student and student['type'] != 'MaskedSwin'
-    return (predict == 'hidden' or student['type'] not in hidden_alone) and (
-        follows or teacher['type'] != 'MomentumTeacher'
+    """Whether the parts can be combined."""
+    only_hidden = ('MaskDistillViT', 'PatchAggregationViT')
+    can_be_followed = 'arch' in student and student['type'] != 'MaskedSwin'
+    return (predict == 'hidden' or student['type'] not in only_hidden) and (
+        can_be_followed or teacher['type'] != 'MomentumTeacher'
     )
 
 
 @pytest.mark.parametrize('student', STUDENTS, ids=lambda s: s[0]['type'])
-def test_trains_or_is_refused(student):
+def test_combinations_train_or_are_refused(student):
     student, width, side = student
     for (teacher, channels), predict in product(TEACHERS, PREDICT):
         turn = next(TURN)
         discrete = teacher['type'] == 'DALLETeacher'
         heads = DECODERS if student['type'] == 'VisibleViT' else HEADS
         parts = dict(
-            backbone=ours(dict(student, img_size=4 * side)),
-            teacher=ours(teacher),
-            normalizer=ours(NORMALIZERS[0 if discrete else turn % len(NORMALIZERS)]),
-            head=ours(
+            backbone=scoped(dict(student, img_size=4 * side)),
+            teacher=scoped(teacher),
+            normalizer=scoped(NORMALIZERS[0 if discrete else turn % len(NORMALIZERS)]),
+            head=scoped(
                 dict(heads[turn % 2], in_channels=width, out_channels=channels or width)
             ),
-            loss=ours('CrossEntropyLoss' if discrete else LOSSES[turn % len(LOSSES)]),
+            loss=scoped('CrossEntropyLoss' if discrete else LOSSES[turn % len(LOSSES)]),
             predict=predict,
         )
         if not fits(student, teacher, predict):
@@ -100,7 +107,7 @@ def test_trains_or_is_refused(student):
         model = MaskDistill(**parts)
         model.init_weights()
         mask = torch.arange(16) % 3 > 0
-        # The teacher's view has the patches that its own model wants.
+        # DALL-E's tokenizer has patches of 8 pixels, the other teachers of 16 pixels.
         size = 32 if discrete else 64
         views = [torch.randn(2, 3, 4 * side, 4 * side), torch.rand(2, 3, size, size)]
         loss = model.loss(views, [DataSample().set_mask(mask)] * 2)['loss']

@@ -1,4 +1,4 @@
-"""Which library multiplies, and that it counts and computes the same."""
+"""The choice between oneDNN and torch's own product, and the results of both."""
 
 import importlib
 
@@ -9,11 +9,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmmaskdistill.models.layers.linear import linear, takes_onednn, weight_gradient
 
-# The package has a function of this name.
+# `layers.linear` itself is the function, not the module.
 MODULE = importlib.import_module('mmmaskdistill.models.layers.linear')
 
 needs_onednn = pytest.mark.skipif(
-    not hasattr(torch.ops.mkldnn, '_linear_pointwise'), reason='torch without oneDNN'
+    not hasattr(torch.ops.mkldnn, '_linear_pointwise'),
+    reason='this torch has no oneDNN',
 )
 
 
@@ -23,7 +24,7 @@ def amd(monkeypatch):
 
 
 @pytest.fixture(params=[False, True], ids=['another', 'amd'])
-def processor(request, monkeypatch):
+def each_processor(request, monkeypatch):
     monkeypatch.setattr(MODULE, 'on_amd', lambda: request.param)
 
 
@@ -34,7 +35,9 @@ def processor(request, monkeypatch):
         ('vendor_id\t: GenuineIntel\nmodel name\t: Intel Xeon\n', False),
     ],
 )
-def test_processor_is_told_by_its_vendor(monkeypatch, tmp_path, info, expected):
+def test_amd_processors_are_recognized_by_their_vendor(
+    monkeypatch, tmp_path, info, expected
+):
     file = tmp_path / 'cpuinfo'
     file.write_text(info)
     monkeypatch.setattr(MODULE, 'Path', lambda path: file)
@@ -45,16 +48,16 @@ def test_processor_is_told_by_its_vendor(monkeypatch, tmp_path, info, expected):
 
 
 @needs_onednn
-def test_onednn_is_for_amd_alone(monkeypatch):
+def test_only_amd_processors_use_onednn(monkeypatch):
     x, weight = torch.ones(2, 4), torch.ones(3, 4)
-    for processor in (True, False):
-        monkeypatch.setattr(MODULE, 'on_amd', lambda: processor)
-        assert takes_onednn(x, weight) is processor
+    for is_amd in (True, False):
+        monkeypatch.setattr(MODULE, 'on_amd', lambda is_amd=is_amd: is_amd)
+        assert takes_onednn(x, weight) is is_amd
 
 
 @pytest.mark.parametrize('transposed', [False, True])
 @pytest.mark.parametrize('bias', [False, True])
-def test_linear_is_the_product(transposed, bias, processor):
+def test_linear_equals_the_exact_product(transposed, bias, each_processor):
     torch.manual_seed(0)
     x, weight = torch.randn(3, 5, 64), torch.randn(48, 64)
     if transposed:
@@ -69,7 +72,7 @@ def test_linear_is_the_product(transposed, bias, processor):
 
 
 @pytest.mark.parametrize('width', [32, 96])
-def test_weight_gradient_is_the_product(width, processor):
+def test_weight_gradient_equals_the_exact_product(width, each_processor):
     torch.manual_seed(0)
     grad, x = torch.randn(20, 64), torch.randn(20, width)
     exact = grad.double().t() @ x.double()
@@ -78,7 +81,7 @@ def test_weight_gradient_is_the_product(width, processor):
 
 
 @needs_onednn
-def test_onednn_takes_float32_on_cpu(amd):
+def test_onednn_computes_only_float32_on_cpu(amd):
     x, weight = torch.ones(2, 4), torch.ones(3, 4)
     assert takes_onednn(x, weight)
     for dtype in (torch.float64, torch.bfloat16, torch.float16):
@@ -93,7 +96,7 @@ def test_onednn_takes_float32_on_cpu(amd):
 
 
 @needs_onednn
-def test_compiled_graphs_have_torchs_own_product(amd):
+def test_compiled_graphs_use_torchs_own_product(amd):
     graphs = []
 
     def backend(graph, inputs):

@@ -60,8 +60,11 @@ def batch():
     ), mask.bool()
 
 
-def test_loss_is_the_formula():
-    """L( H( S(x, m) )[m], N( T(x) )[m] ), each model under its own norm."""
+def test_loss_equals_the_formula():
+    """The loss is L( H( S(x, m) )[m], N( T(x) )[m] ).
+
+    Student and teacher see the image normalized by their own mean and std.
+    """
     model = build()
     data, mask = batch()
     rgb = data['inputs'].flip(1).float()
@@ -84,21 +87,23 @@ def test_loss_is_the_formula():
     torch.testing.assert_close(loss, expected)
 
 
-def test_visible_targets_do_not_count(monkeypatch):
+def test_targets_of_visible_patches_do_not_count(monkeypatch):
     model = build()
     data, mask = batch()
     data = model.data_preprocessor(data, training=True)
     loss = model(**data, mode='loss')['loss']
-    ask = model.teacher.forward
+    forward = model.teacher.forward
 
     def corrupted(*args):
-        return torch.where(mask.flatten(1)[..., None], ask(*args), torch.tensor(1e6))
+        return torch.where(
+            mask.flatten(1)[..., None], forward(*args), torch.tensor(1e6)
+        )
 
     monkeypatch.setattr(model.teacher, 'forward', corrupted)
     assert model(**data, mode='loss')['loss'] == loss
 
 
-def test_two_pictures_are_normalized_apart():
+def test_two_views_are_normalized_separately():
     model = build()
     pictures = torch.randint(0, 256, (2, 1, 3, 96, 96), dtype=torch.uint8)
     views = model.data_preprocessor(dict(inputs=list(pictures), data_samples=[]))[
@@ -113,7 +118,7 @@ def test_two_pictures_are_normalized_apart():
         torch.testing.assert_close(view, expected)
 
 
-def test_teacher_is_frozen_and_nowhere():
+def test_teacher_is_frozen_and_not_part_of_the_model():
     model = build()
     model.train()
     assert not any(m.training for m in model.teacher.modules())
@@ -131,7 +136,7 @@ def test_teacher_is_frozen_and_nowhere():
 
 
 def test_every_parameter_has_a_gradient():
-    """DistributedDataParallel would refuse a model that leaves one out."""
+    """DistributedDataParallel refuses parameters that get no gradient."""
     model = build()
     data, _ = batch()
     data = model.data_preprocessor(data, training=True)
@@ -139,7 +144,7 @@ def test_every_parameter_has_a_gradient():
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_teacher_moves_with_the_model():
+def test_teacher_moves_to_the_models_dtype_and_device():
     model = build().to(torch.float64)
     assert {p.dtype for p in model.teacher.parameters()} == {torch.float64}
     assert {p.device.type for p in model.to('meta').teacher.parameters()} == {'meta'}
@@ -151,7 +156,7 @@ def test_copies_share_the_teacher():
     assert copy.teacher is model.teacher
     for own, other in zip(model.parameters(), copy.parameters()):
         assert torch.equal(own, other) and own is not other
-    # Such as an EMA that is kept on another device.
+    # An EMA may be kept on another device or in another dtype.
     copy.to(torch.float64)
     data, _ = batch()
     data = model.data_preprocessor(data, training=True)
@@ -214,14 +219,14 @@ class ZeroFillingViT(MaskDistillViT):
         return self.norm(x.masked_fill(mask[..., None], 0))[mask]
 
 
-def test_a_student_may_lack_a_mask_token():
+def test_student_may_have_no_mask_token():
     model = build(backbone={**BACKBONE, 'type': 'mmmaskdistill.ZeroFillingViT'})
     data, _ = batch()
     data = model.data_preprocessor(data, training=True)
     assert model(**data, mode='loss')['loss'].isfinite()
 
 
-def test_grids_that_differ_are_refused():
+def test_student_and_teacher_of_different_grids_are_refused():
     with pytest.raises(ValueError) as error:
         build(teacher={**TEACHER, 'img_size': 64})
     for part in ('4 x 4', '6 x 6', '96 x 96 pixels'):
@@ -237,7 +242,7 @@ def test_masks_of_another_grid_are_refused(shape, grid):
         model.loss(**data)
 
 
-def test_coarser_map_is_resized_when_asked():
+def test_coarser_feature_map_is_resized_if_configured():
     teacher = dict(TEACHER, model_name='test_resnet', layer=4)
     channels = 384
     head = dict(type='mmmaskdistill.LinearHead', in_channels=48)
@@ -260,7 +265,7 @@ def test_head_of_another_width_is_refused():
         build(head=head)
 
 
-def test_features_for_pictures():
+def test_compare_returns_both_sides_of_the_loss():
     model = build()
     data, mask = batch()
     data = model.data_preprocessor(data)

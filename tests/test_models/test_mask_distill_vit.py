@@ -22,22 +22,26 @@ def randomized(**kwargs):
     return vit
 
 
-def assert_close(ours, theirs):
-    """To 1e-5 of the largest value."""
-    scale = theirs.abs().max().item()
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * scale)
+def assert_close(output, expected):
+    """Compare two tensors to 1e-5 of the largest expected value."""
+    scale = expected.abs().max().item()
+    torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5 * scale)
 
 
-def assert_same_gradients(vit, ours, theirs, gradients):
-    """Of a random weighting of the outputs.
+def assert_same_gradients(vit, outputs, reference_outputs, reference_gradients):
+    """Compare gradients of two models' outputs under the same random weights.
 
     Args:
-        gradients (Callable): Gives the other model's, under our names.
+        vit (MaskDistillViT): The model to check.
+        outputs (Sequence[Tensor]): Its outputs.
+        reference_outputs (Sequence[Tensor]): The other model's outputs.
+        reference_gradients (Callable): Returns the other model's gradients under
+            the names of MaskDistillViT's parameters.
     """
-    weights = [torch.randn_like(out) for out in ours]
-    for outs in (ours, theirs):
+    weights = [torch.randn_like(out) for out in outputs]
+    for outs in (outputs, reference_outputs):
         sum((o * w).sum() for o, w in zip(outs, weights)).backward()
-    expected = gradients()
+    expected = reference_gradients()
     compared = set()
     for name, parameter in vit.named_parameters():
         if parameter.grad is not None:
@@ -47,8 +51,11 @@ def assert_same_gradients(vit, ours, theirs, gradients):
     assert 'patch_embed.proj.weight' in compared
 
 
-def in_our_names(model):
-    """Gradients of a model that has its checkpoints' names."""
+def renamed_gradients(model):
+    """Return gradients under the names of MaskDistillViT's parameters.
+
+    The model's parameters must have the same names as in its checkpoints.
+    """
     return to_our_names(
         {k: p.grad for k, p in model.named_parameters() if p.grad is not None}, []
     )
@@ -58,7 +65,7 @@ def in_our_names(model):
 @pytest.mark.parametrize('shared', [True, False])
 @pytest.mark.parametrize('absolute', [True, False])
 @pytest.mark.parametrize('layer_scale', [0.0, 0.1])
-def test_features_and_gradients_are_those_of_timm(shared, absolute, layer_scale, size):
+def test_features_and_gradients_equal_timms(shared, absolute, layer_scale, size):
     vit = randomized(
         img_size=size,
         use_shared_rel_pos_bias=shared,
@@ -83,16 +90,16 @@ def test_features_and_gradients_are_those_of_timm(shared, absolute, layer_scale,
     )
     state = vit.state_dict()
     del state['mask_token']
-    # timm calls the final norm fc_norm when it comes after pooling.
+    # timm names the final norm fc_norm if it comes after pooling.
     head_norm = {k for k in timm.state_dict() if k.startswith('fc_norm')}
     assert not head_norm
     timm.load_state_dict(state, strict=True)
 
     images = torch.randn(2, 3, *timm.patch_embed.img_size)
-    (ours,) = vit(images)
-    theirs = timm.forward_features(images)
-    assert_close(ours, theirs)
-    assert_same_gradients(vit, [ours], [theirs], lambda: in_our_names(timm))
+    (output,) = vit(images)
+    expected = timm.forward_features(images)
+    assert_close(output, expected)
+    assert_same_gradients(vit, [output], [expected], lambda: renamed_gradients(timm))
 
 
 def transformers_beit(kind, size, shared, **options):
@@ -124,8 +131,12 @@ def load_transformers(model, folder, **options):
     return vit
 
 
-def gradients_in_our_names(model, folder):
-    """The files have other names than the model: gradients go through one."""
+def gradients_renamed_through_a_file(model, folder):
+    """Return gradients under the names of MaskDistillViT's parameters.
+
+    transformers uses other names in its files than in its models, so the gradients
+    are written to a file and read back.
+    """
     for parameter in model.parameters():
         parameter.data = parameter.grad
     model.save_pretrained(folder)
@@ -138,7 +149,7 @@ def gradients_in_our_names(model, folder):
     'shared, absolute, layer_scale',
     [(True, False, 0.1), (False, True, 0.1), (True, True, 0.0)],
 )
-def test_features_and_gradients_are_those_of_transformers(
+def test_features_and_gradients_equal_those_of_transformers(
     tmp_path, size, shared, absolute, layer_scale
 ):
     beit = transformers_beit(
@@ -160,19 +171,24 @@ def test_features_and_gradients_are_those_of_transformers(
         out_type='raw',
     )
     images = torch.randn(2, 3, size, size)
-    (ours,) = vit(images)
-    # The mask token needs a gradient to be written.
-    theirs = beit(images, torch.zeros(2, (size // 16) ** 2).bool()).last_hidden_state
-    assert_close(ours, theirs)
+    (output,) = vit(images)
+    # A mask that hides nothing gives the mask token a gradient, so that it can be
+    # written to the file.
+    nothing = torch.zeros(2, (size // 16) ** 2).bool()
+    expected = beit(images, nothing).last_hidden_state
+    assert_close(output, expected)
     assert_same_gradients(
-        vit, [ours], [theirs], lambda: gradients_in_our_names(beit, tmp_path)
+        vit,
+        [output],
+        [expected],
+        lambda: gradients_renamed_through_a_file(beit, tmp_path),
     )
 
 
 @pytest.mark.parametrize('size', [64, 96])
 @pytest.mark.parametrize('shared', [True, False])
-def test_student_is_that_of_transformers(tmp_path, shared, size):
-    """Masked image modeling: the logits of hidden patches."""
+def test_student_equals_that_of_transformers(tmp_path, shared, size):
+    """The logits of the hidden patches in masked image modeling are the same."""
     beit = transformers_beit('BeitForMaskedImageModeling', size, shared)
     vit = load_transformers(
         beit,
@@ -187,20 +203,23 @@ def test_student_is_that_of_transformers(tmp_path, shared, size):
         torch.rand(3, (size // 16) ** 2, generator=torch.Generator().manual_seed(0))
         < 0.4
     )
-    ours = torch.nn.functional.linear(
+    logits = torch.nn.functional.linear(
         vit(images, mask), beit.lm_head.weight.detach(), beit.lm_head.bias.detach()
     )
-    theirs = beit(images, mask).logits[mask]
-    assert_close(ours, theirs)
+    expected = beit(images, mask).logits[mask]
+    assert_close(logits, expected)
     assert_same_gradients(
-        vit, [ours], [theirs], lambda: gradients_in_our_names(beit, tmp_path)
+        vit,
+        [logits],
+        [expected],
+        lambda: gradients_renamed_through_a_file(beit, tmp_path),
     )
     assert vit.mask_token.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize('size', [64, (48, 80)])
 @pytest.mark.parametrize('final_norm', [True, False])
-def test_backbone_is_that_of_mmseg(final_norm, size):
+def test_backbone_equals_mmsegs(final_norm, size):
     from mmseg.models import BEiT
 
     beit = BEiT(
@@ -224,16 +243,16 @@ def test_backbone_is_that_of_mmseg(final_norm, size):
     )
     vit.load_state_dict(beit.state_dict(), strict=False)
     images = torch.randn(2, 3, *beit.img_size)
-    ours, theirs = vit(images), beit(images)
-    for our, their in zip(ours, theirs):
-        assert_close(our, their)
-    assert_same_gradients(vit, ours, theirs, lambda: in_our_names(beit))
+    outputs, expected = vit(images), beit(images)
+    for output, expected_output in zip(outputs, expected):
+        assert_close(output, expected_output)
+    assert_same_gradients(vit, outputs, expected, lambda: renamed_gradients(beit))
 
 
 @pytest.mark.parametrize('size', [64, 96])
 @pytest.mark.parametrize('shared', [True, False])
 @pytest.mark.parametrize('out_type', ['avg_featmap', 'featmap', 'cls_token'])
-def test_backbone_is_that_of_mmpretrain(out_type, shared, size):
+def test_backbone_equals_mmpretrains(out_type, shared, size):
     from mmpretrain.models import BEiTViT
 
     options = dict(
@@ -251,16 +270,19 @@ def test_backbone_is_that_of_mmpretrain(out_type, shared, size):
     vit = randomized(**options)
     vit.load_state_dict(beit.state_dict(), strict=False)
     images = torch.randn(2, 3, size, size)
-    ours, theirs = vit(images), beit(images)
-    for our, their in zip(ours, theirs):
-        assert_close(our, their)
-    assert_same_gradients(vit, ours, theirs, lambda: in_our_names(beit))
+    outputs, expected = vit(images), beit(images)
+    for output, expected_output in zip(outputs, expected):
+        assert_close(output, expected_output)
+    assert_same_gradients(vit, outputs, expected, lambda: renamed_gradients(beit))
 
 
 @pytest.mark.parametrize('shared', [True, False])
-def test_student_computes_what_a_plain_masked_vit_does(shared):
-    """Only the hidden patches' tokens come back, in batch-major order, with
-    the gradients of the plain computation that has all tokens everywhere."""
+def test_student_equals_a_plain_masked_vit(shared):
+    """The student returns only the hidden patches' tokens, in batch-major order.
+
+    Tokens and gradients equal those of a plain forward pass of all tokens through
+    all blocks.
+    """
     vit = randomized(use_shared_rel_pos_bias=shared, use_rel_pos_bias=not shared)
     vit.mask_token.requires_grad_()
     images = torch.randn(3, 3, 64, 64)
@@ -288,17 +310,17 @@ def test_student_computes_what_a_plain_masked_vit_does(shared):
     assert student.shape == (11, 48)
     expected = plain()
     torch.testing.assert_close(student, expected, rtol=1e-5, atol=1e-5)
-    ours, theirs = gradients(student), gradients(expected)
-    for name in theirs:
+    student_gradients, expected_gradients = gradients(student), gradients(expected)
+    for name, gradient in expected_gradients.items():
         torch.testing.assert_close(
-            ours[name],
-            theirs[name],
+            student_gradients[name],
+            gradient,
             rtol=1e-4,
-            atol=1e-5 * theirs[name].abs().max().item(),
+            atol=1e-5 * gradient.abs().max().item(),
         )
 
 
-def test_hidden_patches_leave_no_trace():
+def test_pixels_of_hidden_patches_have_no_effect():
     vit = randomized()
     mask = torch.zeros(1, 16, dtype=torch.bool)
     mask[0, 5] = True
@@ -314,7 +336,7 @@ def test_mask_of_another_grid_is_refused():
         randomized()(torch.zeros(1, 3, 64, 64), torch.zeros(1, 9, dtype=torch.bool))
 
 
-def test_outputs():
+def test_out_types_and_out_indices():
     images = torch.randn(2, 3, 64, 64)
     (raw,) = randomized(out_type='raw')(images)
     vit = randomized(out_type='featmap', out_indices=(0, -1))
@@ -338,13 +360,13 @@ def test_outputs():
         torch.testing.assert_close(out, expected)
 
 
-def test_any_image_size():
+def test_images_of_other_sizes_are_accepted():
     vit = randomized(use_abs_pos_emb=True)
     assert vit(torch.zeros(1, 3, 64, 64))[0].shape == (1, 48, 4, 4)
     assert vit(torch.zeros(1, 3, 70, 100))[0].shape == (1, 48, 5, 7)
 
 
-def test_checkpointing_changes_nothing():
+def test_activation_checkpointing_keeps_the_gradients():
     images = torch.randn(2, 3, 64, 64)
     mask = torch.rand(2, 16) < 0.5
     plain = randomized()
@@ -357,12 +379,13 @@ def test_checkpointing_changes_nothing():
             torch.testing.assert_close(a.grad, b.grad)
 
 
-def test_initialization_is_the_recipe():
+def test_initialization_follows_the_recipe():
     vit = MaskDistillViT('tiny', use_abs_pos_emb=True)
     vit.init_weights()
     for token in (vit.cls_token, vit.mask_token, vit.pos_embed):
         assert 0 < token.abs().max() <= 0.02
-    # A normal of deviation s cut at +-s has deviation 0.5396 s.
+    # A normal distribution of standard deviation s that is truncated at +-s has the
+    # standard deviation 0.5396 s.
     cut = 0.02 * 0.5396
     for i, block in enumerate(vit.blocks, start=1):
         assert block.attn.qkv.weight.std().item() == pytest.approx(cut, 0.02)
@@ -374,7 +397,7 @@ def test_initialization_is_the_recipe():
         assert (block.gamma_1 == 0.1).all()
 
 
-def test_layer_depths():
+def test_layer_depth_of_each_kind_of_parameter():
     vit = MaskDistillViT('tiny', out_type='avg_featmap', use_abs_pos_emb=True)
     depths = {
         'cls_token': 0,
@@ -394,7 +417,7 @@ def test_layer_depths():
     assert vit.get_layer_depth('head.blocks.0.weight', 'backbone.') == (13, 14)
 
 
-def test_freezing():
+def test_frozen_stages_freeze_the_first_blocks_and_tokens():
     vit = MaskDistillViT(ARCH, img_size=64, frozen_stages=2)
     vit.train()
     frozen = {n for n, p in vit.named_parameters() if not p.requires_grad}
@@ -419,12 +442,15 @@ def test_freezing():
         (dict(arch='giant'), "arch='giant': expected one of tiny"),
         (dict(arch=dict(embed_dims=48)), r"arch has the keys \['embed_dims'\]"),
         (dict(out_type='map'), "out_type='map'"),
-        (dict(out_indices=12), '12 is none of the 12 blocks'),
+        (dict(out_indices=12), '12 is not one of the 12 blocks'),
         (dict(frozen_stages=13), 'frozen_stages=13'),
-        (dict(drop_path_rate=1), 'drop_path_rate=1: expected 0 to below 1'),
+        (
+            dict(drop_path_rate=1),
+            'drop_path_rate=1: expected at least 0 and less than 1',
+        ),
         (dict(arch={**ARCH, 'num_heads': 5}), 'num_heads=5 does not divide'),
     ],
 )
-def test_wrong_arguments(wrong, message):
+def test_wrong_arguments_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         MaskDistillViT(**wrong)

@@ -1,4 +1,4 @@
-"""The memory-saving layers compute what the plain ones do, and keep less."""
+"""The memory-saving layers compute the same as plain ones and keep less memory."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def gradients(out, *inputs):
 
 
 def kept_bytes(function):
-    """Bytes of distinct storages that backward keeps, without parameters."""
+    """Count the bytes of storages kept for backward, without parameters."""
     storages = {}
 
     def pack(tensor):
@@ -39,7 +39,7 @@ def kept_bytes(function):
 
 
 def attention_inputs(samples, queries, table):
-    """For :func:`biased_attention`: 2 heads of 8 channels, 10 tokens."""
+    """Make arguments of :func:`biased_attention`: 2 heads, 8 channels, 10 tokens."""
     torch.manual_seed(0)
     if queries:
         queries = torch.stack([torch.randperm(10)[:4] for _ in range(samples)])
@@ -70,7 +70,7 @@ def plain_attention(projected, heads, bias, queries, index):
 @pytest.mark.parametrize('table', [False, True])
 @pytest.mark.parametrize('queries', [False, True])
 @pytest.mark.parametrize('samples', [1, 3])
-def test_biased_attention_is_attention(queries, samples, table):
+def test_biased_attention_equals_plain_attention(queries, samples, table):
     args = projected, _, bias, *_ = attention_inputs(samples, queries, table)
     expected = plain_attention(*args)
     out = biased_attention(*args)
@@ -90,8 +90,8 @@ def test_biased_attention_is_attention(queries, samples, table):
     ],
     ids=['samples', 'heads'],
 )
-def test_biased_attention_differentiates_in_parts(parts, queries, monkeypatch):
-    """Several samples at a time, or a few heads of one."""
+def test_biased_attention_computes_gradients_in_parts(parts, queries, monkeypatch):
+    """Backward computes several samples at a time, or some heads of one sample."""
     args = projected, _, bias, *_ = attention_inputs(3, queries, False)
     expected = gradients(biased_attention(*args), *projected, bias)
     monkeypatch.setattr(memory_saving, '_parts', lambda q, k: parts)
@@ -101,7 +101,7 @@ def test_biased_attention_differentiates_in_parts(parts, queries, monkeypatch):
         assert close(got, wanted)
 
 
-def test_a_table_is_kept_in_place_of_its_bias():
+def test_biased_attention_keeps_the_table_instead_of_the_bias():
     *args, index = attention_inputs(3, queries=False, table=True)
     kept = kept_bytes(lambda: biased_attention(*args, index))
     projected, _, table, _ = args
@@ -117,7 +117,7 @@ def test_a_table_is_kept_in_place_of_its_bias():
         ((1, 12, 4097, 1), 12),
     ],
 )
-def test_parts_fit_a_cache(shape, number):
+def test_parts_cover_all_samples_and_heads_once(shape, number):
     q = torch.empty(shape)
     parts = list(memory_saving._parts(q, q))
     assert len(parts) == number
@@ -130,7 +130,7 @@ def test_parts_fit_a_cache(shape, number):
 @pytest.mark.parametrize('norm,gelu', [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize('scale', [False, True])
 @pytest.mark.parametrize('bias', [False, True])
-def test_recomputing_linear_is_linear(norm, gelu, scale, bias):
+def test_recomputing_linear_equals_plain_layers(norm, gelu, scale, bias):
     torch.manual_seed(0)
     x = torch.randn(2, 5, 8, requires_grad=True)
     linear = nn.Linear(8, 6, bias=bias)
@@ -161,7 +161,7 @@ def test_recomputing_linear_is_linear(norm, gelu, scale, bias):
         assert close(got, wanted)
 
 
-def test_autocast_is_that_of_the_plain_layers():
+def test_autocast_gives_the_dtypes_and_values_of_plain_layers():
     torch.manual_seed(0)
     x = torch.randn(4, 5, 8, requires_grad=True)
     linear, norm = nn.Linear(8, 6), nn.LayerNorm(8)
@@ -177,9 +177,12 @@ def test_autocast_is_that_of_the_plain_layers():
         assert close(got, wanted, 2e-2)
 
 
-def test_half_precision_overflows_no_earlier_than_the_plain_layers():
-    """GradScaler can lift the loss as far: what layer scale makes small is
-    small before it meets float16."""
+def test_float16_gradients_overflow_no_earlier_than_plain_ones():
+    """GradScaler can scale the loss by the same factor.
+
+    Gradients are multiplied by the small layer scale before they are rounded to
+    float16.
+    """
     torch.manual_seed(0)
     x = torch.randn(64, 5, 8, requires_grad=True)
     linear = nn.Linear(8, 6)
@@ -195,7 +198,7 @@ def test_half_precision_overflows_no_earlier_than_the_plain_layers():
 
 
 @pytest.mark.parametrize('weight, bias', [(False, False), (True, False)])
-def test_norms_without_weight_or_bias(weight, bias):
+def test_recomputing_linear_takes_norms_without_weight_or_bias(weight, bias):
     torch.manual_seed(0)
     x = torch.randn(2, 5, 8, requires_grad=True)
     linear = nn.Linear(8, 6)
@@ -210,8 +213,8 @@ def test_norms_without_weight_or_bias(weight, bias):
 
 
 @pytest.mark.parametrize('of', ['norm', 'linear', 'scale'])
-def test_frozen_parameters(of):
-    """The others' gradients are the same."""
+def test_frozen_parameters_get_no_gradient(of):
+    """Frozen parameters get no gradient; those of the others do not change."""
     torch.manual_seed(0)
     parts = dict(linear=nn.Linear(8, 6), norm=nn.LayerNorm(8))
     parts['scale'] = nn.ParameterList([torch.randn(6)])
@@ -247,8 +250,8 @@ def test_batches_without_samples_or_hidden_patches(samples, mask):
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_recomputed_blocks_have_the_gradients_of_kept_ones(dtype):
-    """With drop path, under autocast, of a loss that a scaler lifts."""
+def test_activation_checkpointing_keeps_the_gradients(dtype):
+    """This also holds with drop path, under autocast, for a scaled loss."""
     vit = MaskDistillViT(
         dict(embed_dims=8, num_layers=3, num_heads=2, feedforward_channels=16),
         img_size=32,
@@ -283,9 +286,12 @@ def test_tokens_stay_in_single_precision_under_autocast(scale):
     assert tokens.dtype == hidden.dtype == torch.float32
 
 
-def test_a_block_keeps_ten_maps_of_tokens():
-    """Its input, q, k and v, what attention gives, the tokens between the
-    branches, and four for the MLP."""
+def test_block_keeps_ten_tensors_of_tokens():
+    """A block keeps ten tensors of the size of its tokens.
+
+    They are its input, q, k and v, the output of attention, the tokens between the
+    two branches, and four for the hidden layer of the MLP.
+    """
     block = Block(64, 2, 256)
     x = torch.randn(2, 17, 64, requires_grad=True)
     bias = nn.Parameter(torch.randn(2, 17, 17))
@@ -293,8 +299,11 @@ def test_a_block_keeps_ten_maps_of_tokens():
     assert maps == pytest.approx(10, abs=0.2)
 
 
-def test_a_block_with_a_table_keeps_an_index_more():
-    """All blocks share it; a bias [heads, N, N] would be each one's own."""
+def test_block_with_its_own_table_keeps_only_an_index_more():
+    """All blocks share this index.
+
+    A bias [heads, N, N] would instead be kept once for every block.
+    """
     tokens = 1 + 16
     own, shared = Block(64, 4, 256, window=(4, 4)), Block(64, 4, 256)
     x = torch.randn(2, tokens, 64, requires_grad=True)
@@ -305,8 +314,12 @@ def test_a_block_with_a_table_keeps_an_index_more():
 
 @pytest.mark.parametrize('shared', [False, True])
 @pytest.mark.parametrize('grid', [(2, 3), (4, 4)])
-def test_own_tables_under_autocast(shared, grid):
-    """Beside a shared bias, too, and at another grid than the table's."""
+def test_block_with_its_own_table_equals_plain_layers(shared, grid):
+    """A block's own table works with autocast.
+
+    It also works together with a shared bias, and at another patch grid than the
+    table's.
+    """
     torch.manual_seed(0)
     block = Block(32, 4, 64, window=(4, 4), layer_scale_init_value=1.0)
     table = block.attn.relative_position_bias_table
@@ -344,8 +357,11 @@ def test_own_tables_under_autocast(shared, grid):
 
 
 @pytest.mark.parametrize('queries', [False, True])
-def test_drop_path_is_a_draw_a_sample_and_branch(queries):
-    """x + kept / (1 - p) * branch, and the same gradients."""
+def test_drop_path_draws_once_per_sample_and_branch(queries):
+    """Each sample's branch is kept or dropped by a draw of its own.
+
+    The result is x + kept / (1 - p) * branch, and gradients follow from it.
+    """
     torch.manual_seed(0)
     block = Block(8, 2, 16, drop_path=0.5, layer_scale_init_value=1.0)
     x = torch.randn(6, 5, 8, requires_grad=True)
@@ -365,7 +381,7 @@ def test_drop_path_is_a_draw_a_sample_and_branch(queries):
         assert close(got, wanted)
 
 
-def test_all_branches_dropped():
+def test_block_with_all_branches_dropped_is_the_identity():
     torch.manual_seed(0)
     block = Block(8, 2, 16, drop_path=0.999)
     x = torch.randn(2, 5, 8)

@@ -40,8 +40,8 @@ def batch():
     return torch.randn(2, 3, 64, 64), [DataSample().set_mask(mask)] * 2
 
 
-def test_features_are_the_mean_of_normalized_blocks():
-    """data2vec: mean of layer-normed outputs of the last blocks."""
+def test_features_are_the_mean_of_normalized_block_outputs():
+    """As in data2vec, outputs of the last blocks are layer-normed and averaged."""
     model = build()
     images, _ = batch()
     student = model.backbone.eval()
@@ -54,30 +54,30 @@ def test_features_are_the_mean_of_normalized_blocks():
     torch.testing.assert_close(model.teacher(images), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_follows_the_student_a_step_behind():
+def test_teacher_moves_towards_the_student_in_each_training_step():
     model = build(momentum=0.75)
     name = 'blocks.0.mlp.fc1.weight'
     start = model.backbone.get_parameter(name).detach().clone()
-    own = dict(model.teacher.model.named_buffers())[name]
-    assert torch.equal(own, start)
+    weight = dict(model.teacher.model.named_buffers())[name]
+    assert torch.equal(weight, start)
     images, samples = batch()
     model.train()
     with torch.no_grad():
         model.backbone.get_parameter(name).add_(1.0)
     model.loss(images, samples)
-    torch.testing.assert_close(own, start + 0.25)
+    torch.testing.assert_close(weight, start + 0.25)
     model.loss(images, samples)
-    torch.testing.assert_close(own, start + 0.25 + 0.75 * 0.25)
+    torch.testing.assert_close(weight, start + 0.25 + 0.75 * 0.25)
     model.eval()
     model.loss(images, samples)
-    torch.testing.assert_close(own, start + 0.25 + 0.75 * 0.25)
+    torch.testing.assert_close(weight, start + 0.25 + 0.75 * 0.25)
     assert not any(module.training for module in model.teacher.modules())
 
 
-def test_is_in_checkpoints_but_not_in_optimizers():
+def test_teacher_is_in_checkpoints_but_not_in_optimizers():
     model = build()
-    ours = {k for k in model.state_dict() if k.startswith('teacher.')}
-    assert 'teacher.model.blocks.0.mlp.fc1.weight' in ours
+    saved = {k for k in model.state_dict() if k.startswith('teacher.')}
+    assert 'teacher.model.blocks.0.mlp.fc1.weight' in saved
     assert not [k for k, _ in model.named_parameters() if 'teacher' in k]
     optim = build_optim_wrapper(model, dict(optimizer=dict(type='AdamW', lr=1e-3)))
     seen = {id(p) for g in optim.param_groups for p in g['params']}
@@ -88,7 +88,7 @@ def test_is_in_checkpoints_but_not_in_optimizers():
     assert model.double().teacher.model.cls_token.dtype == torch.float64
 
 
-def test_resumes_to_the_same_numbers(tmp_path):
+def test_resumed_run_equals_an_uninterrupted_one(tmp_path):
 
     def train(work_dir, max_epochs, resume=False):
         model = build(data_preprocessor=dict(type='SelfSupDataPreprocessor'))
@@ -125,7 +125,7 @@ def test_resumes_to_the_same_numbers(tmp_path):
         assert torch.equal(tensor, parts[key]), key
 
 
-def test_what_it_cannot_follow_is_refused():
+def test_students_it_cannot_follow_are_refused():
     with pytest.raises(ConfigError, match='MaskedTimm'):
         build(
             backbone=dict(

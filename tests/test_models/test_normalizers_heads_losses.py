@@ -4,7 +4,7 @@ import torch
 from mmmaskdistill.models import LayerNormalizer, LinearHead, SmoothL1Loss
 
 
-def test_layer_normalizer_is_the_formula():
+def test_layer_normalizer_equals_the_formula():
     features = 3 * torch.randn(2, 5, 7) + 1
     mean = features.mean(-1, keepdim=True)
     variance = features.var(-1, unbiased=False, keepdim=True)
@@ -14,7 +14,7 @@ def test_layer_normalizer_is_the_formula():
     assert not list(normalizer.parameters())
 
 
-def test_linear_head():
+def test_linear_head_is_a_product_with_small_weights():
     head = LinearHead(4, 6)
     head.init_weights()
     assert 0 < head.weight.abs().max() <= 0.02 and not head.bias.any()
@@ -23,7 +23,7 @@ def test_linear_head():
 
 
 @pytest.mark.parametrize('beta', [1.0, 0.5])
-def test_smooth_l1_is_the_formula(beta):
+def test_smooth_l1_equals_the_formula(beta):
     error = torch.randn(5, 7)
     squares = 0.5 * error**2 / beta
     lines = error.abs() - 0.5 * beta

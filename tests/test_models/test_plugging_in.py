@@ -1,4 +1,7 @@
-"""Other people's configs with our backbone: only the backbone is replaced."""
+"""mmseg's and mmpretrain's own configs train with MaskDistillViT as backbone.
+
+Only the backbone is replaced.
+"""
 
 import numpy as np
 import pytest
@@ -7,7 +10,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from PIL import Image
 
-import mmmaskdistill  # noqa: F401  as the tools do, before configs are read
+import mmmaskdistill  # noqa: F401  (needed before configs are read)
 
 VIT = """dict(
     _delete_=True,
@@ -17,15 +20,15 @@ VIT = """dict(
     img_size=64,
     out_indices=(0, 1, 2, 3){options})"""
 SEGMENTORS = {
-    # UperNet, on a ViT
+    # UperNet on a ViT
     'vit/vit_deit-s16_upernet_8xb2-80k_ade20k-512x512': (384, ''),
-    # a FCN head, on a ViT
+    # an FCN head on a ViT
     'segmenter/segmenter_vit-s_fcn_8xb1-160k_ade20k-512x512': (
         384,
         ', final_norm=True',
     ),
     'segmenter/segmenter_vit-t_mask_8xb1-160k_ade20k-512x512': (192, ''),
-    # SETR, one of the four taps for each of its four heads
+    # SETR, whose four heads each take the features of one of four blocks
     'setr/setr_vit-l_naive_8xb2-160k_ade20k-512x512': (1024, ''),
 }
 
@@ -59,7 +62,7 @@ def write(tmp_path, base, backbone, more=''):
 
 
 def train(cfg, tmp_path, **options):
-    """Two iterations, then an evaluation."""
+    """Train for two iterations and evaluate; the backbone's weights must change."""
     cfg.merge_from_dict(
         {
             'train_dataloader.batch_size': 2,
@@ -76,21 +79,21 @@ def train(cfg, tmp_path, **options):
     before = {k: v.clone() for k, v in runner.model.state_dict().items()}
     runner.train()
     after = runner.model.state_dict()
-    moved = [
+    changed = [
         k
         for k in before
         if k.startswith('backbone.blocks') and not torch.equal(before[k], after[k])
     ]
-    assert moved
+    assert changed
     return runner
 
 
 @pytest.mark.parametrize('config', SEGMENTORS)
-def test_segmentation_config(config, ade, tmp_path):
+def test_segmentation_config_trains_with_the_backbone(config, ade, tmp_path):
     width, options = SEGMENTORS[config]
     backbone = VIT.format(width=width, options=options)
     if 'segmenter' in config:
-        # Its heads look at one map.
+        # Segmenter's heads take the features of a single block.
         backbone = backbone.replace('(0, 1, 2, 3)', '3')
     cfg = write(tmp_path, f'mmseg::{config}', backbone, ', pretrained=None')
     size = (64, 64)
@@ -122,7 +125,7 @@ def test_segmentation_config(config, ade, tmp_path):
     assert 0 <= runner.message_hub.get_scalar('val/mIoU').current() <= 100
 
 
-def test_classification_config(tmp_path):
+def test_classification_config_trains_with_the_backbone(tmp_path):
     rng = np.random.default_rng(0)
     for i in range(4):
         pixels = rng.integers(0, 256, (80, 72, 3), dtype=np.uint8)

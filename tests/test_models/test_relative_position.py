@@ -14,7 +14,7 @@ from mmmaskdistill.models.layers.relative_position import relative_position_inde
 
 
 def reference_knots(source, target):
-    """The geometric rule, written out as its authors describe it."""
+    """Compute the knots by the geometric rule as its authors describe it."""
     low, high = 1.01, 1.5
     while high - low > 1e-6:
         q = (low + high) / 2
@@ -28,9 +28,9 @@ def reference_knots(source, target):
 
 
 @pytest.mark.parametrize('window', [(1, 1), (2, 2), (4, 6), (14, 14)])
-def test_index_is_that_of_timm(window):
-    ours = relative_position_index(window, torch.device('cpu'))
-    assert torch.equal(ours, gen_relative_position_index(window))
+def test_index_equals_timms(window):
+    index = relative_position_index(window, torch.device('cpu'))
+    assert torch.equal(index, gen_relative_position_index(window))
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_index_is_that_of_timm(window):
         ((16, 16), (37, 16)),
     ],
 )
-def test_resizing_is_the_geometric_spline(source, target):
+def test_resizing_equals_the_geometric_spline(source, target):
     heads = 2
     table = torch.randn(table_length(source), heads, dtype=torch.float64)
     resized = resize_relative_position_table(table, source, target)
@@ -61,8 +61,8 @@ def test_resizing_is_the_geometric_spline(source, target):
     assert torch.equal(resized[-3:], table[-3:])
 
 
-# The reference formula with `interp2d(x, y, z, kind='cubic')` of SciPy 1.13.1,
-# for the table below, at offsets (row, column) from the corner.
+# Values of the reference formula with `interp2d(x, y, z, kind='cubic')` of SciPy 1.13.1
+# for the table in test_resizing_equals_interp2d, at (row, column) of the resized table.
 INTERP2D = {
     (14, 32): {
         (0, 0): 7.442181439840692e-06,
@@ -85,8 +85,8 @@ SUMS = {(14, 32): 1712.1869799892188, (16, 37): 2184.695996995061}
 
 
 @pytest.mark.parametrize('source, target', INTERP2D)
-def test_resizing_is_that_of_interp2d(source, target):
-    """ViT-B and L, ViT-H/14, from 224 pixels to 512."""
+def test_resizing_equals_interp2d(source, target):
+    """The sizes are those of ViT-B/16 and L/16, and ViT-H/14, at 224 and 512 pixels."""
     row, column = torch.meshgrid(
         *2 * [torch.arange(2.0 * source - 1, dtype=torch.float64)], indexing='ij'
     )
@@ -94,8 +94,8 @@ def test_resizing_is_that_of_interp2d(source, target):
     table = torch.cat([table.flatten(), torch.zeros(3)])[:, None]
     resized = resize_relative_position_table(table, 2 * (source,), 2 * (target,))
     resized = resized[:-3].view(2 * target - 1, -1)
-    for place, value in INTERP2D[source, target].items():
-        assert resized[place] == pytest.approx(value, rel=1e-7, abs=1e-9)
+    for position, value in INTERP2D[source, target].items():
+        assert resized[position] == pytest.approx(value, rel=1e-7, abs=1e-9)
     assert resized.abs().sum() == pytest.approx(SUMS[source, target])
 
 
@@ -107,7 +107,7 @@ def test_resizing_passes_gradients():
     )
 
 
-def test_two_patches_wide_window_is_resized_linearly():
+def test_window_of_2_by_2_patches_can_be_resized():
     table = torch.arange(12.0).view(12, 1)
     resized = resize_relative_position_table(table, (2, 2), (3, 3))
     assert resized.shape == (table_length((3, 3)), 1)
@@ -115,17 +115,17 @@ def test_two_patches_wide_window_is_resized_linearly():
 
 
 def test_table_of_another_window_is_refused():
-    with pytest.raises(ValueError, match='12 rows is not that of a 3 x 3'):
+    with pytest.raises(ValueError, match='12 rows does not belong to a 3 x 3'):
         resize_relative_position_table(torch.zeros(12, 1), (3, 3), (4, 4))
 
 
-def test_bias_has_one_value_an_offset():
+def test_bias_depends_only_on_the_offset():
     bias = RelativePositionBias((3, 4), num_heads=2)
     torch.nn.init.normal_(bias.relative_position_bias_table)
     values = bias((3, 4))
     assert values.shape == (2, 13, 13)
     patches = values[:, 1:, 1:].unflatten(2, (3, 4)).unflatten(1, (3, 4))
-    # The same step, one row up and one column right, from two places.
+    # Two pairs of patches have the same offset: one row up and one column right.
     assert torch.equal(patches[:, 1, 0, 0, 1], patches[:, 2, 2, 1, 3])
     table = bias.relative_position_bias_table
     assert torch.equal(values[:, 0, 1], table[-3])
@@ -133,7 +133,7 @@ def test_bias_has_one_value_an_offset():
     assert torch.equal(values[:, 0, 0], table[-1])
 
 
-def test_index_first_asked_for_in_inference_mode_serves_training():
+def test_index_made_in_inference_mode_can_be_used_for_training():
     table = torch.zeros(table_length((5, 3)), 1, requires_grad=True)
     with torch.inference_mode():
         relative_position_bias(table, (5, 3), (5, 3))

@@ -18,7 +18,7 @@ PIXELS = dict(type='mmmaskdistill.PixelTeacher', img_size=64)
 LINEAR = dict(type='mmmaskdistill.LinearHead', in_channels=24)
 
 
-def build(teacher={}, head={}, loss={}, normalizer='NoNormalizer'):
+def build(teacher=None, head=None, loss=None, normalizer='NoNormalizer'):
     model = MaskDistill(
         backbone=dict(
             type='mmmaskdistill.MaskDistillViT',
@@ -35,13 +35,13 @@ def build(teacher={}, head={}, loss={}, normalizer='NoNormalizer'):
                 dict(type='mmmaskdistill.L2Normalizer'),
             ],
             'views': [CLIP, HALF],
-            **teacher,
+            **(teacher or {}),
         },
         normalizer=dict(type=f'mmmaskdistill.{normalizer}'),
         head={
             'type': 'mmmaskdistill.HeadList',
             'heads': [dict(LINEAR, out_channels=64), dict(LINEAR, out_channels=768)],
-            **head,
+            **(head or {}),
         },
         loss={
             'type': 'mmmaskdistill.LossList',
@@ -51,14 +51,14 @@ def build(teacher={}, head={}, loss={}, normalizer='NoNormalizer'):
             ],
             'channels': [64, 768],
             'weights': [1.0, 0.5],
-            **loss,
+            **(loss or {}),
         },
     )
     model.init_weights()
     return model.eval()
 
 
-def test_each_has_its_view_normalizer_head_loss_and_weight():
+def test_each_teacher_has_its_own_view_normalizer_head_and_loss():
     model = build()
     pictures = 255 * torch.rand(2, 3, 64, 64)
 
@@ -85,7 +85,7 @@ def test_each_has_its_view_normalizer_head_loss_and_weight():
 
 
 @pytest.mark.parametrize(
-    'parts, says',
+    'parts, message',
     [
         (dict(loss=dict(channels=[768, 64])), '[768, 64]'),
         (dict(loss=dict(weights=[1.0])), 'weights=[1.0]'),
@@ -115,13 +115,13 @@ def test_each_has_its_view_normalizer_head_loss_and_weight():
         ),
     ],
 )
-def test_what_does_not_fit_is_refused(parts, says):
+def test_lists_that_do_not_fit_are_refused(parts, message):
     with pytest.raises(ConfigError) as error:
         build(**parts)
-    assert says in str(error.value)
+    assert message in str(error.value)
 
 
-def test_lists_go_with_lists():
+def test_teacher_list_needs_a_head_list_and_a_loss_list():
     with pytest.raises(ConfigError, match='HeadList and LossList'):
         MaskDistill(
             backbone=dict(

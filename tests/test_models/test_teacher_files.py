@@ -1,4 +1,4 @@
-"""Teachers from files in the formats that people publish CLIP in."""
+"""Teachers from files in the formats in which CLIP models are published."""
 
 from functools import partial
 
@@ -12,9 +12,10 @@ from torch import nn
 from mmmaskdistill.models import TimmTeacher
 
 open_clip = pytest.importorskip('open_clip')
-# Width of the tower, and of the space it shares with text.
+# The width of the image tower, and that of the space which images share with text.
 WIDTH, SHARED = 64, 24
-# 16 x 16 patches of 64 pixels, 14 x 14 of 56, as CLIP ViT-L/14 of 196.
+# Images of 64 pixels have 16 x 16 patches, images of 56 pixels have 14 x 14, as images
+# of 224 and 196 pixels have for CLIP ViT-L/14.
 PATCH = 4
 default_cfgs = generate_default_cfgs(
     {
@@ -31,7 +32,7 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def tiny_clip(pretrained=False, **kwargs):
-    """timm's CLIP tower, as its ``vit_base_patch16_clip_quickgelu_224``."""
+    """A small version of timm's ``vit_base_patch16_clip_quickgelu_224``."""
     return _create_vision_transformer(
         'tiny_clip',
         pretrained,
@@ -51,7 +52,7 @@ def tiny_clip(pretrained=False, **kwargs):
 
 
 def build_clip(image_size=64):
-    """open_clip's model, whose keys are OpenAI's."""
+    """Build open_clip's model, whose state dict has OpenAI's keys."""
     return open_clip.CLIP(
         embed_dim=SHARED,
         vision_cfg=dict(
@@ -67,7 +68,7 @@ def build_clip(image_size=64):
 
 
 class Archive(nn.Module):
-    """What OpenAI's archives hold: the model, and what its sizes are."""
+    """The model with its sizes in buffers, as in OpenAI's TorchScript archives."""
 
     def __init__(self, clip):
         super().__init__()
@@ -80,9 +81,9 @@ class Archive(nn.Module):
         return self.visual(image)
 
 
-def assert_close(ours, theirs):
-    """To 1e-5, as vectors."""
-    assert (ours - theirs).norm() < 1e-5 * theirs.norm()
+def assert_close(output, expected):
+    """Compare two tensors with a relative error of 1e-5 in the norm."""
+    assert (output - expected).norm() < 1e-5 * expected.norm()
 
 
 @torch.no_grad()
@@ -121,11 +122,12 @@ def as_archive(clip, path):
 @pytest.mark.parametrize(
     'write', [as_state_dict, as_training_checkpoint, as_safetensors, as_archive]
 )
-def test_features_are_those_of_open_clip(tmp_path, write, size):
+def test_features_equal_those_of_open_clip(tmp_path, write, size):
     clip = build_clip()
     for parameter in clip.parameters():
         nn.init.normal_(parameter, std=0.2)
-    # Half precision, as OpenAI publishes: both sides have the same numbers.
+    # OpenAI publishes in half precision. Rounding the weights first lets both models
+    # have the same numbers.
     clip = clip.half().float()
     path = tmp_path / ('a.safetensors' if write is as_safetensors else 'a.pt')
     if write is as_archive:
@@ -149,7 +151,7 @@ def test_features_are_those_of_open_clip(tmp_path, write, size):
 
 
 def as_openai(clip):
-    """The weights of transformers' tower, as OpenAI's file names them."""
+    """Rename the weights of transformers' image tower as in OpenAI's files."""
     names = {
         'vision_model.': '',
         'embeddings.class_embedding': 'class_embedding',
@@ -165,8 +167,8 @@ def as_openai(clip):
     }
     state = {}
     for key, tensor in clip.state_dict().items():
-        for theirs, openai in names.items():
-            key = key.replace(theirs, openai)
+        for name, openai_name in names.items():
+            key = key.replace(name, openai_name)
         state[key] = tensor
     state['proj'] = state.pop('visual_projection.weight').T
     for key in [key for key in state if '.q_proj.' in key]:
@@ -179,7 +181,7 @@ def as_openai(clip):
 
 @pytest.mark.parametrize('size', [64, 56, 96])
 @torch.no_grad()
-def test_features_are_those_of_transformers(tmp_path, size):
+def test_features_equal_those_of_transformers(tmp_path, size):
     transformers = pytest.importorskip('transformers')
 
     def build(image_size):
@@ -202,7 +204,8 @@ def test_features_are_those_of_transformers(tmp_path, size):
     path = str(tmp_path / 'clip.pt')
     torch.save(as_openai(clip), path)
 
-    # transformers resizes without antialiasing; CLIP's other homes with it.
+    # transformers resizes the position embedding without antialiasing, other libraries
+    # with it. The test therefore resizes it by itself.
     larger = build(size)
     state = clip.state_dict()
     key = 'vision_model.embeddings.position_embedding.weight'
@@ -226,7 +229,7 @@ def test_features_are_those_of_transformers(tmp_path, size):
 
 @pytest.mark.parametrize('wrapped', [False, True])
 @pytest.mark.parametrize('proj', ['', 'linear'])
-def test_open_clip_with_a_trunk_of_timm(tmp_path, wrapped, proj):
+def test_features_equal_those_of_open_clip_with_a_timm_tower(tmp_path, wrapped, proj):
     from open_clip.timm_model import TimmModel
 
     tower = TimmModel(

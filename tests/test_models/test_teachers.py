@@ -21,7 +21,7 @@ IMAGES = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
 
 @pytest.fixture
 def tower(tmp_path):
-    """timm's smallest ViT with a projection head, in timm's own format."""
+    """timm's smallest ViT with a projection head, and its state dict in a file."""
     model = timm.create_model('test_vit', img_size=96)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
@@ -30,7 +30,7 @@ def tower(tmp_path):
     return model.eval(), str(path)
 
 
-def test_features_are_those_of_timm(tower):
+def test_features_equal_timms(tower):
     model, path = tower
     with torch.no_grad():
         x = model.patch_embed(IMAGES)
@@ -54,11 +54,11 @@ def test_features_are_those_of_timm(tower):
         ('test_vit', dict(features='norm')),
         ('test_vit', dict(features='proj')),
         ('test_vit', dict(layer=1)),
-        ('test_vit2', {}),  # layer scale
-        ('vit_base_patch16_siglip_224', {}),  # no class token
+        ('test_vit2', {}),  # has layer scale
+        ('vit_base_patch16_siglip_224', {}),  # has no class token
     ],
 )
-def test_features_of_some_patches(model, options):
+def test_features_of_selected_patches_equal_those_of_all(model, options):
     torch.manual_seed(0)
     teacher = TimmTeacher(model, pretrained='random', img_size=96, **options)
     for parameter in teacher.parameters():
@@ -71,7 +71,7 @@ def test_features_of_some_patches(model, options):
     assert teacher.at(IMAGES, torch.zeros_like(where)).shape == (0, teacher.channels)
 
 
-def test_some_tokens_of_a_block_with_normalized_keys():
+def test_selected_tokens_of_a_block_with_normalized_keys():
     torch.manual_seed(0)
     block = Block(64, 2, init_values=0.5, qk_norm=True)
     x, index = torch.randn(2, 36, 64), torch.randint(36, (2, 5))
@@ -81,7 +81,7 @@ def test_some_tokens_of_a_block_with_normalized_keys():
     )
 
 
-def test_some_patches_cost_half_a_last_block():
+def test_unselected_patches_save_flops_in_the_last_block():
     teacher = TimmTeacher('test_vit', pretrained='random', img_size=96)
     where = torch.zeros(2, 36, dtype=torch.bool)
     where[:, :14] = True
@@ -89,7 +89,7 @@ def test_some_patches_cost_half_a_last_block():
     saved = measure.count_flops(lambda: teacher(IMAGES)) - measure.count_flops(
         lambda: teacher.at(IMAGES, where)
     )
-    # Queries, attention weights, their use, projection and MLP of 23 tokens.
+    # 23 tokens have no query, attention weights, weighted sum, projection and MLP.
     assert saved == 2 * 23 * (4 * width**2 + 4 * 37 * width + 4 * width * mlp)
 
 
@@ -103,12 +103,12 @@ def test_some_patches_cost_half_a_last_block():
         ('test_vit_relpos', {}),
     ],
 )
-def test_teachers_that_compute_all_patches(model, options):
+def test_teachers_that_cannot_skip_patches(model, options):
     assert not TimmTeacher(model, pretrained='random', img_size=96, **options).skips
 
 
-def test_linear_layers_of_a_frozen_model(tower):
-    """Whichever library multiplies; and they still have gradients."""
+def test_frozen_linear_layers_equal_the_plain_ones(tower):
+    """They compute the same with either library, and pass gradients to the input."""
     model, path = tower
     teacher = TimmTeacher('test_vit', checkpoint=path, img_size=96)
     layer, plain = teacher.model.blocks[0].mlp.fc1, model.blocks[0].mlp.fc1
@@ -120,8 +120,11 @@ def test_linear_layers_of_a_frozen_model(tower):
     torch.testing.assert_close(got, wanted)
 
 
-def test_quick_gelu_of_a_frozen_model():
-    """In place without gradients; timm's with them, and when thawed."""
+def test_frozen_quick_gelu_equals_timms():
+    """Without gradients it works in place, otherwise it computes what timm's does.
+
+    Thawing the model restores timm's own layers.
+    """
     torch.manual_seed(0)
     teacher = TimmTeacher('test_vit', pretrained='random', img_size=96)
     plain = deepcopy(teacher.model)
@@ -156,7 +159,7 @@ def test_quick_gelu_of_a_frozen_model():
     assert type(teacher.model.blocks[0].mlp.fc1) is nn.Linear
 
 
-def test_convolutional_features():
+def test_features_of_a_convolutional_teacher():
     torch.manual_seed(0)
     teacher = TimmTeacher('test_resnet', pretrained='random', layer=3, img_size=96)
     maps = teacher.model.forward_intermediates(
@@ -185,8 +188,8 @@ def test_position_embedding_is_resized_for_another_input(tower):
         ('convnext_tiny.dinov3_lvd1689m', 32, 768),
     ],
 )
-def test_families(name, patch, width):
-    """Each builds in this timm, and gives patches alone."""
+def test_model_families_can_be_teachers(name, patch, width):
+    """The installed timm has these models; each returns only patch tokens."""
     with torch.device('meta'):
         teacher = TimmTeacher(name, pretrained='random', img_size=7 * patch)
         features = teacher(torch.empty(2, 3, 7 * patch, 7 * patch))
@@ -194,7 +197,7 @@ def test_families(name, patch, width):
     assert teacher.grid == (7, 7) and teacher.channels == width
 
 
-def test_frozen_and_in_eval_mode():
+def test_teacher_is_frozen_and_in_eval_mode():
     teacher = TimmTeacher('test_vit', pretrained='random', img_size=96)
     teacher.train()
     assert not any(m.training for m in teacher.modules())
@@ -202,7 +205,7 @@ def test_frozen_and_in_eval_mode():
     assert not teacher(IMAGES).requires_grad
 
 
-def test_other_grids():
+def test_other_patch_grids_are_refused():
     teacher = TimmTeacher('test_vit', pretrained='random', img_size=96)
     with pytest.raises(ValueError) as error:
         teacher.match_grid((8, 8))
@@ -212,7 +215,7 @@ def test_other_grids():
         teacher(IMAGES[..., :64, :64])
 
 
-def test_resizing_is_bilinear():
+def test_features_are_resized_bilinearly():
     torch.manual_seed(0)
     teacher = TimmTeacher(
         'test_resnet', pretrained='random', layer=4, img_size=96, resize='bilinear'
@@ -226,7 +229,7 @@ def test_resizing_is_bilinear():
     torch.testing.assert_close(teacher(IMAGES), expected.flatten(2).transpose(1, 2))
 
 
-def test_no_weights_is_an_error(monkeypatch):
+def test_missing_weights_are_an_error(monkeypatch):
     with pytest.raises(CheckpointError, match="pretrained='random'"):
         TimmTeacher('test_vit', pretrained=False)
     create = timm.create_model
@@ -265,7 +268,7 @@ def test_random_teacher_warns(caplog):
         (dict(model_name='test_efficientnet', features='proj'), 'no linear projection'),
     ],
 )
-def test_wrong_arguments(wrong, message):
+def test_wrong_arguments_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         TimmTeacher(**{'model_name': 'test_vit', 'pretrained': 'random', **wrong})
 
@@ -295,23 +298,27 @@ def cached_teacher():
     )
 
 
-def test_cached_teacher_asks_once_a_file():
+def test_cached_teacher_computes_each_sample_once():
     cached = cached_teacher()
-    asked = []
-    ask = cached.teacher.forward
-    cached.teacher.forward = lambda x: asked.append(len(x)) or ask(x)
+    batch_sizes = []
+    forward = cached.teacher.forward
+    cached.teacher.forward = lambda x: batch_sizes.append(len(x)) or forward(x)
     expected = cached.teacher(IMAGES)
     first = cached(IMAGES, samples(7, 3))
-    again = cached(IMAGES.flip(0), samples(3, 7))
-    for features in (first, again.flip(0)):
+    second = cached(IMAGES.flip(0), samples(3, 7))
+    for features in (first, second.flip(0)):
         torch.testing.assert_close(features, expected, rtol=1e-3, atol=1e-2)
     cached(IMAGES, samples(7, 3))
-    # The expectation, the first batch, and once more to check the second.
-    assert asked == [2, 2, 2]
+    # The teacher runs for `expected`, for the first batch, and to check the second
+    # batch. It does not run for the third batch.
+    assert batch_sizes == [2, 2, 2]
 
 
-def test_cached_teacher_checks_the_first_sample_that_comes_again():
-    """Shuffled ranks seldom see a whole batch again."""
+def test_cached_teacher_checks_the_first_repeated_sample():
+    """The check does not wait for a batch of known samples only.
+
+    With shuffling and several ranks, such batches are rare.
+    """
     cached = cached_teacher()
     cached(IMAGES, samples(0, 1))
     batch = torch.cat([torch.randn(1, 3, 96, 96), IMAGES[1:].flip(3)])
@@ -321,7 +328,7 @@ def test_cached_teacher_checks_the_first_sample_that_comes_again():
     new = cached.teacher(batch)[:1]
     features = cached(batch, samples(2, 1))
     torch.testing.assert_close(features[:1], new, rtol=1e-3, atol=1e-2)
-    cached.teacher.forward = None  # checked once: nothing is asked again
+    cached.teacher.forward = None  # The teacher must not run again.
     assert torch.equal(cached(torch.zeros(1), samples(2)), features[:1])
 
 

@@ -1,4 +1,4 @@
-"""N, H and students one by one, against formulas and other libraries."""
+"""Normalizers, heads, students and teachers against formulas and other libraries."""
 
 import pytest
 import torch
@@ -35,20 +35,20 @@ ARCH = dict(embed_dims=24, num_layers=2, num_heads=3, feedforward_channels=48)
         (BatchNormalizer, (0, 1), False),
     ],
 )
-def test_variance_normalizers(kind, dims, unbiased):
+def test_variance_normalizers_equal_the_formula(kind, dims, unbiased):
     x = 3 * torch.randn(4, 5, 7, dtype=torch.float64) + 1
     variance, mean = torch.var_mean(x, dims, unbiased=unbiased, keepdim=True)
     torch.testing.assert_close(kind()(x), (x - mean) / (variance + 1e-6) ** 0.5)
 
 
-def test_other_normalizers():
+def test_l2_and_no_normalizer_equal_the_formula():
     x = torch.randn(4, 5, 7)
     expected = x / x.norm(dim=-1, keepdim=True)
     torch.testing.assert_close(L2Normalizer()(x), expected)
     assert NoNormalizer()(x) is x
 
 
-def test_mlp_head():
+def test_mlp_head_has_the_configured_layers():
     head = MLPHead(4, 6, hidden_channels=5, num_layers=3)
     head.init_weights()
     shapes = [tuple(p.shape) for p in head.parameters() if p.ndim == 2]
@@ -63,27 +63,27 @@ def masked(side=4, hidden=7):
     return torch.randn(2, 3, 64, 64), mask
 
 
-def test_all_tokens_hold_the_hidden_ones():
+def test_all_tokens_vit_includes_the_hidden_tokens():
     images, mask = masked()
     student = AllTokensViT(arch=ARCH, img_size=64).eval()
     student.init_weights()
-    sparing = MaskDistillViT(arch=ARCH, img_size=64).eval()
-    sparing.load_state_dict(student.state_dict())
+    only_hidden = MaskDistillViT(arch=ARCH, img_size=64).eval()
+    only_hidden.load_state_dict(student.state_dict())
     tokens = student(images, mask)
     assert tokens.shape == (2, 16, 24)
-    torch.testing.assert_close(tokens[mask], sparing(images, mask))
+    torch.testing.assert_close(tokens[mask], only_hidden(images, mask))
     nothing = torch.zeros_like(mask)
     torch.testing.assert_close(
-        student(images, nothing), sparing(images)[0].flatten(2).mT
+        student(images, nothing), only_hidden(images)[0].flatten(2).mT
     )
 
 
-def test_patch_aggregation(tmp_path):
-    """The second readout reads early patches through the class token."""
+def test_patch_aggregation_vit_returns_two_readouts(tmp_path):
+    """The second output combines the last class token with earlier patch tokens."""
     images, mask = masked()
     student = PatchAggregationViT(early_layers=1, arch=ARCH, img_size=64).eval()
     student.init_weights()
-    last, pressed = student(images, mask)
+    last, aggregated = student(images, mask)
     plain = MaskDistillViT(arch=ARCH, img_size=64).eval()
     torch.save(student.state_dict(), tmp_path / 'student.pth')
     load_backbone(plain, str(tmp_path / 'student.pth'))
@@ -96,12 +96,12 @@ def test_patch_aggregation(tmp_path):
     tokens = torch.cat([late[:, :1], early[:, 1:]], 1)
     for block in student.cls_pt_layers:
         tokens = block(tokens, grid, bias)
-    torch.testing.assert_close(pressed, student.norm(tokens[:, 1:][mask]))
+    torch.testing.assert_close(aggregated, student.norm(tokens[:, 1:][mask]))
     with pytest.raises(ValueError, match='early_layers=2'):
         PatchAggregationViT(early_layers=2, arch=ARCH)
 
 
-def test_visible_student_sees_nothing_hidden(tmp_path):
+def test_visible_vit_does_not_see_hidden_patches(tmp_path):
     images, mask = masked()
     student = VisibleViT(arch=ARCH, img_size=64).eval()
     student.init_weights()
@@ -111,7 +111,7 @@ def test_visible_student_sees_nothing_hidden(tmp_path):
     pixels = pixels.repeat_interleave(16, 2).repeat_interleave(16, 3)
     torch.testing.assert_close(student(images.masked_fill(pixels, 9.0), mask), tokens)
 
-    # Afterwards it is a MaskDistillViT.
+    # After pre-training, MaskDistillViT loads its weights.
     torch.save(student.state_dict(), tmp_path / 'student.pth')
     backbone = MaskDistillViT(
         arch=ARCH,
@@ -125,7 +125,7 @@ def test_visible_student_sees_nothing_hidden(tmp_path):
     torch.testing.assert_close(backbone(images)[0].flatten(2).mT, every)
 
 
-def test_masked_swin_is_mmpretrain_s_afterwards():
+def test_masked_swin_loads_into_mmpretrains_swin():
     init_default_scope('mmpretrain')
     args = dict(
         arch=dict(embed_dims=12, depths=[1, 1, 2, 1], num_heads=[1, 2, 2, 3]),
@@ -134,9 +134,9 @@ def test_masked_swin_is_mmpretrain_s_afterwards():
     )
     student, swin = MaskedSwin(**args), SwinTransformer(**args)
     student.init_weights()
-    student.eval(), swin.eval()  # these return None
-    missing, left = swin.load_state_dict(student.state_dict(), strict=False)
-    assert not missing and left == ['mask_token']
+    student.eval(), swin.eval()  # `eval` returns None here.
+    missing, unused = swin.load_state_dict(student.state_dict(), strict=False)
+    assert not missing and unused == ['mask_token']
     images, mask = masked(2, 2)
     nothing = torch.zeros_like(mask)
     torch.testing.assert_close(student(images, nothing), swin(images)[0].flatten(2).mT)
@@ -154,7 +154,7 @@ def test_masked_swin_is_mmpretrain_s_afterwards():
 @pytest.mark.parametrize(
     'name', ['test_vit', 'test_resnet', 'test_convnext', 'test_efficientnet']
 )
-def test_masked_timm(name, fill):
+def test_masked_timm_hides_patches_and_loads_into_mmpretrain(name, fill):
     student = MaskedTimm(name, img_size=64, fill=fill)
     h, w = student.patch_resolution
     mask = torch.zeros(2, h * w, dtype=torch.bool)
@@ -185,7 +185,7 @@ def test_masked_timm(name, fill):
     )
     samples = [DataSample().set_mask(m) for m in mask]
     model.loss(images, samples)['loss'].backward()
-    # DistributedDataParallel would refuse a model that leaves one out.
+    # DistributedDataParallel refuses parameters that get no gradient.
     assert not [k for k, p in model.named_parameters() if p.grad is None]
     depths = [
         model.backbone.get_layer_depth(k, 'backbone.')
@@ -194,32 +194,32 @@ def test_masked_timm(name, fill):
     assert len({total for _, total in depths}) == 1
     assert {depth for depth, _ in depths} == set(range(depths[0][1]))
 
-    # Afterwards it is a backbone, and mmpretrain's TIMMBackbone.
+    # After pre-training it is a backbone, and mmpretrain's TIMMBackbone loads it.
     student(images)[-1].sum().backward()
     assert not [
         k for k, p in student.named_parameters() if p.requires_grad and p.grad is None
     ]
     size = dict(img_size=64) if 'vit' in name else {}
     backbone = TIMMBackbone(name, **size)
-    missing, left = backbone.load_state_dict(student.state_dict(), strict=False)
+    missing, unused = backbone.load_state_dict(student.state_dict(), strict=False)
     above = ('timm_model.head', 'timm_model.conv_head', 'timm_model.bn2')
     assert not [k for k in missing if not k.startswith(above)]
-    assert set(left) <= {'mask_token'}
+    assert set(unused) <= {'mask_token'}
 
 
 @pytest.mark.parametrize(
-    'wrong, says',
+    'wrong, message',
     [
         (dict(fill='noise'), "fill='noise': expected 'learned' or 'mean'"),
         (dict(model_name='resnet_nonsense'), "'resnet_nonsense' is not a model"),
     ],
 )
-def test_masked_timm_refuses(wrong, says):
-    with pytest.raises(ValueError, match=says):
+def test_masked_timm_refuses_wrong_arguments(wrong, message):
+    with pytest.raises(ValueError, match=message):
         MaskedTimm(**{'model_name': 'test_resnet', **wrong})
 
 
-def test_teacher_of_several_layers():
+def test_features_of_several_layers_are_averaged():
     layers = (1, 3, -1)
     mean = TimmTeacher('test_vit', pretrained='random', layer=layers, img_size=64)
     images = torch.randn(2, 3, 64, 64)
@@ -235,8 +235,8 @@ def test_teacher_of_several_layers():
 
 
 @pytest.mark.parametrize('features', ['norm', 'proj'])
-def test_class_token(features):
-    """It comes before the patches, from teacher and student, and counts."""
+def test_class_token_of_the_teacher_is_predicted(features):
+    """It precedes the patches of teacher and student and counts in the loss."""
     teacher = TimmTeacher(
         'test_vit',
         pretrained='random',

@@ -1,4 +1,4 @@
-"""Each method against mmpretrain's: same weights, image, mask, same loss."""
+"""Each method has mmpretrain's loss for the same weights, images and masks."""
 
 import pytest
 import torch
@@ -48,7 +48,10 @@ def build(**kwargs):
 
 
 def perturb(model):
-    """Zeros and ones, such as biases and norms begin with, hide mistakes."""
+    """Add noise to all parameters.
+
+    Biases start as zeros and norms as ones, which would hide mistakes.
+    """
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, p in sorted(model.named_parameters()):
@@ -62,24 +65,24 @@ def samples(mask):
 
 
 def uniform_mask(batch, side, hidden):
-    place = torch.rand(batch, side**2).argsort(1).argsort(1)
-    return (place < hidden).unflatten(1, (side, side))
+    rank = torch.rand(batch, side**2).argsort(1).argsort(1)
+    return (rank < hidden).unflatten(1, (side, side))
 
 
-def copy_backbone(theirs, ours, tmp_path):
-    torch.save(theirs.state_dict(), tmp_path / 'theirs.pth')
-    load_backbone(ours, str(tmp_path / 'theirs.pth'))
+def copy_backbone(source, target, tmp_path):
+    torch.save(source.state_dict(), tmp_path / 'source.pth')
+    load_backbone(target, str(tmp_path / 'source.pth'))
 
 
 def fix_masking(backbone, mask, monkeypatch):
-    """Let MAEViT draw this mask [B, N]."""
+    """Make MAEViT draw the given mask [B, N]."""
     noise = mask.float() + torch.linspace(0, 0.5, mask.shape[1])
     monkeypatch.setattr(torch, 'rand', lambda *size, **kwargs: noise)
     backbone.mask_ratio = float(mask[0].float().mean())
 
 
-def sparse(**kwargs):
-    """MAE's student and decoder, four patches a side."""
+def build_sparse(**kwargs):
+    """Build a model with MAE's student and decoder on 4 x 4 patches."""
     return build(
         backbone=dict(type='VisibleViT', arch=ARCH, img_size=64),
         head=dict(
@@ -95,7 +98,7 @@ def sparse(**kwargs):
     )
 
 
-def their_sparse(cls, channels=None, **kwargs):
+def build_mmpretrain_sparse(cls, channels=None, **kwargs):
     model = cls(
         backbone=dict(type=MAEViT, arch=ARCH, img_size=64),
         neck=dict(
@@ -122,8 +125,8 @@ def scope():
 @pytest.mark.parametrize(
     'norm_pix, normalizer', [(True, 'PatchPixelNormalizer'), (False, 'NoNormalizer')]
 )
-def test_mae(norm_pix, normalizer, tmp_path, monkeypatch):
-    theirs = their_sparse(
+def test_mae_equals_mmpretrains(norm_pix, normalizer, tmp_path, monkeypatch):
+    reference = build_mmpretrain_sparse(
         MAE,
         head=dict(
             type='MAEPretrainHead',
@@ -132,26 +135,26 @@ def test_mae(norm_pix, normalizer, tmp_path, monkeypatch):
             loss=dict(type='PixelReconstructionLoss', criterion='L2'),
         ),
     )
-    ours = sparse(
+    model = build_sparse(
         teacher=dict(type='PixelTeacher', img_size=64),
         normalizer=dict(type=normalizer),
         loss=dict(type='MSELoss'),
         channels=768,
     )
-    copy_backbone(theirs.backbone, ours.backbone, tmp_path)
-    ours.head.load_state_dict(theirs.neck.state_dict())
+    copy_backbone(reference.backbone, model.backbone, tmp_path)
+    model.head.load_state_dict(reference.neck.state_dict())
     images = torch.randn(2, 3, 64, 64)
     mask = uniform_mask(2, 4, 12)
-    loss = ours.loss(images, samples(mask))['loss']
+    loss = model.loss(images, samples(mask))['loss']
     loss.backward()
-    assert all(p.grad is not None for p in ours.parameters() if p.requires_grad)
-    fix_masking(theirs.backbone, mask.flatten(1), monkeypatch)
-    torch.testing.assert_close(theirs.loss(images, [])['loss'], loss, **CLOSE)
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    fix_masking(reference.backbone, mask.flatten(1), monkeypatch)
+    torch.testing.assert_close(reference.loss(images, [])['loss'], loss, **CLOSE)
 
 
 @MODELS.register_module()
 class FixedTeacher(torch.nn.Module):
-    """Features as given."""
+    """A teacher that returns the given features for all images."""
 
     name = 'FixedTeacher'
 
@@ -168,7 +171,10 @@ class FixedTeacher(torch.nn.Module):
 
 
 class Tokens(torch.nn.Module):
-    """mmpretrain's interface: features with a class token, attention."""
+    """A target generator with mmpretrain's interface.
+
+    It returns features with a class token, and attention.
+    """
 
     def __init__(self, features):
         super().__init__()
@@ -178,9 +184,9 @@ class Tokens(torch.nn.Module):
         return F.pad(self.features, (0, 0, 1, 0)), None
 
 
-def test_eva_mae_style(tmp_path, monkeypatch):
+def test_eva_with_maes_student_equals_mmpretrains(tmp_path, monkeypatch):
     features = torch.randn(2, 16, 24)
-    theirs = their_sparse(
+    reference = build_mmpretrain_sparse(
         EVA,
         channels=24,
         target_generator=Tokens(features),
@@ -189,7 +195,7 @@ def test_eva_mae_style(tmp_path, monkeypatch):
             loss=dict(type='CosineSimilarityLoss', shift_factor=2.0, scale_factor=2.0),
         ),
     )
-    ours = sparse(
+    model = build_sparse(
         teacher=dict(type='FixedTeacher', features=features),
         normalizer=dict(type='L2Normalizer'),
         loss=dict(
@@ -197,13 +203,13 @@ def test_eva_mae_style(tmp_path, monkeypatch):
         ),
         channels=24,
     )
-    copy_backbone(theirs.backbone, ours.backbone, tmp_path)
-    ours.head.load_state_dict(theirs.neck.state_dict())
+    copy_backbone(reference.backbone, model.backbone, tmp_path)
+    model.head.load_state_dict(reference.neck.state_dict())
     images = torch.randn(2, 3, 64, 64)
     mask = uniform_mask(2, 4, 12)
-    loss = ours.loss(images, samples(mask))['loss']
-    fix_masking(theirs.backbone, mask.flatten(1), monkeypatch)
-    torch.testing.assert_close(theirs.loss(images, [])['loss'], loss, **CLOSE)
+    loss = model.loss(images, samples(mask))['loss']
+    fix_masking(reference.backbone, mask.flatten(1), monkeypatch)
+    torch.testing.assert_close(reference.loss(images, [])['loss'], loss, **CLOSE)
 
 
 class TokensAndAttention(Tokens):
@@ -217,7 +223,7 @@ COSINE = dict(
 
 
 class MaskTokens(MaskFeatViT):
-    """EVA's student for mmpretrain's EVA, whose own is MAE's."""
+    """EVA's student with mask tokens; mmpretrain's EVA has MAE's student."""
 
     def forward(self, images):
         mask = self.mask.flatten(1)
@@ -229,19 +235,19 @@ class LinearNeck(torch.nn.Linear):
         return super().forward(tokens)
 
 
-def test_eva(tmp_path):
-    """The parts of configs/unified/eva.py."""
+def test_eva_equals_mmpretrains(tmp_path):
+    """The parts are those of configs/unified/eva.py."""
     features = torch.randn(2, 16, 24)
-    theirs = EVA(
+    reference = EVA(
         backbone=dict(type=MaskTokens, arch=ARCH, img_size=64),
         neck=LinearNeck(48, 24),
         target_generator=Tokens(features),
         head=dict(type='MIMHead', loss=dict(type='CosineSimilarityLoss')),
         data_preprocessor=dict(type='SelfSupDataPreprocessor'),
     )
-    theirs.init_weights()
-    perturb(theirs)
-    ours = build(
+    reference.init_weights()
+    perturb(reference)
+    model = build(
         backbone=dict(
             type='MaskDistillViT',
             arch=ARCH,
@@ -255,21 +261,21 @@ def test_eva(tmp_path):
         head=dict(type='LinearHead', in_channels=48, out_channels=24),
         loss=dict(type='mmpretrain.CosineSimilarityLoss'),
     )
-    copy_backbone(theirs.backbone, ours.backbone, tmp_path)
-    ours.head.load_state_dict(theirs.neck.state_dict())
+    copy_backbone(reference.backbone, model.backbone, tmp_path)
+    model.head.load_state_dict(reference.neck.state_dict())
     images = torch.randn(2, 3, 64, 64)
-    theirs.backbone.mask = mask = uniform_mask(2, 4, 6)
+    reference.backbone.mask = mask = uniform_mask(2, 4, 6)
     torch.testing.assert_close(
-        theirs.loss(images, [])['loss'],
-        ours.loss(images, samples(mask))['loss'],
+        reference.loss(images, [])['loss'],
+        model.loss(images, samples(mask))['loss'],
         **CLOSE,
     )
 
 
-def test_milan(tmp_path, monkeypatch):
-    """With CLIP's class token, from the student's."""
+def test_milan_equals_mmpretrains(tmp_path, monkeypatch):
+    """The student's class token predicts that of CLIP."""
     features = torch.randn(2, 17, 24)
-    theirs = MILAN(
+    reference = MILAN(
         backbone=dict(type=MILANViT, arch=ARCH, img_size=64, mask_ratio=0.75),
         neck=dict(
             type='MILANPretrainDecoder',
@@ -284,9 +290,9 @@ def test_milan(tmp_path, monkeypatch):
         head=dict(type='MIMHead', loss=dict(COSINE, type='CosineSimilarityLoss')),
         data_preprocessor=dict(type='SelfSupDataPreprocessor'),
     )
-    theirs.init_weights()
-    perturb(theirs)
-    ours = build(
+    reference.init_weights()
+    perturb(reference)
+    model = build(
         backbone=dict(type='VisibleViT', arch=ARCH, img_size=64),
         teacher=dict(type='FixedTeacher', features=features, class_token=True),
         normalizer=dict(type='L2Normalizer'),
@@ -303,30 +309,30 @@ def test_milan(tmp_path, monkeypatch):
         loss=COSINE,
         predict='all',
     )
-    copy_backbone(theirs.backbone, ours.backbone, tmp_path)
-    ours.head.load_state_dict(theirs.neck.state_dict())
+    copy_backbone(reference.backbone, model.backbone, tmp_path)
+    model.head.load_state_dict(reference.neck.state_dict())
     images = torch.randn(2, 3, 64, 64)
     mask = uniform_mask(2, 4, 12)
     order = mask.flatten(1).byte().argsort(dim=1, stable=True)
     monkeypatch.setattr(torch, 'multinomial', lambda *args, **kwargs: order)
     torch.testing.assert_close(
-        theirs.loss(images, [])['loss'],
-        ours.loss(images, samples(mask))['loss'],
+        reference.loss(images, [])['loss'],
+        model.loss(images, samples(mask))['loss'],
         **CLOSE,
     )
 
 
 class MapOfTokens(BEiTPretrainViT):
-    """SimMIM's ViT for mmpretrain's SimMIM, whose own is Swin."""
+    """A ViT that returns a feature map, as mmpretrain's SimMIM expects of Swin."""
 
     def forward(self, images, mask):
         tokens = super().forward(images, mask)[-1][:, 1:]
         return (tokens.mT.unflatten(2, mask.shape[1:]),)
 
 
-def test_simmim_with_vit(tmp_path):
-    """The parts of configs/unified/simmim.py."""
-    theirs = SimMIM(
+def test_simmim_with_a_vit_equals_mmpretrains(tmp_path):
+    """The parts are those of configs/unified/simmim.py."""
+    reference = SimMIM(
         backbone=dict(type=MapOfTokens, arch=ARCH, img_size=64),
         neck=dict(type='SimMIMLinearDecoder', in_channels=48, encoder_stride=16),
         head=dict(
@@ -335,40 +341,44 @@ def test_simmim_with_vit(tmp_path):
             loss=dict(type='PixelReconstructionLoss', criterion='L1', channel=3),
         ),
     )
-    theirs.init_weights()
-    perturb(theirs)
-    ours = build(
+    reference.init_weights()
+    perturb(reference)
+    model = build(
         backbone=BEIT,
         teacher=dict(type='PixelTeacher', img_size=64),
         normalizer=dict(type='NoNormalizer'),
         head=dict(type='LinearHead', in_channels=48, out_channels=768),
         loss=dict(type='L1Loss'),
     )
-    copy_backbone(theirs.backbone, ours.backbone, tmp_path)
-    copy_pixel_head(theirs.neck.decoder[0], ours.head)
+    copy_backbone(reference.backbone, model.backbone, tmp_path)
+    copy_pixel_head(reference.neck.decoder[0], model.head)
     images = torch.randn(2, 3, 64, 64)
     mask = uniform_mask(2, 4, 9)
     torch.testing.assert_close(
-        theirs.loss(images, samples(mask))['loss'],
-        ours.loss(images, samples(mask))['loss'],
+        reference.loss(images, samples(mask))['loss'],
+        model.loss(images, samples(mask))['loss'],
         **CLOSE,
     )
 
 
-def copy_pixel_head(theirs, ours):
-    """PixelShuffle has channels before pixels, MAE's patches after them."""
-    for name, p in ours.named_parameters():
-        their = theirs.get_parameter(name).data.reshape(p.shape)
-        p.data = their.unflatten(0, (3, -1)).transpose(0, 1).flatten(0, 1)
+def copy_pixel_head(source, target):
+    """Copy a head before PixelShuffle to one that predicts MAE's patches.
+
+    PixelShuffle orders the outputs by channel and then by pixel, MAE's patches by
+    pixel and then by channel.
+    """
+    for name, p in target.named_parameters():
+        value = source.get_parameter(name).data.reshape(p.shape)
+        p.data = value.unflatten(0, (3, -1)).transpose(0, 1).flatten(0, 1)
 
 
-def test_simmim():
+def test_simmim_with_swin_equals_mmpretrains():
     swin = dict(
         arch=dict(embed_dims=12, depths=[1, 1, 2, 1], num_heads=[1, 2, 2, 3]),
         img_size=128,
         stage_cfgs=dict(block_cfgs=dict(window_size=4)),
     )
-    theirs = SimMIM(
+    reference = SimMIM(
         backbone=dict(type='SimMIMSwinTransformer', **swin),
         neck=dict(type='SimMIMLinearDecoder', in_channels=96, encoder_stride=32),
         head=dict(
@@ -377,28 +387,28 @@ def test_simmim():
             loss=dict(type='PixelReconstructionLoss', criterion='L1', channel=3),
         ),
     )
-    theirs.init_weights()
-    perturb(theirs)
-    ours = build(
+    reference.init_weights()
+    perturb(reference)
+    model = build(
         backbone=dict(type='MaskedSwin', **swin),
         teacher=dict(type='PixelTeacher', patch_size=32, img_size=128),
         normalizer=dict(type='NoNormalizer'),
         head=dict(type='LinearHead', in_channels=96, out_channels=3072),
         loss=dict(type='L1Loss'),
     )
-    ours.backbone.load_state_dict(theirs.backbone.state_dict())
-    copy_pixel_head(theirs.neck.decoder[0], ours.head)
+    model.backbone.load_state_dict(reference.backbone.state_dict())
+    copy_pixel_head(reference.neck.decoder[0], model.head)
     images = torch.randn(2, 3, 128, 128)
     mask = uniform_mask(2, 4, 9)
-    loss = ours.loss(images, samples(mask))['loss']
+    loss = model.loss(images, samples(mask))['loss']
     fine = mask.repeat_interleave(8, 1).repeat_interleave(8, 2)
     torch.testing.assert_close(
-        theirs.loss(images, samples(fine))['loss'], loss, **CLOSE
+        reference.loss(images, samples(fine))['loss'], loss, **CLOSE
     )
 
 
-def test_maskfeat(tmp_path):
-    theirs = MaskFeat(
+def test_maskfeat_equals_mmpretrains(tmp_path):
+    reference = MaskFeat(
         backbone=dict(type=MaskFeatViT, arch=ARCH, img_size=224),
         neck=dict(type='LinearNeck', in_channels=48, out_channels=108, norm_cfg=None),
         head=dict(
@@ -406,9 +416,9 @@ def test_maskfeat(tmp_path):
         ),
         target_generator=dict(type='HOGGenerator', nbins=9, pool=8, gaussian_window=16),
     )
-    theirs.init_weights()
-    perturb(theirs)
-    ours = build(
+    reference.init_weights()
+    perturb(reference)
+    model = build(
         backbone=dict(
             type='MaskDistillViT',
             arch=ARCH,
@@ -421,18 +431,18 @@ def test_maskfeat(tmp_path):
         head=dict(type='LinearHead', in_channels=48, out_channels=108),
         loss=dict(type='MSELoss'),
     )
-    copy_backbone(theirs.backbone, ours.backbone, tmp_path)
-    ours.head.load_state_dict(theirs.neck.fc.state_dict())
+    copy_backbone(reference.backbone, model.backbone, tmp_path)
+    model.head.load_state_dict(reference.neck.fc.state_dict())
     images = torch.randn(2, 3, 224, 224)
     mask = uniform_mask(2, 14, 78)
     torch.testing.assert_close(
-        theirs.loss(images, samples(mask))['loss'],
-        ours.loss(images, samples(mask))['loss'],
+        reference.loss(images, samples(mask))['loss'],
+        model.loss(images, samples(mask))['loss'],
         **CLOSE,
     )
 
 
-def their_beit(**kwargs):
+def build_mmpretrain_beit(**kwargs):
     model = BEiT(
         backbone=dict(
             type='BEiTPretrainViT', arch=ARCH, img_size=64, **kwargs.pop('backbone', {})
@@ -444,8 +454,8 @@ def their_beit(**kwargs):
     return perturb(model)
 
 
-def test_beit(tmp_path):
-    theirs = their_beit(
+def test_beit_equals_mmpretrains(tmp_path):
+    reference = build_mmpretrain_beit(
         head=dict(
             type='BEiTV1Head',
             embed_dims=48,
@@ -454,9 +464,9 @@ def test_beit(tmp_path):
         ),
         target_generator=DALLEEncoder(n_hid=8, vocab_size=40),
     )
-    for p in theirs.target_generator.parameters():
+    for p in reference.target_generator.parameters():
         p.data.normal_(std=0.5)
-    ours = build(
+    model = build(
         backbone=BEIT,
         teacher=dict(
             type='DALLETeacher',
@@ -469,20 +479,20 @@ def test_beit(tmp_path):
         head=dict(type='CodebookHead', in_channels=48, vocab_size=40),
         loss=dict(type='CrossEntropyLoss'),
     )
-    copy_backbone(theirs.backbone, ours.backbone, tmp_path)
-    ours.head.load_state_dict(theirs.head.cls_head.state_dict())
-    ours.teacher.tokenizer.load_state_dict(theirs.target_generator.state_dict())
+    copy_backbone(reference.backbone, model.backbone, tmp_path)
+    model.head.load_state_dict(reference.head.cls_head.state_dict())
+    model.teacher.tokenizer.load_state_dict(reference.target_generator.state_dict())
     views = [torch.randn(2, 3, 64, 64), torch.rand(2, 3, 32, 32)]
-    assert len(ours.teacher(views[1]).unique()) > 2
+    assert len(model.teacher(views[1]).unique()) > 2
     mask = uniform_mask(2, 4, 6)
     torch.testing.assert_close(
-        theirs.loss(views, samples(mask))['loss'],
-        ours.loss(views, samples(mask))['loss'],
+        reference.loss(views, samples(mask))['loss'],
+        model.loss(views, samples(mask))['loss'],
         **CLOSE,
     )
 
 
-def test_beit_v2(tmp_path):
+def test_beit_v2_equals_mmpretrains(tmp_path):
     depth = dict(ARCH, depth=ARCH['num_layers'])
     vqkd = VQKD(
         dict(
@@ -498,7 +508,7 @@ def test_beit_v2(tmp_path):
         embed_dims=8,
         quantize_kmeans_init=False,
     )
-    theirs = their_beit(
+    reference = build_mmpretrain_beit(
         backbone=dict(out_indices=[-2, -1], final_norm=False),
         neck=dict(type='BEiTV2Neck', num_layers=2, early_layers=1, backbone_arch=depth),
         head=dict(
@@ -509,7 +519,7 @@ def test_beit_v2(tmp_path):
         ),
         target_generator=vqkd,
     )
-    ours = build(
+    model = build(
         backbone=dict(BEIT, type='PatchAggregationViT', early_layers=1),
         teacher=dict(
             type='VQKDTeacher',
@@ -523,26 +533,26 @@ def test_beit_v2(tmp_path):
         head=dict(type='CodebookHead', in_channels=48, vocab_size=40),
         loss=dict(type='CrossEntropyLoss'),
     )
-    state = theirs.backbone.state_dict()
-    for key, tensor in theirs.neck.state_dict().items():
+    state = reference.backbone.state_dict()
+    for key, tensor in reference.neck.state_dict().items():
         layer, _, rest = key.removeprefix('patch_aggregation.').partition('.')
         state[
             f'layers.{2 + int(layer)}.{rest}' if layer.isdigit() else f'ln1.{rest}'
         ] = tensor
-    own = {}
+    renamed = {}
     for key, tensor in to_our_names(state, []).items():
         for i in range(2):
             key = key.replace(f'blocks.{2 + i}', f'cls_pt_layers.{i}')
-        own[key] = tensor
-    missing, _ = ours.backbone.load_state_dict(own, strict=False)
+        renamed[key] = tensor
+    missing, _ = model.backbone.load_state_dict(renamed, strict=False)
     assert not missing
-    ours.head.load_state_dict(theirs.head.cls_head.state_dict())
-    ours.teacher.tokenizer.load_state_dict(theirs.target_generator.state_dict())
+    model.head.load_state_dict(reference.head.cls_head.state_dict())
+    model.teacher.tokenizer.load_state_dict(reference.target_generator.state_dict())
     views = [torch.randn(2, 3, 64, 64), torch.rand(2, 3, 64, 64)]
-    assert len(ours.teacher(views[1]).unique()) > 2
+    assert len(model.teacher(views[1]).unique()) > 2
     mask = uniform_mask(2, 4, 6)
-    losses = theirs.loss(views, samples(mask))
-    loss = ours.loss(views, samples(mask))['loss']
+    losses = reference.loss(views, samples(mask))
+    loss = model.loss(views, samples(mask))['loss']
     torch.testing.assert_close(losses['loss_1'] + losses['loss_2'], loss, **CLOSE)
     loss.backward()
-    assert not [k for k, p in ours.named_parameters() if p.grad is None]
+    assert not [k for k, p in model.named_parameters() if p.grad is None]

@@ -1,4 +1,4 @@
-"""UperNet's head against mmseg's."""
+"""UPerHead against mmseg's UPerHead."""
 
 import pytest
 import torch
@@ -50,26 +50,26 @@ def maps(*sizes):
         [(15, 21), (8, 11), (4, 5), (2, 3)],
     ],
 )
-def test_features_and_gradients_are_mmseg_s(options, sizes):
-    ours, theirs = build('mmmaskdistill', **options), build('mmseg', **options)
-    ours.load_state_dict(theirs.state_dict())
+def test_features_and_gradients_equal_mmsegs(options, sizes):
+    head, reference = build('mmmaskdistill', **options), build('mmseg', **options)
+    head.load_state_dict(reference.state_dict())
     inputs, same_inputs = maps(*sizes), maps(*sizes)
-    out, expected = ours(inputs), theirs(same_inputs)
+    out, expected = head(inputs), reference(same_inputs)
     torch.testing.assert_close(out, expected)
     weights = torch.randn_like(out)
     (out * weights).sum().backward()
     (expected * weights).sum().backward()
     for x, y in zip(inputs, same_inputs):
         torch.testing.assert_close(x.grad, y.grad)
-    for (name, p), q in zip(ours.named_parameters(), theirs.parameters()):
+    for (name, p), q in zip(head.named_parameters(), reference.parameters()):
         torch.testing.assert_close(p.grad, q.grad, msg=name)
-    for p, q in zip(ours.buffers(), theirs.buffers()):
+    for p, q in zip(head.buffers(), reference.buffers()):
         torch.testing.assert_close(p, q)
 
 
 @pytest.mark.parametrize('align_corners', [True, False])
 @pytest.mark.parametrize('size', [(10, 14), (5, 7), (13, 9), (3, 3)])
-def test_convolution_of_a_resized_map(size, align_corners):
+def test_convolution_of_a_resized_map_equals_the_plain_one(size, align_corners):
     (x,) = maps((5, 7))
     weight = torch.randn(3, 8, 3, 3, dtype=torch.double)
     resized = F.interpolate(x, size, mode='bilinear', align_corners=align_corners)
@@ -79,8 +79,12 @@ def test_convolution_of_a_resized_map(size, align_corners):
     )
 
 
-def test_coarse_levels_are_convolved_at_their_own_resolution():
-    """The last convolution's share of each level shrinks with its area."""
+def test_coarse_levels_are_convolved_at_their_own_size():
+    """The last convolution runs on each level before the level is enlarged.
+
+    The FLOPs of a level's part of this convolution are therefore proportional to
+    the level's own area.
+    """
     flops = []
     for scope in ('mmmaskdistill', 'mmseg'):
         head = build(scope, align_corners=False)
@@ -88,7 +92,8 @@ def test_coarse_levels_are_convolved_at_their_own_resolution():
         with FlopCounterMode(display=False) as counter:
             head(maps((64, 64), (32, 32), (16, 16), (8, 8)))
         flops.append(counter.get_total_flops())
-    full = 2 * 2 * 6 * 6 * 9 * 64**2  # two images, six channels to six
+    # FLOPs of a 3 x 3 convolution from 6 to 6 channels at full size, for two images.
+    full = 2 * 2 * 6 * 6 * 9 * 64**2
     resizing = sum(
         2 * 2 * 6 * (9 * side * side * 64 + 3 * side * 64 * 64) for side in (32, 16, 8)
     )

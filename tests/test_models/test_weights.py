@@ -37,7 +37,7 @@ def pretrained(student, tmp_path):
 
 @pytest.fixture
 def log(caplog):
-    """The lines logged so far."""
+    """A function that returns the lines logged so far."""
     logger = MMLogger.get_current_instance()
     logger.addHandler(caplog.handler)
     yield lambda: [
@@ -59,7 +59,7 @@ def downstream(**kwargs):
     )
 
 
-def test_shared_table_becomes_one_a_block(student, pretrained):
+def test_shared_table_is_copied_to_every_block(student, pretrained):
     vit = downstream(init_cfg=dict(type='Pretrained', checkpoint=pretrained))
     vit.init_weights()
     shared = student.rel_pos_bias.relative_position_bias_table
@@ -73,7 +73,7 @@ def test_shared_table_becomes_one_a_block(student, pretrained):
     student.norm = norm
 
 
-def test_tables_are_resized_to_the_window(student, pretrained):
+def test_tables_are_resized_to_the_models_window(student, pretrained):
     vit = downstream(img_size=(128, 96))
     report = load_backbone(vit, pretrained)
     expected = resize_relative_position_table(
@@ -84,8 +84,8 @@ def test_tables_are_resized_to_the_window(student, pretrained):
     assert any('expanded' in line for line in report)
 
 
-def test_patches_of_14_pixels_at_512(tmp_path):
-    """37 x 37 of them, the last row and column padded."""
+def test_table_for_14_pixel_patches_is_resized_to_512_pixels(tmp_path):
+    """512 pixels have 37 x 37 patches; the last row and column are padded."""
     student = MaskDistillViT(ARCH, patch_size=14)
     torch.save(student.state_dict(), tmp_path / 'a.pth')
     vit = downstream(img_size=512, patch_size=14)
@@ -97,8 +97,8 @@ def test_patches_of_14_pixels_at_512(tmp_path):
         assert vit(torch.zeros(1, 3, 512, 512))[0].shape == (1, 48, 37, 37)
 
 
-def test_load_state_dict_adapts_too(student, pretrained):
-    """So ``load_from`` serves as well, through mmengine's loader."""
+def test_load_state_dict_resizes_tables_too(student, pretrained):
+    """``load_from``, which uses mmengine's loader, therefore works as well."""
     from mmengine.runner import load_checkpoint
 
     model = torch.nn.Module()
@@ -111,12 +111,12 @@ def test_load_state_dict_adapts_too(student, pretrained):
     assert torch.equal(table, expected)
 
 
-def test_prefix_may_lack_its_dot(pretrained):
+def test_prefix_may_omit_its_final_dot(pretrained):
     with_dot = load_backbone(downstream(), pretrained, prefix='backbone.')
     assert load_backbone(downstream(), pretrained, 'backbone') == with_dot
 
 
-def test_report_says_what_happened(student, pretrained):
+def test_report_names_unmatched_and_unused_tensors(student, pretrained):
     report = load_backbone(downstream(out_type='avg_featmap'), pretrained)
     assert 'tensors matched' in report[0]
     assert any('left as initialized: fc_norm' in line for line in report)
@@ -126,7 +126,7 @@ def test_report_says_what_happened(student, pretrained):
 @pytest.mark.parametrize(
     'arch, message',
     [
-        ({**ARCH, 'num_layers': 4}, r'missing \(blocks.3'),
+        ({**ARCH, 'num_layers': 4}, r'missing from the checkpoint \(blocks.3'),
         ({**ARCH, 'embed_dims': 96}, 'of another shape'),
     ],
 )
@@ -136,9 +136,9 @@ def test_another_architecture_is_refused(pretrained, arch, message):
         load_backbone(vit, pretrained)
 
 
-def test_a_file_without_a_vit_is_refused(tmp_path):
+def test_file_without_a_vit_is_refused(tmp_path):
     torch.save(dict(conv1=torch.zeros(1)), tmp_path / 'resnet.pth')
-    with pytest.raises(CheckpointError, match='the first are conv1'):
+    with pytest.raises(CheckpointError, match='the first keys are conv1'):
         load_backbone(downstream(), str(tmp_path / 'resnet.pth'))
 
 
@@ -162,7 +162,7 @@ def test_position_embedding_is_resized():
     assert torch.equal(larger.pos_embed[:, 0], vit.pos_embed[:, 0])
 
 
-def test_file_formats(student, tmp_path):
+def test_all_file_formats_hold_the_same_tensors(student, tmp_path):
     state = student.state_dict()
     save_file(state, tmp_path / 'a.safetensors')
     torch.save(dict(model=state), tmp_path / 'a.pth')
@@ -181,7 +181,7 @@ def test_file_formats(student, tmp_path):
 
 
 class Scripted(torch.nn.Module):
-    """Parameters, buffers, lists and numbers, in modules of modules."""
+    """Nested modules with parameters, buffers, lists and numbers."""
 
     def __init__(self):
         super().__init__()
@@ -200,7 +200,7 @@ class Scripted(torch.nn.Module):
     [torch.jit.script, lambda m: torch.jit.trace(m, torch.zeros(1, 2))],
     ids=['script', 'trace'],
 )
-def test_torchscript_gives_its_tensors(tmp_path, compile_it):
+def test_torchscript_archive_holds_its_tensors(tmp_path, compile_it):
     compiled = compile_it(Scripted()).half()
     compiled.save(tmp_path / 'a.pt')
     expected = compiled.state_dict()
@@ -211,7 +211,7 @@ def test_torchscript_gives_its_tensors(tmp_path, compile_it):
         assert torch.equal(read[key], tensor)
 
 
-def test_no_code_of_torchscript_is_run(tmp_path):
+def test_code_in_a_torchscript_archive_is_not_run(tmp_path):
     class Writes(torch.nn.Module):
         def __init__(self, path: str):
             super().__init__()
@@ -236,13 +236,13 @@ def test_no_code_of_torchscript_is_run(tmp_path):
     with pytest.raises(CheckpointError, match='cannot be read'):
         read_state_dict(str(tmp_path / 'a.pt'))
     assert not trace.exists()
-    # What is guarded against: torch's own reader.
+    # The same file does run its code when torch's own reader opens it.
     torch.jit.load(tmp_path / 'a.pt')
     assert trace.exists()
 
 
 class Counter:
-    """Something harmless that a training script may keep in a checkpoint."""
+    """A harmless object that a training script may store in a checkpoint."""
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
@@ -250,21 +250,21 @@ class QuietHandler(SimpleHTTPRequestHandler):
         pass
 
 
-class Evil:
+class RunsCode:
     ran = False
 
     def __reduce__(self):
-        return setattr, (Evil, 'ran', True)
+        return setattr, (RunsCode, 'ran', True)
 
 
-def test_no_code_of_a_file_is_run(tmp_path):
-    torch.save(dict(model=Evil()), tmp_path / 'evil.pth')
+def test_code_in_a_pickle_is_not_run(tmp_path):
+    torch.save(dict(model=RunsCode()), tmp_path / 'evil.pth')
     with pytest.raises(CheckpointError, match='it holds .*setattr'):
         read_state_dict(str(tmp_path / 'evil.pth'))
-    assert not Evil.ran
+    assert not RunsCode.ran
 
 
-def test_trust_is_asked_for(student, tmp_path, log):
+def test_pickled_objects_need_trust_checkpoint(student, tmp_path, log):
     path = tmp_path / 'odd.pth'
     torch.save(dict(model=student.state_dict(), logger=Counter()), path)
     cfg = dict(type='Pretrained', checkpoint=str(path))
@@ -276,7 +276,7 @@ def test_trust_is_asked_for(student, tmp_path, log):
     assert any('may run any code' in line for line in log())
 
 
-def broken(path, state):
+def truncated(path, state):
     torch.save(state, path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
@@ -285,18 +285,20 @@ def broken(path, state):
 @pytest.mark.parametrize(
     'write, message',
     [
-        (broken, 'cannot be read'),
+        (truncated, 'cannot be read'),
         (
             lambda path, _: path.write_text('<html>404</html>'),
             r'cannot be read \(Unsupported operand',
         ),
         (lambda path, _: path.write_bytes(b''), 'cannot be read'),
-        (lambda path, _: torch.save([1, 2], path), 'no weights but a list'),
-        (lambda path, _: torch.save(dict(model={}), path), 'no weights but a dict'),
+        (lambda path, _: torch.save([1, 2], path), 'no weights, only a list'),
+        (lambda path, _: torch.save(dict(model={}), path), 'no weights, only a dict'),
     ],
 )
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
-def test_what_is_no_checkpoint_is_named(student, tmp_path, write, message, suffix):
+def test_files_that_are_no_checkpoints_are_named(
+    student, tmp_path, write, message, suffix
+):
     path = tmp_path / f'file{suffix}'
     write(path, student.state_dict())
     if suffix == '.safetensors':
@@ -308,8 +310,8 @@ def test_what_is_no_checkpoint_is_named(student, tmp_path, write, message, suffi
 
 
 @pytest.mark.parametrize('suffix', ['.safetensors', '.pth'])
-def test_address(student, tmp_path, monkeypatch, suffix):
-    """Fetched once, then read from the cache."""
+def test_checkpoint_url_is_downloaded_once(student, tmp_path, monkeypatch, suffix):
+    """The file is downloaded once and then read from the cache."""
     state = student.state_dict()
     served = tmp_path / 'served'
     served.mkdir()
@@ -340,7 +342,7 @@ def test_load_from_reads_safetensors(student, tmp_path):
         assert torch.equal(tensor, student.state_dict()[key])
 
 
-def test_init_cfg_as_a_list_and_with_map_location(student, pretrained):
+def test_init_cfg_may_be_a_list_and_have_a_map_location(student, pretrained):
     vit = downstream(
         out_type='avg_featmap',
         init_cfg=[
@@ -353,7 +355,7 @@ def test_init_cfg_as_a_list_and_with_map_location(student, pretrained):
     assert torch.equal(vit.blocks[1].norm1.weight, student.blocks[1].norm1.weight)
 
 
-def test_init_cfg_wins_over_pretrained(student, pretrained, log):
+def test_init_cfg_has_priority_over_pretrained(student, pretrained, log):
     vit = downstream(
         pretrained='nowhere.pth',
         init_cfg=dict(type='Pretrained', checkpoint=pretrained),
@@ -366,7 +368,7 @@ def test_init_cfg_wins_over_pretrained(student, pretrained, log):
     assert torch.equal(vit.cls_token, student.cls_token)
 
 
-def test_windows_that_are_not_square(tmp_path):
+def test_windows_that_are_not_square_load_only_unchanged(tmp_path):
     wide = MaskDistillViT(ARCH, img_size=(32, 64), use_abs_pos_emb=True)
     torch.nn.init.normal_(wide.rel_pos_bias.relative_position_bias_table)
     path = str(tmp_path / 'wide.pth')
@@ -384,7 +386,7 @@ def test_windows_that_are_not_square(tmp_path):
         other.load_state_dict(state, strict=False)
 
 
-def test_what_loading_changed_is_logged_once(student, log):
+def test_changes_made_by_loading_are_logged_once(student, log):
     vit = downstream(img_size=128)
     for _ in range(2):
         vit.load_state_dict(student.state_dict(), strict=False)

@@ -1,4 +1,4 @@
-"""Tiny data, tiny configs, and processes that die on purpose."""
+"""Small data, small configs, and processes that are killed on purpose."""
 
 import os
 import os.path as osp
@@ -13,8 +13,9 @@ from PIL import Image
 
 ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
 
-# Dies by SIGKILL in the iteration $DIE_AT, or by a signal in the middle of
-# writing the checkpoint of the iteration $DIE_WRITING.
+# This hook kills the process with SIGKILL in iteration $DIE_AT. Before the checkpoint
+# of iteration $DIE_WRITING is saved, it limits the size of files: the process is then
+# killed by SIGXFSZ in the middle of writing.
 DEADLY_HOOK = """
 import os, resource, signal
 from mmengine.hooks import Hook
@@ -188,9 +189,9 @@ test_cfg = dict()
 
 
 @pytest.fixture(scope='session')
-def place(tmp_path_factory):
+def workspace(tmp_path_factory):
     """A folder with images, label maps, class folders and configs."""
-    folder = tmp_path_factory.mktemp('place')
+    folder = tmp_path_factory.mktemp('workspace')
     rng = np.random.default_rng(0)
     for name in ('images', 'annotations', 'classes/a', 'classes/b'):
         (folder / name).mkdir(parents=True)
@@ -213,14 +214,14 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
-def start(place):
-    """Start one of the tools in a process of its own."""
+def start(workspace):
+    """Start one of the tools in a new process."""
 
     def start(tool, *args, **env):
         command = [sys.executable] if tool.endswith('.py') else ['bash']
         return subprocess.Popen(
-            command + [osp.join(ROOT, 'tools', tool), *map(str, args)],
-            cwd=place,
+            [*command, osp.join(ROOT, 'tools', tool), *map(str, args)],
+            cwd=workspace,
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -229,7 +230,7 @@ def start(place):
                 **os.environ,
                 'PYTHON': sys.executable,
                 'PYTHONPATH': os.pathsep.join(
-                    [str(place), ROOT, os.environ.get('PYTHONPATH', '')]
+                    [str(workspace), ROOT, os.environ.get('PYTHONPATH', '')]
                 ),
                 **env,
             },
@@ -240,7 +241,7 @@ def start(place):
 
 @pytest.fixture(scope='session')
 def run(start):
-    """Run one of the tools; it must succeed unless ``fails``."""
+    """Run one of the tools in a new process; it must fail if ``fails`` is set."""
 
     def run(*args, fails=False, **env):
         process = start(*args, **env)
@@ -253,8 +254,8 @@ def run(start):
 
 
 @pytest.fixture(scope='session')
-def segmentor(place, start, run):
-    """Checkpoints of an uninterrupted and of a killed and resumed run."""
+def segmentor(workspace, start, run):
+    """The last checkpoints of an uninterrupted run and of a killed, resumed run."""
     whole = start(
         'train.py',
         'segment.py',
@@ -281,15 +282,15 @@ def segmentor(place, start, run):
         '--cfg-options',
         'train_dataloader.num_workers=0',
     )
-    out, err = whole.communicate(timeout=300)
+    _, err = whole.communicate(timeout=300)
     assert whole.returncode == 0, err
-    return place / 'segment-whole/iter_8.pth', place / 'segment/iter_8.pth'
+    return workspace / 'segment-whole/iter_8.pth', workspace / 'segment/iter_8.pth'
 
 
 @pytest.fixture
-def tool(place, monkeypatch):
-    """Run one of the tools in this process, which has everything imported."""
-    monkeypatch.chdir(place)
+def tool(workspace, monkeypatch):
+    """Run one of the tools in this process, where the slow imports are done."""
+    monkeypatch.chdir(workspace)
 
     def tool(name, *args):
         path = osp.join(ROOT, 'tools', name)

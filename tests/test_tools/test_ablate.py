@@ -1,4 +1,4 @@
-"""tools/analysis_tools/ablate.py: cells that die, fail and are refused."""
+"""tools/analysis_tools/ablate.py with killed, failing and refused cells."""
 
 import csv
 import fcntl
@@ -12,33 +12,37 @@ OPTIMIZERS = ['--axis', 'optim_wrapper.optimizer.type', 'AdamW', 'NoSuch']
 COMMON = ['--one-at-a-time', '--evaluate', 'segment.py', '--work-dir', 'ablation']
 
 
-def read_rows(place):
-    with open(place / 'ablation/ablation.csv') as file:
+def read_rows(workspace):
+    with open(workspace / 'ablation/ablation.csv') as file:
         return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope='module')
-def calls(place, run):
-    """Two calls, the first of which is killed while it pre-trains."""
+def calls(workspace, run):
+    """Two calls of the tool; the first one's pre-training is killed.
+
+    Returns:
+        tuple: Process and table rows of the first, then of the second call.
+    """
     args = [TOOL, 'pretrain.py', *LOSSES, *OPTIMIZERS, *COMMON]
     first = run(*args, fails=True, DIE_AT='6')
-    rows = read_rows(place)
-    return first, rows, run(*args, fails=True), read_rows(place)
+    rows = read_rows(workspace)
+    return first, rows, run(*args, fails=True), read_rows(workspace)
 
 
-def test_a_grid_survives_its_cells(calls):
+def test_failed_and_refused_cells_do_not_stop_the_others(calls):
     first, rows, _, _ = calls
     assert [row['status'] for row in rows] == ['failed', 'refused', 'failed']
     assert 'signal 9' in rows[0]['reason']
-    assert 'take SmoothL1Loss' in rows[1]['reason']
+    assert 'use SmoothL1Loss' in rows[1]['reason']
     assert 'NoSuch' in rows[2]['reason']
     assert 'error: 2 of 3 runs failed' in first.err
 
 
-def test_a_second_call_goes_on_where_the_first_stopped(calls, place):
+def test_second_call_resumes_the_killed_run(calls, workspace):
     _, _, second, rows = calls
     assert [row['status'] for row in rows] == ['finished', 'refused', 'failed']
-    folder = place / 'ablation/as_configured/seed_0'
+    folder = workspace / 'ablation/as_configured/seed_0'
     assert 'resuming' in (folder / 'pretrain.log').read_text()
     assert (folder / 'pretrain/epoch_4.pth').is_file()
     # The evaluation starts from the student that was just trained.
@@ -51,21 +55,25 @@ def test_a_second_call_goes_on_where_the_first_stopped(calls, place):
     assert f'mIoU {last["mIoU"]:.2f}' in second.out
 
 
-def test_a_finished_cell_is_not_run_again(calls, tool, place, capsys):
-    """Nor where an axis of a baseline that the config has is left out."""
-    result = place / 'ablation/as_configured/seed_0/result.json'
+def test_finished_cells_are_not_run_again(calls, tool, workspace, capsys):
+    """A cell keeps its result when the optimizer axis is left out.
+
+    The config already has the first optimizer of that axis, so this axis does not
+    change the cell's name.
+    """
+    result = workspace / 'ablation/as_configured/seed_0/result.json'
     before = result.stat().st_mtime_ns
     tool(TOOL, 'pretrain.py', *LOSSES, *COMMON)
     assert '0 runs to do' in capsys.readouterr().out
     assert result.stat().st_mtime_ns == before
-    table = (place / 'ablation/ablation.md').read_text().splitlines()
+    table = (workspace / 'ablation/ablation.md').read_text().splitlines()
     value = json.loads(result.read_text())['metrics']['mIoU']
     assert table[2] == f'| loss | smooth_l1 | {value:.2f} | 1 |  |'
     assert table[3].startswith('| loss | cross_entropy | - | 0 | refused: ')
-    assert (place / 'ablation/ablation.png').is_file()
+    assert (workspace / 'ablation/ablation.png').is_file()
 
 
-def test_what_cannot_work_ends_with_one_line(calls, tool, place):
+def test_invalid_arguments_end_with_a_one_line_error(calls, tool, workspace):
     for message, args in [
         ('nothing to vary', ['pretrain.py', *COMMON]),
         ("config not found: 'no.py'", ['no.py', *LOSSES, *COMMON]),
@@ -93,9 +101,9 @@ def test_what_cannot_work_ends_with_one_line(calls, tool, place):
         assert '\n' not in text
 
 
-def test_one_ablation_a_folder(tool, place):
-    (place / 'busy').mkdir(exist_ok=True)
-    with open(place / 'busy/.lock', 'w') as file:
+def test_folder_in_use_is_refused(tool, workspace):
+    (workspace / 'busy').mkdir(exist_ok=True)
+    with open(workspace / 'busy/.lock', 'w') as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(SystemExit, match='is in use'):
             tool(TOOL, 'pretrain.py', *LOSSES, *COMMON, '--work-dir', 'busy')

@@ -1,4 +1,4 @@
-"""tools/analysis_tools from the command line."""
+"""show_pretraining.py, benchmark.py and get_flops.py on the command line."""
 
 import json
 import os.path as osp
@@ -15,7 +15,7 @@ ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
 TOOL = 'analysis_tools/show_pretraining.py'
 
 
-def test_what_cannot_work_ends_with_one_line(tool, segmentor, place):
+def test_invalid_arguments_end_with_a_one_line_error(tool, segmentor, workspace):
     image = 'images/00.jpg'
     for message, args in [
         ("'no.py' not found", ['no.py', segmentor[0], image]),
@@ -31,9 +31,13 @@ def test_what_cannot_work_ends_with_one_line(tool, segmentor, place):
         assert '\n' not in text
 
 
-def test_benchmark_counts_what_skipping_saves(tool, tmp_path):
-    """The visible tokens of both last blocks serve as keys and values alone;
-    the student's blocks compute their attention weights again in backward."""
+def test_benchmark_counts_the_flops_of_skipped_tokens(tool, tmp_path):
+    """The difference in FLOPs follows from what is skipped and what is repeated.
+
+    In the last block of the student and of the teacher, visible tokens serve only
+    as keys and values. The student's blocks compute their attention weights again
+    in the backward pass.
+    """
     out = tmp_path / 'benchmark.json'
     tool(
         'analysis_tools/benchmark.py',
@@ -54,15 +58,15 @@ def test_benchmark_counts_what_skipping_saves(tool, tmp_path):
     sides = json.loads(out.read_text())['sides']
     images, tokens, hidden, width, blocks = 2, 17, 6, 192, 12
     visible = tokens - hidden
-    weights = 2 * tokens * width  # flops of one query's attention weights
+    weights = 2 * tokens * width  # FLOPs of the attention weights of one query
     skipped = 3 * visible * (10 * 2 * width**2 + 2 * weights)
-    again = ((blocks - 1) * tokens + hidden) * weights
+    repeated = ((blocks - 1) * tokens + hidden) * weights
     teacher = timm.create_model('test_vit').blocks[-1].mlp.fc1
     mlp, width = teacher.weight.shape
     skipped += visible * 4 * width * (width + mlp + tokens)
     for peer in ('timm', 'mmpretrain'):
         assert sides[peer]['flops'] - sides['ours']['flops'] == images * (
-            skipped - again
+            skipped - repeated
         )
         assert (
             sides['ours']['kept_bytes_per_image']
@@ -70,8 +74,8 @@ def test_benchmark_counts_what_skipping_saves(tool, tmp_path):
         )
 
 
-def test_flops_are_those_of_the_formula(tool, place, capsys):
-    """Two blocks of width 48 on 1 + 16 tokens, of which 6 are hidden."""
+def test_flops_equal_the_formula(tool, workspace, capsys):
+    """The student has two blocks of width 48 and 1 + 16 tokens, 6 of them hidden."""
     tool('analysis_tools/get_flops.py', 'pretrain.py')
     assert 'student and head' in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""tools/analysis_tools/benchmark.py, each job once, at tiny sizes."""
+"""Each job of tools/analysis_tools/benchmark.py, at small sizes."""
 
 import json
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ FIGURES = {
 @pytest.fixture
 def figures(tool, tmp_path, monkeypatch):
     """Run a job and read its JSON file."""
-    # For the process that runs the tests, too, it would be for good.
+    # The setting cannot be undone, and this process runs the other tests too.
     monkeypatch.setattr(measure, 'keep_freed_memory', lambda: False)
 
     def figures(job, *args):
@@ -39,7 +39,7 @@ def figures(tool, tmp_path, monkeypatch):
     return figures
 
 
-def test_finetune_with_skipped_branches(figures):
+def test_finetune_does_not_compute_dropped_blocks(figures):
     result = figures(
         'finetune',
         *TINY,
@@ -52,13 +52,15 @@ def test_finetune_with_skipped_branches(figures):
     )
     sides = result['sides']
     assert set(sides) == {'ours', 'mmpretrain', 'timm'}
-    # The last of two blocks is as good as always dropped: ours does not compute it.
+    # At this rate, drop path practically always drops the second of the two blocks,
+    # and this project's ViT does not compute it.
     tokens, width = 17, 192
     block = 2 * tokens * (12 * width**2 + 2 * tokens * width)
     for peer in ('mmpretrain', 'timm'):
         assert result['differences'][peer] < 1e-4
         assert set(sides[peer]) == FIGURES | {'kept_bytes_per_image'}
-        # Ours computes the first block's attention weights again.
+        # This project's ViT computes the attention weights of the first block
+        # again in the backward pass.
         assert sides[peer]['flops'] - sides['ours']['flops'] == 2 * (
             3 * block - 2 * tokens**2 * width
         )
@@ -68,7 +70,7 @@ def test_finetune_with_skipped_branches(figures):
         )
 
 
-def test_segment(figures):
+def test_segment_needs_less_compute_and_memory_than_mmseg(figures):
     result = figures('segment', *TINY, '--depth', '6', '--img-size', '64')
     ours, mmseg = (result['sides'][name] for name in ('ours', 'mmseg'))
     assert result['differences']['mmseg'] < 1e-4
@@ -76,18 +78,19 @@ def test_segment(figures):
     assert ours['flops'] < 0.8 * mmseg['flops']
 
 
-def test_eval(figures):
+def test_eval_needs_less_compute_and_memory_than_mmseg(figures):
     result = figures(
         'eval', '--arch', 'tiny', '--depth', '6', '--img-size', '64', '--repeats', '1'
     )
     ours, mmseg = (result['sides'][name] for name in ('ours', 'mmseg'))
-    assert set(ours) == FIGURES  # nothing is kept for backward
+    # Evaluation keeps nothing for a backward pass.
+    assert set(ours) == FIGURES
     assert result['differences']['mmseg'] < 1e-4
     assert ours['peak_bytes'] < mmseg['peak_bytes']
     assert ours['flops'] < 0.8 * mmseg['flops']
 
 
-def test_sweeps_are_drawn(figures, tmp_path):
+def test_sweeps_are_measured_and_drawn(figures, tmp_path):
     result = figures(
         'finetune',
         *TINY,
@@ -131,14 +134,15 @@ def test_sweeps_are_drawn(figures, tmp_path):
     assert (tmp_path / 'sweep.png').stat().st_size > 10000
 
 
-def test_a_side_without_memory_has_no_point(figures, tmp_path, monkeypatch):
+def test_side_that_runs_out_of_memory_has_no_point(figures, tmp_path, monkeypatch):
     limited, calls = measure.limited_memory, []
 
     @contextmanager
     def limit():
         calls.append(1)
         with limited():
-            if len(calls) == 4:  # ours fits twice, timm the first time
+            # The fourth call is timm's at the second size.
+            if len(calls) == 4:
                 torch.empty(2**45)
             yield
 
@@ -164,7 +168,7 @@ def test_a_side_without_memory_has_no_point(figures, tmp_path, monkeypatch):
     assert (tmp_path / 'sweep.png').is_file()
 
 
-def test_amp_is_of_both_sides(figures):
+def test_amp_changes_both_sides(figures):
     result = figures(
         'finetune',
         *TINY,
@@ -186,7 +190,7 @@ def test_amp_is_of_both_sides(figures):
         )
 
 
-def test_resume_comes_to_the_same_images(figures):
+def test_resume_is_measured_at_all_iterations(figures):
     result = figures(
         'resume',
         '--img-size',
@@ -208,7 +212,7 @@ def test_resume_comes_to_the_same_images(figures):
     assert set(result['extrapolated']) == {'at', 'mmengine', 'seconds_per_iteration'}
 
 
-def test_start_reaches_the_first_iteration(figures):
+def test_start_is_measured_for_both_sides(figures):
     result = figures(
         'start', '--img-size', '64', '--images', '8', '--workers', '0', '--repeats', '1'
     )
@@ -226,6 +230,6 @@ def test_start_reaches_the_first_iteration(figures):
         (['resume', '--few', '3'], '--few'),
     ],
 )
-def test_what_cannot_be_measured_is_named(tool, args, message):
+def test_invalid_arguments_are_named_in_the_error(tool, args, message):
     with pytest.raises(SystemExit, match=message):
         tool(TOOL, *args)

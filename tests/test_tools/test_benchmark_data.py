@@ -1,4 +1,4 @@
-"""benchmark.py data from the command line."""
+"""The job ``data`` of tools/analysis_tools/benchmark.py."""
 
 import json
 import math
@@ -33,7 +33,7 @@ def benchmark(tool, tmp_path):
     return run
 
 
-def test_pipelines_and_storage(benchmark, capsys):
+def test_pipelines_and_storages_are_timed(benchmark, capsys):
     pytest.importorskip('lmdb')
     result = benchmark('--images', 'images', '--num-images', '3')
     assert result['images'] <= 3
@@ -47,19 +47,19 @@ def test_pipelines_and_storage(benchmark, capsys):
     assert 'BEiT v2: two pictures' in capsys.readouterr().out
 
 
-def test_peers_are_chosen(tmp_path):
+def test_pipelines_to_compare_with_can_be_chosen(tmp_path):
     sides = JOB['pipelines'](str(tmp_path), ['torchvision'])
     assert list(sides) == ['ours', 'torchvision', 'torchvision, BEiT v2: two pictures']
 
 
-def test_photographs_have_the_usual_size():
+def test_photographs_have_about_67_kilobytes():
     for content in JOB['photographs']():
         assert abs(len(content) - 67_000) < 10_000
 
 
-def test_a_config(benchmark, capsys):
+def test_loader_and_step_of_a_config_are_timed(benchmark, capsys):
     result = benchmark('--config', 'pretrain.py')
-    load = 4 / result['loader_seconds']['median']  # batches of four images
+    load = 4 / result['loader_seconds']['median']  # The batch size is 4.
     train = 4 / result['step_seconds']['median']
     assert result['needed'] == math.ceil(1.1 * train / load)
     assert result['advice'] in capsys.readouterr().out
@@ -68,9 +68,9 @@ def test_a_config(benchmark, capsys):
 @pytest.mark.parametrize(
     'train, workers, processes, cores, limits, advised, text',
     [
-        (900, 8, 1, 16, 'model', 1, 'the model limits: .*num_workers=1$'),
-        (9000, 8, 1, 16, 'loading', 10, '=8, .* loading limits: .*=10$'),
-        (9000, 9, 1, 16, 'model', 10, 'the model limits: .*=10$'),
+        (900, 8, 1, 16, 'model', 1, 'the model limits training: .*num_workers=1$'),
+        (9000, 8, 1, 16, 'loading', 10, '=8, .* loading limits training: .*=10$'),
+        (9000, 9, 1, 16, 'model', 10, 'the model limits training: .*=10$'),
         (
             9000,
             8,
@@ -78,20 +78,22 @@ def test_a_config(benchmark, capsys):
             16,
             'loading',
             7,
-            '10 workers a process .* room for 7 '
-            'each. More cores are needed: 22. .*num_workers=7, .* 78% of',
+            '10 workers per process .* room for only 7 each; 22 cores would be '
+            'needed. .*num_workers=7: .* 78% of',
         ),
-        (500, 0, 1, 1, 'model', 1, 'the model limits: .*num_workers=1$'),
+        (500, 0, 1, 1, 'model', 1, 'the model limits training: .*num_workers=1$'),
     ],
 )
-def test_advice(train, workers, processes, cores, limits, advised, text):
-    """A worker loads 1000 images a second; a tenth is to spare."""
+def test_advised_number_of_workers(
+    train, workers, processes, cores, limits, advised, text
+):
+    """A worker loads 1000 images per second; 10 % more are advised than needed."""
     result = JOB['advise'](1000, train, workers, processes, cores)
     assert (result['limits'], result['workers']) == (limits, advised)
     assert re.search(text, result['advice'])
 
 
-def test_what_cannot_work_ends_with_one_line(benchmark, tmp_path):
+def test_invalid_arguments_end_with_a_one_line_error(benchmark, tmp_path):
     for message, arguments in [
         ('no .jpg, .jpeg, .png in --images', ['--images', str(tmp_path)]),
         ("config not found: 'no.py'", ['--config', 'no.py']),

@@ -12,8 +12,8 @@ skimage_data = pytest.importorskip('skimage.data')
 TOOL = Path(__file__).parents[2] / 'tools/model_converters/efficientnet_lite_to_timm.py'
 
 
-def test_timm_recognizes_photographs(tmp_path):
-    """A cat and an espresso, among the 1000 classes of ImageNet."""
+def test_converted_model_recognizes_photographs(tmp_path):
+    """The converted model recognizes a cat and an espresso among 1000 classes."""
     out = tmp_path / 'new' / 'teacher.pth'
     subprocess.run([sys.executable, str(TOOL), str(out)], check=True)
     model = timm.create_model('tf_efficientnet_lite0').eval()
@@ -26,6 +26,6 @@ def test_timm_recognizes_photographs(tmp_path):
         image = image[None, :, top : top + side, left : left + side].float()
         image = F.interpolate(image, (224, 224), mode='bilinear')
         with torch.no_grad():
-            likely = model((image - 127) / 128).softmax(1)[0]
-        assert likely.argmax().item() in classes
-        assert likely[list(classes)].sum() > 0.6
+            probabilities = model((image - 127) / 128).softmax(1)[0]
+        assert probabilities.argmax().item() in classes
+        assert probabilities[list(classes)].sum() > 0.6

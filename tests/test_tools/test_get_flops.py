@@ -1,4 +1,4 @@
-"""get_flops.py where students, heads and teachers are not MaskDistill's own."""
+"""get_flops.py with students, heads and teachers of other methods."""
 
 import os.path as osp
 import re
@@ -11,11 +11,11 @@ CONFIGS = osp.join(osp.dirname(__file__), '../../configs')
 @pytest.mark.parametrize(
     'config, teacher',
     [
-        ('unified/mae.py', 0.0),  # pixels
-        ('unified/maskfeat.py', 1e-3),  # a few convolutions
+        ('unified/mae.py', 0.0),  # Pixels take no operations.
+        ('unified/maskfeat.py', 1e-3),  # HOG takes a few convolutions.
         ('unified/milan.py', 1.0),
-        ('unified/beitv2.py', 1.0),  # a tokenizer, whose weights are not read
-        ('quickstart/pretrain.py', 1e-3),  # a cached network
+        ('unified/beitv2.py', 1.0),  # The tokenizer's weights are not read.
+        ('quickstart/pretrain.py', 1e-3),  # a network in a CachedTeacher
     ],
 )
 def test_parts_of_other_methods_are_counted(tool, capsys, config, teacher):
@@ -28,8 +28,12 @@ def test_parts_of_other_methods_are_counted(tool, capsys, config, teacher):
     assert (float(rows['teacher']) > teacher) == (teacher > 0)
 
 
-def test_mae_s_encoder_sees_visible_patches_alone(tool, capsys):
-    """Three quarters hidden: 12 blocks of 768 on 50 tokens, 8 of 512 on 197."""
+def test_mae_encoder_computes_only_visible_patches(tool, capsys):
+    """Three quarters of the patches are hidden.
+
+    The encoder has 12 blocks of width 768 on 50 tokens, the decoder 8 blocks of
+    width 512 on 197 tokens.
+    """
     tool(
         'analysis_tools/get_flops.py',
         osp.join(CONFIGS, 'unified/mae.py'),
@@ -45,5 +49,6 @@ def test_mae_s_encoder_sees_visible_patches_alone(tool, capsys):
 
     expected = blocks(12, 50, 768) + blocks(8, 197, 512)
     expected += 2 * 196 * 768 * 768  # patch embedding
-    expected += 2 * 50 * 768 * 512 + 2 * 197 * 512 * 768  # into and out
+    # The linear layers into and out of the decoder.
+    expected += 2 * 50 * 768 * 512 + 2 * 197 * 512 * 768
     assert gflop == pytest.approx(expected / 1e9, rel=0.01)

@@ -1,4 +1,4 @@
-"""tools/test.py on both kinds of config."""
+"""tools/test.py on segmentation and classification configs."""
 
 import glob
 import json
@@ -15,18 +15,20 @@ import mmmaskdistill  # noqa: F401
 
 
 @pytest.fixture(scope='module')
-def classifier(place):
+def classifier(workspace):
     """A checkpoint of the classification config."""
-    cfg = Config.fromfile(place / 'classify.py')
+    cfg = Config.fromfile(workspace / 'classify.py')
     init_default_scope('mmpretrain')
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
-    path = place / 'classifier.pth'
+    path = workspace / 'classifier.pth'
     torch.save(dict(state_dict=model.state_dict()), path)
     return path
 
 
-def test_segmentation(tool, segmentor, place):
+def test_segmentation_writes_label_maps_pictures_and_metrics(
+    tool, segmentor, workspace
+):
     tool(
         'test.py',
         'segment.py',
@@ -38,10 +40,10 @@ def test_segmentation(tool, segmentor, place):
         '--show-dir',
         'pictures',
     )
-    maps = sorted(glob.glob(str(place / 'maps/*.png')))
+    maps = sorted(glob.glob(str(workspace / 'maps/*.png')))
     assert len(maps) == 16
     assert np.asarray(Image.open(maps[0])).shape == (80, 96)
-    assert len(glob.glob(str(place / 'pictures/**/*.png'), recursive=True)) == 16
+    assert len(glob.glob(str(workspace / 'pictures/**/*.png'), recursive=True)) == 16
 
     tool(
         'test.py',
@@ -53,21 +55,23 @@ def test_segmentation(tool, segmentor, place):
         '--out',
         'metrics.json',
     )
-    metrics = json.loads((place / 'metrics.json').read_text())
+    metrics = json.loads((workspace / 'metrics.json').read_text())
     assert 0 <= metrics['mIoU'] <= 100
 
 
-def test_two_processes_evaluate_as_one(tool, run, segmentor, place):
+def test_two_processes_have_the_metrics_of_one(tool, run, segmentor, workspace):
     args = ['--work-dir', 'test', '--out']
     run('dist_test.sh', 'segment.py', segmentor[0], 2, *args, 'two.json')
     tool('test.py', 'segment.py', segmentor[0], *args, 'one.json')
     one, two = (
-        json.loads((place / f'{name}.json').read_text()) for name in ('one', 'two')
+        json.loads((workspace / f'{name}.json').read_text()) for name in ('one', 'two')
     )
     assert one['mIoU'] == two['mIoU'] and one['aAcc'] == two['aAcc']
 
 
-def test_classification(tool, classifier, place):
+def test_classification_writes_predictions_pictures_and_metrics(
+    tool, classifier, workspace
+):
     tool(
         'test.py',
         'classify.py',
@@ -77,14 +81,14 @@ def test_classification(tool, classifier, place):
         '--show-dir',
         'drawn',
     )
-    predictions = load(place / 'predictions.pkl')
+    predictions = load(workspace / 'predictions.pkl')
     assert len(predictions) == 16
     assert predictions[0]['pred_score'].shape == (2,)
-    assert len(list((place / 'drawn').glob('*.png'))) == 16
+    assert len(list((workspace / 'drawn').glob('*.png'))) == 16
     top1 = 100 * np.mean([float(p['pred_label'] == p['gt_label']) for p in predictions])
 
     tool('test.py', 'classify.py', classifier, '--out', 'metrics.json')
-    metrics = json.loads((place / 'metrics.json').read_text())
+    metrics = json.loads((workspace / 'metrics.json').read_text())
     assert metrics['accuracy/top1'] == pytest.approx(top1)
     tool(
         'test.py',
@@ -97,10 +101,10 @@ def test_classification(tool, classifier, place):
         '--out-item',
         'metrics',
     )
-    assert 'accuracy/top1' in load(place / 'metrics.pkl')
+    assert 'accuracy/top1' in load(workspace / 'metrics.pkl')
 
 
-def test_what_cannot_work_ends_with_one_line(tool, segmentor, classifier):
+def test_invalid_arguments_end_with_a_one_line_error(tool, segmentor, classifier):
     for message, args in [
         ('config not found', ['a.py', classifier]),
         ('checkpoint not found', ['classify.py', 'a.pth']),

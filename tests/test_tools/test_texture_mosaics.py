@@ -1,3 +1,5 @@
+"""tools/dataset_converters/texture_mosaics.py: its files, crops, labels and errors."""
+
 import hashlib
 import importlib.util
 import json
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-TOOL = Path(__file__).parents[2] / 'tools' / 'dataset_converters' / 'texture_mosaics.py'
+TOOL = Path(__file__).parents[2] / 'tools/dataset_converters/texture_mosaics.py'
 SMALL = [
     '--num-pretrain',
     '3',
@@ -31,7 +33,7 @@ def tool():
 
 
 @pytest.fixture(scope='module')
-def made(tool, tmp_path_factory):
+def dataset(tool, tmp_path_factory):
     out = tmp_path_factory.mktemp('mosaics') / 'out'
     tool.main([str(out), *SMALL])
     return out
@@ -46,47 +48,43 @@ def digest(folder):
 
 
 def coordinates(height, width):
-    """A picture whose pixels say where they are: [H, W, 3] uint8, channel 0 the row, channel 1 the column."""
+    """Make a picture [H, W, 3] uint8 whose pixels hold their own position.
+
+    Channel 0 is the row, channel 1 and channel 2 are the column.
+    """
     rows, cols = np.mgrid[:height, :width].astype(np.uint8)
     return np.stack([rows, cols, cols], axis=-1)
 
 
-def test_folders(tool, made):
-    classes = json.loads((made / 'classes.json').read_text())
-    assert (
-        len(classes['classes'])
-        == len(set(classes['classes']))
-        == len({tuple(color) for color in classes['palette']})
-        == 17
-    )
-    assert len(list((made / 'pretrain').glob('*.jpg'))) == 3
+def test_folders_hold_the_requested_number_of_images(tool, dataset):
+    classes = json.loads((dataset / 'classes.json').read_text())
+    assert len(classes['classes']) == len(set(classes['classes'])) == 17
+    assert len({tuple(color) for color in classes['palette']}) == 17
+    assert len(list((dataset / 'pretrain').glob('*.jpg'))) == 3
     for split, count in (('training', 4), ('validation', 2)):
         images = sorted(
-            path.stem for path in (made / 'ade/images' / split).glob('*.jpg')
+            path.stem for path in (dataset / 'ade/images' / split).glob('*.jpg')
         )
         assert images == sorted(
-            path.stem for path in (made / 'ade/annotations' / split).glob('*.png')
+            path.stem for path in (dataset / 'ade/annotations' / split).glob('*.png')
         )
         assert len(images) == count
     for split, count in (('train', 1), ('val', 2)):
-        assert sorted(path.name for path in (made / 'cls' / split).iterdir()) == sorted(
-            classes['classes']
-        )
-        assert all(
-            len(list(folder.iterdir())) == count
-            for folder in (made / 'cls' / split).iterdir()
-        )
-    manifest = json.loads((made / 'manifest.json').read_text())
+        folders = list((dataset / 'cls' / split).iterdir())
+        assert {folder.name for folder in folders} == set(classes['classes'])
+        assert all(len(list(folder.iterdir())) == count for folder in folders)
+    manifest = json.loads((dataset / 'manifest.json').read_text())
     assert manifest['settings']['num_train'] == 4 and len(manifest['sha256']) == 64
-    assert not (made / 'manifest.json.partial').exists()
+    assert not (dataset / 'manifest.json.partial').exists()
 
 
-def test_files_are_what_they_seem(made):
-    for path in made.rglob('*.jpg'):
+def test_images_and_labels_have_the_right_format(dataset):
+    for path in dataset.rglob('*.jpg'):
         image = Image.open(path)
         assert image.size == (128, 128) and image.mode == 'RGB'
-        assert [sampling[1:3] for sampling in image.layer] == [(1, 1)] * 3  # 4:4:4
-    for path in made.rglob('*.png'):
+        # The color channels are not subsampled (4:4:4).
+        assert [sampling[1:3] for sampling in image.layer] == [(1, 1)] * 3
+    for path in dataset.rglob('*.png'):
         labels = np.asarray(Image.open(path))
         assert labels.shape == (128, 128) and labels.dtype == np.uint8
         present, pixels = np.unique(labels, return_counts=True)
@@ -94,28 +92,22 @@ def test_files_are_what_they_seem(made):
         assert pixels.min() >= 0.06 * 128 * 128
 
 
-def test_same_arguments_same_bytes(tool, made, tmp_path):
+def test_same_arguments_write_the_same_bytes(tool, dataset, tmp_path):
     tool.main([str(tmp_path / 'again'), *SMALL])
-    assert digest(tmp_path / 'again') == digest(made)
+    assert digest(tmp_path / 'again') == digest(dataset)
 
 
-def test_another_seed_other_images_and_more_images_begin_alike(tool, made, tmp_path):
+def test_images_depend_on_the_seed_but_not_on_their_number(tool, dataset, tmp_path):
     tool.main([str(tmp_path / 'seed'), *SMALL, '--seed', '1'])
     tool.main([str(tmp_path / 'more'), *SMALL, '--num-pretrain', '5'])
-    first, seed, more = (
-        digest(made),
-        digest(tmp_path / 'seed'),
-        digest(tmp_path / 'more'),
-    )
-    assert all(
-        first[name] != seed[name] for name in first if name.endswith(('.jpg', '.png'))
-    )
-    assert all(
-        first[name] == more[name] for name in first if name.endswith(('.jpg', '.png'))
-    )
+    first = digest(dataset)
+    seed, more = digest(tmp_path / 'seed'), digest(tmp_path / 'more')
+    images = [name for name in first if name.endswith(('.jpg', '.png'))]
+    assert all(first[name] != seed[name] for name in images)
+    assert all(first[name] == more[name] for name in images)
 
 
-def test_second_run_returns_at_once(tool, tmp_path, capsys, monkeypatch):
+def test_complete_dataset_is_not_written_again(tool, tmp_path, capsys, monkeypatch):
     tool.main([str(tmp_path), *SMALL])
     with monkeypatch.context() as patch:
         patch.setattr(tool, 'write_files', lambda args: pytest.fail('written again'))
@@ -126,15 +118,14 @@ def test_second_run_returns_at_once(tool, tmp_path, capsys, monkeypatch):
     (tmp_path / 'mine.txt').write_text('kept')
     tool.main([str(tmp_path), *SMALL])
     assert 'made anew' in capsys.readouterr().out
-    assert (tmp_path / 'pretrain' / '000001.jpg').exists() and (
-        tmp_path / 'mine.txt'
-    ).read_text() == 'kept'
+    assert (tmp_path / 'pretrain' / '000001.jpg').exists()
+    assert (tmp_path / 'mine.txt').read_text() == 'kept'
 
     tool.main([str(tmp_path), *SMALL, '--num-pretrain', '1'])
     assert len(list((tmp_path / 'pretrain').iterdir())) == 1
 
 
-def test_interrupted_run_is_not_complete(tool, made, tmp_path, monkeypatch):
+def test_interrupted_run_is_not_complete(tool, dataset, tmp_path, monkeypatch):
     write_files = tool.write_files
 
     def interrupt(args):
@@ -147,10 +138,10 @@ def test_interrupted_run_is_not_complete(tool, made, tmp_path, monkeypatch):
     assert not (tmp_path / 'manifest.json').exists()
     monkeypatch.undo()
     tool.main([str(tmp_path), *SMALL])
-    assert digest(tmp_path) == digest(made)
+    assert digest(tmp_path) == digest(dataset)
 
 
-def test_folder_of_another_is_left_alone(tool, tmp_path):
+def test_folder_not_made_by_the_tool_is_refused(tool, tmp_path):
     (tmp_path / 'ade').mkdir()
     (tmp_path / 'ade' / 'precious.jpg').write_text('')
     with pytest.raises(SystemExit, match='not made by this tool'):
@@ -159,7 +150,7 @@ def test_folder_of_another_is_left_alone(tool, tmp_path):
 
 
 @pytest.mark.parametrize('side', ['left', 'right', 'top', 'bottom'])
-def test_boxes_divide_the_picture(tool, side):
+def test_boxes_cover_the_picture_without_overlap(tool, side):
     covered = np.zeros((100, 90), int)
     for box, share in zip(tool.split_boxes(100, 90, side), (2 / 3, 1 / 3)):
         covered[box.top : box.bottom, box.left : box.right] += 1
@@ -183,29 +174,24 @@ def test_crops_stay_in_their_region(tool, side, size):
         rows, cols = (
             np.stack([crop[..., channel] for crop in crops]) for channel in (0, 1)
         )
-        assert (
-            rows.min() >= box.top
-            and rows.max() < box.bottom
-            and cols.min() >= box.left
-            and cols.max() < box.right
-        )
+        assert rows.min() >= box.top and rows.max() < box.bottom
+        assert cols.min() >= box.left and cols.max() < box.right
 
 
 def test_large_pictures_are_shrunk_after_the_cut(tool):
     picture = np.zeros((300, 1280, 3), np.uint8)
     train, val = tool.split_boxes(300, 1280, 'right')
     picture[:, val.left :] = 255
-    assert tool.cut_region(picture, train).shape == (150, 426, 3) or tool.cut_region(
-        picture, train
-    ).shape == (150, 427, 3)
-    assert (
-        tool.cut_region(picture, train).max() == 0
-        and tool.cut_region(picture, val).min() == 255
-    )
+    assert tool.cut_region(picture, train).shape in [(150, 426, 3), (150, 427, 3)]
+    assert tool.cut_region(picture, train).max() == 0
+    assert tool.cut_region(picture, val).min() == 255
 
 
-def test_data_set_uses_the_region_of_its_split(tool, monkeypatch):
-    """With pictures that are black for training and white for validation, the images are too."""
+def test_images_use_the_region_of_their_split(tool, monkeypatch):
+    """Training images are cut from training regions, validation images from others.
+
+    The pictures are black in the training region and white in the other one.
+    """
 
     def two_tone(path):
         source = next(
@@ -223,11 +209,10 @@ def test_data_set_uses_the_region_of_its_split(tool, monkeypatch):
     for name, pixels in tool.generate(tool.parse_args(['unused', *SMALL])):
         if 'annotations' not in name:
             assert (pixels == (255 if '/val' in name else 0)).all(), name
-            seen.add(
-                '/'.join(name.split('/')[:-1]).rsplit('/', 1)[0]
-                if 'cls' in name
-                else name.rsplit('/', 1)[0]
-            )
+            folder = Path(name).parent
+            if 'cls' in name:  # cls/SPLIT/CLASS/IMAGE
+                folder = folder.parent
+            seen.add(folder.as_posix())
     assert seen == {
         'pretrain',
         'ade/images/training',
@@ -237,8 +222,8 @@ def test_data_set_uses_the_region_of_its_split(tool, monkeypatch):
     }
 
 
-def test_labels_are_exact(tool, monkeypatch):
-    """Each source one grey level: pixels and labels must agree everywhere."""
+def test_labels_equal_the_sources_of_the_pixels(tool, monkeypatch):
+    """If each source has a single gray level, pixels and labels agree everywhere."""
     monkeypatch.setattr(tool, 'jitter_tone', lambda crop, rng: crop.astype(np.float32))
     monkeypatch.setattr(tool, 'finish', lambda image, rng: image.astype(np.uint8))
     regions = [np.full((80, 90, 3), 10 * label, np.uint8) for label in range(1, 8)]
@@ -252,7 +237,7 @@ def test_labels_are_exact(tool, monkeypatch):
     assert counts == {2, 3, 4, 5}
 
 
-def test_tone_jitter(tool):
+def test_tone_jitter_and_gray_images_have_the_right_range(tool):
     crop = np.random.default_rng(0).integers(60, 120, (32, 32, 3)).astype(np.uint8)
     gains, offsets = zip(
         *(
@@ -270,8 +255,8 @@ def test_tone_jitter(tool):
         tool.finish(crop.astype(np.float32), np.random.default_rng(seed))
         for seed in range(200)
     ]
-    grey = np.mean([(image == image[..., :1]).all() for image in finished])
-    assert 0.2 < grey < 0.4
+    gray = np.mean([(image == image[..., :1]).all() for image in finished])
+    assert 0.2 < gray < 0.4
 
 
 @pytest.mark.parametrize(
@@ -283,18 +268,18 @@ def test_tone_jitter(tool):
         (['--seed', '-1'], 'seed is -1'),
     ],
 )
-def test_bad_arguments(tool, tmp_path, arguments, message):
+def test_wrong_arguments_are_named(tool, tmp_path, arguments, message):
     with pytest.raises(SystemExit, match=message):
         tool.main([str(tmp_path), *arguments])
 
 
-def test_folder_that_cannot_be_made(tool, tmp_path):
+def test_folder_that_cannot_be_made_is_named(tool, tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(SystemExit, match='^error: .*file'):
         tool.main([str(tmp_path / 'file' / 'out'), *SMALL])
 
 
-def test_missing_package(tool, monkeypatch, tmp_path):
+def test_missing_package_error_names_the_install_command(tool, monkeypatch, tmp_path):
     monkeypatch.setattr(
         tool,
         'SOURCES',
@@ -304,8 +289,12 @@ def test_missing_package(tool, monkeypatch, tmp_path):
         tool.main([str(tmp_path), *SMALL])
 
 
-def test_imports_no_training_library(tool):
-    """The tool starts in a blink; and no picture needs a download, since no package's own loader is called."""
+def test_tool_imports_no_heavy_library(tool):
+    """The tool imports neither training libraries nor the sources' packages.
+
+    It therefore starts quickly, and needs no download, because it does not call
+    the packages' own loaders.
+    """
     imports = [
         line
         for line in TOOL.read_text().splitlines()

@@ -1,4 +1,7 @@
-"""tools/train.py as a user runs it: killed, resumed, misused, in parallel."""
+"""tools/train.py as a user runs it.
+
+Runs are killed and resumed, run in parallel, or started with wrong arguments.
+"""
 
 import os
 import signal
@@ -6,7 +9,7 @@ import signal
 import pytest
 import torch
 
-import mmmaskdistill  # noqa: F401  reads mmengine's checkpoints
+import mmmaskdistill  # noqa: F401  (makes mmengine's checkpoints loadable)
 
 
 def load(path):
@@ -14,7 +17,7 @@ def load(path):
 
 
 def assert_same(a, b, atol=0.0):
-    """Compare two checkpoints' tensors, those of the EMA included."""
+    """Compare the tensors of two checkpoints, including those of the EMA."""
     for part in {'state_dict', 'ema_state_dict'} & a.keys():
         assert a[part].keys() == b[part].keys()
         for key, tensor in a[part].items():
@@ -22,7 +25,7 @@ def assert_same(a, b, atol=0.0):
             assert difference <= atol, (part, key, float(difference))
 
 
-def test_killed_pretraining_ends_where_an_uninterrupted_one_does(place, start, run):
+def test_resumed_pretraining_equals_an_uninterrupted_one(workspace, start, run):
     whole = start(
         'train.py',
         'pretrain.py',
@@ -33,33 +36,33 @@ def test_killed_pretraining_ends_where_an_uninterrupted_one_does(place, start, r
     )
     args = ['train.py', 'pretrain.py', '--work-dir', 'pretrain', '--resume']
 
-    # Dies while it writes the checkpoint of epoch 2, iteration 8. The seed is
-    # given to the first process only: the others find it in the checkpoint.
+    # The first process dies while it writes the checkpoint of epoch 2, iteration 8.
+    # Only this process is given the seed: the others read it from the checkpoint.
     first = run(
         *args, '--cfg-options', 'randomness.seed=3', fails=True, DIE_WRITING='8'
     )
     assert first.returncode == -signal.SIGXFSZ
     assert 'no checkpoint in pretrain yet: starting anew' in first.out
-    assert not (place / 'pretrain/epoch_2.pth').exists()
-    load(place / 'pretrain/epoch_1.pth')
+    assert not (workspace / 'pretrain/epoch_2.pth').exists()
+    load(workspace / 'pretrain/epoch_1.pth')
 
-    # Dies in epoch 3, iteration 10.
+    # The second process dies in epoch 3, iteration 10.
     second = run(*args, fails=True, DIE_AT='10')
     assert second.returncode == -signal.SIGKILL
     assert 'epoch_1.pth' in second.out.split(' - mmengine - ')[0]
 
     run(*args, '--cfg-options', 'train_dataloader.num_workers=1')
-    out, err = whole.communicate(timeout=300)
+    _, err = whole.communicate(timeout=300)
     assert whole.returncode == 0, err
-    a = load(place / 'pretrain-whole/epoch_4.pth')
-    b = load(place / 'pretrain/epoch_4.pth')
+    a = load(workspace / 'pretrain-whole/epoch_4.pth')
+    b = load(workspace / 'pretrain/epoch_4.pth')
     assert b['meta']['seed'] == 3 and b['meta']['iter'] == 16
     assert not any('teacher' in key for key in b['state_dict'])
     assert_same(a, b)
     assert a['param_schedulers'] == b['param_schedulers']
 
 
-def test_killed_segmentation_ends_where_an_uninterrupted_one_does(segmentor):
+def test_resumed_segmentation_equals_an_uninterrupted_one(segmentor):
     whole, resumed = map(load, segmentor)
     assert_same(whole, resumed)
     assert (
@@ -68,7 +71,7 @@ def test_killed_segmentation_ends_where_an_uninterrupted_one_does(segmentor):
     )
 
 
-def test_two_processes_equal_one_with_twice_the_batch(place, start, run):
+def test_two_processes_equal_one_with_twice_the_batch_size(workspace, start, run):
     options = [
         '--cfg-options',
         'randomness.seed=3',
@@ -95,9 +98,9 @@ def test_two_processes_equal_one_with_twice_the_batch(place, start, run):
         *options,
         'train_dataloader.batch_size=4',
     )
-    out, err = one.communicate(timeout=300)
+    _, err = one.communicate(timeout=300)
     assert one.returncode == 0, err
-    one, two = (load(place / f'{name}/epoch_2.pth') for name in ('one', 'two'))
+    one, two = (load(workspace / f'{name}/epoch_2.pth') for name in ('one', 'two'))
     assert one['meta']['iter'] == two['meta']['iter'] == 4
     assert_same(one, two, atol=1e-6)
 
@@ -109,13 +112,13 @@ def test_two_processes_equal_one_with_twice_the_batch(place, start, run):
         (['pretrain.py', '--resume', 'no.pth'], "checkpoint not found: 'no.pth'"),
     ],
 )
-def test_missing_file(run, args, message):
+def test_missing_files_end_with_a_one_line_error(run, args, message):
     process = run('train.py', *args, fails=True)
     assert process.err.count('\n') == 1 and message in process.err
     assert process.out == ''
 
 
-def test_what_cannot_work_ends_with_one_line(tool, segmentor, place):
+def test_invalid_arguments_end_with_a_one_line_error(tool, segmentor, workspace):
     data = 'train_dataloader.dataset.data_root'
     with pytest.raises(SystemExit, match='error: data not found') as e:
         tool('train.py', 'segment.py', '--cfg-options', f'{data}=nowhere')
@@ -129,7 +132,7 @@ def test_what_cannot_work_ends_with_one_line(tool, segmentor, place):
         tool('train.py', 'pretrain.py', '--auto-scale-lr')
     for message, config, option in [
         (
-            'a grid of 2 x 2, the student one of 4 x 4',
+            'a grid of 2 x 2 patches, the student has one of 4 x 4',
             'pretrain.py',
             'model.teacher.img_size=32',
         ),
@@ -155,23 +158,24 @@ def test_what_cannot_work_ends_with_one_line(tool, segmentor, place):
         text = str(e.value)
         assert message in text and text.startswith('error: ')
         assert '\n' not in text
-    (place / 'heir.py').write_text("_base_ = 'gone.py'")
-    with pytest.raises(SystemExit, match='error: config .heir.py'):
-        tool('train.py', 'heir.py')
+    (workspace / 'child.py').write_text("_base_ = 'missing.py'")
+    with pytest.raises(SystemExit, match='error: config .child.py'):
+        tool('train.py', 'child.py')
 
 
 @pytest.mark.parametrize(
-    'env, speaks',
+    'env, prints',
     [
         ({}, True),
-        (dict(RANK='0', SLURM_PROCID='1'), True),  # torchrun, on a second node
+        # torchrun sets RANK, here on the second node of a Slurm job.
+        (dict(RANK='0', SLURM_PROCID='1'), True),
         (dict(RANK='1', SLURM_PROCID='0'), False),
         (dict(SLURM_PROCID='0'), True),
         (dict(SLURM_PROCID='3'), False),
         (dict(OMPI_COMM_WORLD_RANK='2', SLURM_PROCID='0'), False),
     ],
 )
-def test_one_process_speaks_for_all(tool, monkeypatch, env, speaks):
+def test_only_rank_0_prints_the_error(tool, monkeypatch, env, prints):
     for name in ('RANK', 'OMPI_COMM_WORLD_RANK', 'SLURM_PROCID'):
         monkeypatch.delenv(name, raising=False)
     for name, value in env.items():
@@ -180,12 +184,12 @@ def test_one_process_speaks_for_all(tool, monkeypatch, env, speaks):
         tool('train.py', 'nowhere.py')
     assert (
         str(e.value).startswith('error: config not found')
-        if speaks
+        if prints
         else (e.value.code == 1)
     )
 
 
-def test_scripts_say_how_they_are_used(run):
+def test_scripts_print_their_usage(run):
     for script in ('dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh'):
         process = run(script, 'pretrain.py', fails=True)
         assert process.returncode == 2
@@ -194,8 +198,8 @@ def test_scripts_say_how_they_are_used(run):
     assert "not 'two'" in process.err
 
 
-def test_slurm_starts_torchrun_on_every_node(place, run):
-    tools = place / 'bin'
+def test_slurm_starts_torchrun_on_every_node(workspace, run):
+    tools = workspace / 'bin'
     tools.mkdir()
     for name, text in [
         (

@@ -1,4 +1,4 @@
-"""Our ViT leaves as timm, transformers and files have it, and comes back."""
+"""A MaskDistillViT is exported to timm, transformers and files, and read back."""
 
 import hashlib
 import json
@@ -16,12 +16,13 @@ from mmmaskdistill.models.weights import load_backbone
 
 TOOLS = Path(__file__).parents[2] / 'tools/model_converters'
 ARCH = dict(embed_dims=48, num_layers=3, num_heads=3, feedforward_channels=96)
-OWN = dict(use_rel_pos_bias=True, use_shared_rel_pos_bias=False)
+# Every block has its own table of relative position biases.
+TABLE_PER_BLOCK = dict(use_rel_pos_bias=True, use_shared_rel_pos_bias=False)
 KINDS = {
     'student': {},
-    'taps': dict(final_norm=False, **OWN),
-    'classifier': dict(out_type='avg_featmap', final_norm=False, **OWN),
-    'position embedding': dict(use_abs_pos_emb=True, **OWN),
+    'taps': dict(final_norm=False, **TABLE_PER_BLOCK),
+    'classifier': dict(out_type='avg_featmap', final_norm=False, **TABLE_PER_BLOCK),
+    'position embedding': dict(use_abs_pos_emb=True, **TABLE_PER_BLOCK),
     'no layer scale': dict(layer_scale_init_value=0),
 }
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
@@ -53,7 +54,7 @@ def save(vit, path, kind):
     if kind == 'classifier':
         state['head.fc.weight'] = torch.randn(5, 48)
         state['head.fc.bias'] = torch.randn(5)
-    else:  # what distills is no classifier
+    else:  # The head of a pre-trained model is no classifier.
         state['head.weight'] = torch.randn(24, 48)
         state['head.bias'] = torch.randn(24)
     torch.save(
@@ -68,13 +69,13 @@ def save(vit, path, kind):
     return state
 
 
-def assert_close(ours, theirs):
-    scale = theirs.abs().max().item()
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * scale)
+def assert_close(output, expected):
+    scale = expected.abs().max().item()
+    torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5 * scale)
 
 
-def assert_comes_back(vit, kind, path, lacks=()):
-    """Bit for bit, where the format has a place for it."""
+def assert_reads_back(vit, kind, path, lacks=()):
+    """Compare all tensors bit for bit, except for those the format lacks."""
     other = build(kind)
     load_backbone(other, str(path))
     for key, tensor in vit.state_dict().items():
@@ -84,12 +85,12 @@ def assert_comes_back(vit, kind, path, lacks=()):
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
 @pytest.mark.parametrize('kind', KINDS)
 @torch.no_grad()
-def test_timm(tmp_path, run, kind, suffix):
+def test_timm_computes_the_same_features(tmp_path, run, kind, suffix):
     vit = build(kind)
     state = save(vit, tmp_path / 'run.pth', kind)
     out = tmp_path / 'new' / f'vit{suffix}'
-    said = run('convert_vit.py', tmp_path / 'run.pth', out, '--to', 'timm')
-    model = eval(said[said.index('timm.create_model') :], dict(timm=timm))
+    printed = run('convert_vit.py', tmp_path / 'run.pth', out, '--to', 'timm')
+    model = eval(printed[printed.index('timm.create_model') :], dict(timm=timm))
     model.eval()
     expected = vit(IMAGES)[0]
     if kind == 'classifier':
@@ -104,25 +105,27 @@ def test_timm(tmp_path, run, kind, suffix):
     else:
         assert_close(model.forward_features(IMAGES), expected)
     if not KINDS[kind].get('use_rel_pos_bias'):
-        # timm's have one table a block.
-        other = build(kind, **OWN)
+        # timm's BEiT has one table per block, a copy of the shared one.
+        other = build(kind, **TABLE_PER_BLOCK)
         load_backbone(other, str(out))
         tables = [b.attn.relative_position_bias_table for b in other.blocks]
         for table in tables:
             assert torch.equal(table, vit.rel_pos_bias.relative_position_bias_table)
     else:
-        assert_comes_back(vit, kind, out, lacks=['mask_token'])
+        assert_reads_back(vit, kind, out, lacks=['mask_token'])
 
 
 @pytest.mark.parametrize('kind', KINDS)
 @torch.no_grad()
-def test_transformers(tmp_path, run, kind):
+def test_transformers_computes_the_same_features(tmp_path, run, kind):
     transformers = pytest.importorskip('transformers')
     vit = build(kind)
     state = save(vit, tmp_path / 'run.pth', kind)
     out = tmp_path / 'vit'
-    said = run('convert_vit.py', tmp_path / 'run.pth', out, '--to', 'transformers')
-    opened = eval(said[said.index('transformers.') :], dict(transformers=transformers))
+    printed = run('convert_vit.py', tmp_path / 'run.pth', out, '--to', 'transformers')
+    opened = eval(
+        printed[printed.index('transformers.') :], dict(transformers=transformers)
+    )
     model, info = transformers.BeitModel.from_pretrained(out, output_loading_info=True)
     model.eval()
     assert not info['missing_keys'] and not info['mismatched_keys']
@@ -139,19 +142,19 @@ def test_transformers(tmp_path, run, kind):
     else:
         assert not info['unexpected_keys']
         assert_close(output.last_hidden_state, vit(IMAGES)[0])
-    assert_comes_back(vit, kind, out / 'model.safetensors')
+    assert_reads_back(vit, kind, out / 'model.safetensors')
     assert model.config.layer_norm_eps == 1e-6
     json.loads((out / 'config.json').read_text())
 
 
-def test_what_other_projects_cannot_be_is_refused(tmp_path, run):
+def test_vits_without_an_equivalent_elsewhere_are_refused(tmp_path, run):
     vit = build('classifier', final_norm=True)
     save(vit, tmp_path / 'a.pth', 'classifier')
     with pytest.raises(SystemExit, match='fine-tune with final_norm=False'):
         run('convert_vit.py', tmp_path / 'a.pth', tmp_path / 'b.pth', '--to', 'timm')
     wide = build('student', img_size=(32, 64))
     save(wide, tmp_path / 'a.pth', 'student')
-    with pytest.raises(SystemExit, match='which no square has'):
+    with pytest.raises(SystemExit, match='which do not form a square'):
         run(
             'convert_vit.py', tmp_path / 'a.pth', tmp_path / 'b', '--to', 'transformers'
         )
@@ -167,20 +170,20 @@ def test_what_other_projects_cannot_be_is_refused(tmp_path, run):
         )
 
 
-def test_heads_are_asked_for_where_nothing_tells_them(tmp_path, run):
+def test_num_heads_is_required_without_a_relative_position_table(tmp_path, run):
     vit = build('student', use_shared_rel_pos_bias=False, use_abs_pos_emb=True)
     save(vit, tmp_path / 'a.pth', 'student')
     arguments = (tmp_path / 'a.pth', tmp_path / 'b.pth', '--to', 'timm')
     with pytest.raises(SystemExit, match='give it with --num-heads'):
         run('convert_vit.py', *arguments)
-    said = run('convert_vit.py', *arguments, '--num-heads', '3')
-    model = eval(said[said.index('timm.create_model') :], dict(timm=timm))
+    printed = run('convert_vit.py', *arguments, '--num-heads', '3')
+    model = eval(printed[printed.index('timm.create_model') :], dict(timm=timm))
     assert_close(model.eval().forward_features(IMAGES), vit(IMAGES)[0])
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
 @pytest.mark.parametrize('backbone', [True, False])
-def test_publish(tmp_path, run, suffix, backbone):
+def test_published_file_holds_only_weights_and_classes(tmp_path, run, suffix, backbone):
     vit = build('student')
     state = save(vit, tmp_path / 'run.pth', 'student')
     kept = tmp_path / f'student{suffix}'
@@ -200,7 +203,7 @@ def test_publish(tmp_path, run, suffix, backbone):
     expected = vit.state_dict() if backbone else state
     assert tensors.keys() == expected.keys()
     assert all(torch.equal(tensors[k], expected[k]) for k in expected)
-    assert_comes_back(vit, 'student', published)
+    assert_reads_back(vit, 'student', published)
     assert {path.name for path in tmp_path.iterdir()} == {
         'run.pth',
         kept.name,
@@ -209,13 +212,13 @@ def test_publish(tmp_path, run, suffix, backbone):
 
 
 class Callback:
-    """What another project keeps beside its weights."""
+    """An object that another project stores next to its weights."""
 
 
 @pytest.mark.parametrize(
     'tool, options', [('convert_vit.py', ['--to', 'timm']), ('publish_model.py', [])]
 )
-def test_trust_is_asked_for(tmp_path, run, tool, options):
+def test_pickled_objects_need_trust_checkpoint(tmp_path, run, tool, options):
     state = build('student').state_dict()
     torch.save(dict(model=state, callback=Callback()), tmp_path / 'a.ckpt')
     arguments = tmp_path / 'a.ckpt', tmp_path / 'b.pth', *options
@@ -228,7 +231,7 @@ def test_trust_is_asked_for(tmp_path, run, tool, options):
     assert torch.equal(written[key], state[key])
 
 
-def test_publish_says_what_is_missing(tmp_path, run):
+def test_publish_error_says_what_is_missing(tmp_path, run):
     torch.save(dict(conv=torch.zeros(1)), tmp_path / 'a.pth')
     with pytest.raises(SystemExit, match='no weights of a backbone'):
         run('publish_model.py', tmp_path / 'a.pth', tmp_path / 'b.pth', '--backbone')

@@ -1,3 +1,5 @@
+"""Reading, smoothing and drawing of training logs."""
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -5,7 +7,7 @@ from PIL import Image
 from mmmaskdistill.visualization import draw_curves, read_scalars, smooth
 
 
-def test_read_scalars(tmp_path):
+def test_scalars_are_sorted_and_the_last_duplicate_counts(tmp_path):
     log = tmp_path / 'scalars.json'
     log.write_text(
         '{"lr": 0.1, "loss": 2.0, "iter": 10, "step": 10}\n'
@@ -21,21 +23,21 @@ def test_read_scalars(tmp_path):
     np.testing.assert_array_equal(scalars['mIoU'], [[20], [12.5]])
 
 
-def test_read_scalars_names_the_broken_line(tmp_path):
+def test_broken_line_is_named_in_the_error(tmp_path):
     log = tmp_path / 'scalars.json'
     log.write_text('{"loss": 1, "step": 1}\nnonsense\n{"loss": 1, "step": 2}\n')
     with pytest.raises(ValueError, match='line 2'):
         read_scalars(log)
 
 
-def test_smooth():
+def test_smooth_averages_over_a_window_without_nan():
     values = np.array([1.0, 2, 6, np.nan, 4])
     np.testing.assert_allclose(smooth(values, 3), [1.5, 3, 4, 5, 4])
     np.testing.assert_array_equal(smooth(values[:3], 1), values[:3])
     assert np.isnan(smooth([np.nan], 1)).all()
 
 
-def test_draw_curves(tmp_path):
+def test_curve_has_the_color_and_slope_of_its_data(tmp_path):
     x = np.arange(100)
     draw_curves({'rising': (x, x)}, tmp_path / 'loss.png', 'iteration', 'loss')
     picture = np.asarray(Image.open(tmp_path / 'loss.png').convert('RGB')).astype(int)

@@ -1,10 +1,12 @@
+"""Pictures of ablations."""
+
 import numpy as np
 import pytest
 
 from mmmaskdistill.visualization import ablation
 
 
-def test_points_mean_and_deviation(tmp_path, monkeypatch):
+def test_points_mean_and_standard_deviation_are_drawn(tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr(ablation, 'save', lambda figure, path: figures.append(figure))
     panels = {
@@ -16,26 +18,23 @@ def test_points_mean_and_deviation(tmp_path, monkeypatch):
     )
 
     loss, mask = figures[0].axes
-    assert [axes.get_title() for axes in (loss, mask)] == [
-        'loss',
-        'mask',
-    ] and loss.get_ylabel() == 'mIoU'
+    assert [axes.get_title() for axes in (loss, mask)] == ['loss', 'mask']
+    assert loss.get_ylabel() == 'mIoU'
     assert [label.get_text() for label in mask.get_xticklabels()] == ['block', 'none']
     points = [line for line in loss.lines if line.get_marker() == 'o']
     np.testing.assert_array_equal(points[0].get_ydata(), [1, 2, 6])
-    centre, _, (bar,) = loss.containers[0]
-    assert centre.get_ydata() == [3]
+    center, _, (bar,) = loss.containers[0]
+    assert center.get_ydata() == [3]
     (_, low), (_, high) = bar.get_segments()[0]
-    assert (low, high) == pytest.approx(
-        (3 - 7**0.5, 3 + 7**0.5)
-    )  # of 1, 2, 6: variance 14 / 2
+    # 1, 2 and 6 have the mean 3 and the variance 14 / 2.
+    assert (low, high) == pytest.approx((3 - 7**0.5, 3 + 7**0.5))
     assert len(mask.containers) == 1
     for axes in (loss, mask):
         (line,) = (line for line in axes.lines if line.get_linestyle() == '--')
         assert list(line.get_ydata()) == [1, 1]
 
 
-def test_picture_is_written(tmp_path):
+def test_picture_is_written_to_a_new_folder(tmp_path):
     ablation.draw_ablation(
         {'loss': {'l1': [1.0, 2.0]}}, tmp_path / 'new' / 'a.png', ylabel='mIoU'
     )

@@ -1,3 +1,5 @@
+"""Pictures of masks, targets, predictions and errors of pre-training."""
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,18 +14,22 @@ from mmmaskdistill.visualization.pretraining import code_colors, hide_patches
 
 
 def tile_pixel(picture, row, column, y, x):
-    """The colour at the relative place (y, x) of a tile; titles are one line."""
-    top = (
-        figures.MARGIN
-        + figures.LINE
-        + row * (figures.TILE + figures.GAP)
-        + y * figures.TILE
-    )
-    left = figures.MARGIN + column * (figures.TILE + figures.GAP) + x * figures.TILE
+    """Return the color [3] at a place in a tile of a picture with one-line titles.
+
+    Args:
+        picture (ndarray): The picture [H, W, 3].
+        row (int): Row of the tile.
+        column (int): Column of the tile.
+        y (float): Vertical place in the tile, from 0 (top) to 1.
+        x (float): Horizontal place in the tile, from 0 (left) to 1.
+    """
+    step = figures.TILE + figures.GAP
+    top = figures.MARGIN + figures.LINE + row * step + y * figures.TILE
+    left = figures.MARGIN + column * step + x * figures.TILE
     return picture[round(top * figures.DPI), round(left * figures.DPI)]
 
 
-def test_hide_patches():
+def test_hidden_patches_are_painted_gray():
     image = np.full((8, 12, 3), 7, np.uint8)
     mask = np.array([[True, False, False], [False, False, True]])
     hidden = hide_patches(image, mask)
@@ -33,8 +39,8 @@ def test_hide_patches():
         hide_patches(image, np.zeros((3, 3), bool))
 
 
-def test_hide_patches_that_the_image_cuts():
-    """100 pixels take four patches of 32, the last of 4 pixels."""
+def test_hidden_patches_may_be_cut_by_the_border():
+    """Four patches of 32 pixels cover 100 pixels; the last is cut to 4 pixels."""
     mask = np.zeros((4, 4), bool)
     mask[0, 1] = mask[3, 3] = True
     hidden = hide_patches(np.zeros((100, 100, 3), np.uint8), mask, patch_size=32)
@@ -53,7 +59,7 @@ HIDDEN, VISIBLE = (0.25, 0.75), (0.75, 0.25)
 ERRORS = np.where(MASKS, np.array([0.5, 1.0])[:, None, None], np.nan)
 
 
-def test_draw_pretraining(tmp_path):
+def test_tiles_show_image_mask_features_and_errors(tmp_path):
     rng = np.random.default_rng(0)
     teacher = rng.normal(size=(2, 2, 2, 5))
     student = np.full_like(teacher, np.nan)
@@ -84,11 +90,10 @@ def test_draw_pretraining(tmp_path):
             atol=1.01,
         )
         for column in (3, 4):
-            assert (
-                np.ptp(tile_pixel(picture, row, column, *VISIBLE)) <= 1
-                and tile_pixel(picture, row, column, *VISIBLE)[0] > 230
-            )
-    # one scale for all errors: the larger is the end of the colour map, the smaller its middle
+            assert np.ptp(tile_pixel(picture, row, column, *VISIBLE)) <= 1
+            assert tile_pixel(picture, row, column, *VISIBLE)[0] > 230
+    # All errors share one scale: the larger error has the color at the end of the
+    # color map, the smaller one the color in its middle.
     np.testing.assert_allclose(
         tile_pixel(picture, 1, 4, *HIDDEN), [252, 253, 191], atol=2
     )
@@ -97,8 +102,11 @@ def test_draw_pretraining(tmp_path):
     )
 
 
-def test_codes_have_a_colour_each(tmp_path):
-    """The same in every picture and on both sides; no prediction is blank."""
+def test_each_code_has_its_own_color(tmp_path):
+    """A code's color is the same in every picture, for teacher and student.
+
+    Patches without a prediction are blank.
+    """
     teacher = np.arange(8).reshape(2, 2, 2)
     student = np.full_like(teacher, -1)
     student[:, 0, 1] = [teacher[0, 0, 1], 7]
@@ -107,14 +115,14 @@ def test_codes_have_a_colour_each(tmp_path):
     )
 
     picture = read(tmp_path / 'codes.png')
-    colours = 255 * code_colors(np.arange(8))
-    assert len(np.unique(colours.round(), axis=0)) == 8
+    colors = 255 * code_colors(np.arange(8))
+    assert len(np.unique(colors.round(), axis=0)) == 8
     for row, code in enumerate((1, 7)):
         np.testing.assert_allclose(
-            tile_pixel(picture, row, 2, *HIDDEN), colours[teacher[row, 0, 1]], atol=1.01
+            tile_pixel(picture, row, 2, *HIDDEN), colors[teacher[row, 0, 1]], atol=1.01
         )
         np.testing.assert_allclose(
-            tile_pixel(picture, row, 3, *HIDDEN), colours[code], atol=1.01
+            tile_pixel(picture, row, 3, *HIDDEN), colors[code], atol=1.01
         )
         assert (tile_pixel(picture, row, 3, *VISIBLE) > 230).all()
     np.testing.assert_array_equal(
@@ -122,7 +130,7 @@ def test_codes_have_a_colour_each(tmp_path):
     )
 
 
-def test_each_teacher_has_its_columns_and_errors_may_be_negative(tmp_path):
+def test_each_teacher_has_its_own_columns_and_errors_may_be_negative(tmp_path):
     rng = np.random.default_rng(0)
     pairs = {
         name: (rng.normal(size=(2, 2, 2, 5)) * scale,) * 2
@@ -137,21 +145,21 @@ def test_each_teacher_has_its_columns_and_errors_may_be_negative(tmp_path):
         student='student, untrained',
     )
 
-    picture = read(tmp_path / 'two.png')[
-        round(2 * figures.LINE * figures.DPI) :
-    ]  # titles of three lines
+    # The titles have three lines. Two of them are cut off, because tile_pixel expects
+    # titles of one line.
+    picture = read(tmp_path / 'two.png')[round(2 * figures.LINE * figures.DPI) :]
     for column, (teacher, _) in zip((2, 4), pairs.values()):
-        colour = 255 * pca_colors(teacher[0, 0, 1], fit_pca_basis(teacher))
+        color = 255 * pca_colors(teacher[0, 0, 1], fit_pca_basis(teacher))
         for side in (column, column + 1):
             np.testing.assert_allclose(
-                tile_pixel(picture, 0, side, *HIDDEN), colour, atol=1.01
+                tile_pixel(picture, 0, side, *HIDDEN), color, atol=1.01
             )
-    # -1 is the beginning of the colour map, -0.5 its middle
+    # The error -1 has the first color of the color map, -0.5 the one in its middle.
     assert (tile_pixel(picture, 1, 6, *HIDDEN) <= [1, 1, 4]).all()
     assert tile_pixel(picture, 0, 6, *HIDDEN).sum() > 300
 
 
-def test_shapes_must_agree(tmp_path):
+def test_target_and_prediction_must_have_the_same_shape(tmp_path):
     pairs = {'T': (np.zeros((1, 2, 2, 5)), np.zeros((1, 2, 2, 4)))}
     with pytest.raises(ValueError, match=r'\(1, 2, 2, 5\).*\(1, 2, 2, 4\)'):
         draw_pretraining(

@@ -1,3 +1,5 @@
+"""Pictures of segmentations."""
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,23 +10,22 @@ from mmmaskdistill.visualization.segmentation import pixel_accuracy
 PALETTE = [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
 
 
-def test_colorize():
+def test_colorize_paints_labels_outside_the_palette_white():
     colors = colorize(np.array([[0, 2], [255, -1]]), PALETTE)
     np.testing.assert_array_equal(
         colors, [[[255, 0, 0], [0, 0, 255]], [[255] * 3, [255] * 3]]
     )
 
 
-def test_pixel_accuracy():
+def test_pixel_accuracy_leaves_out_ignored_pixels():
     truth = np.array([[0, 1], [2, 255]])
-    assert pixel_accuracy(np.array([[0, 1], [0, 255]]), truth, 255) == pytest.approx(
-        2 / 3
-    )
+    accuracy = pixel_accuracy(np.array([[0, 1], [0, 255]]), truth, 255)
+    assert accuracy == pytest.approx(2 / 3)
     assert np.isnan(pixel_accuracy(truth, np.full((2, 2), 255), 255))
 
 
 @pytest.mark.parametrize('name', ['scratch', 'a title of more than a single line'])
-def test_draw_segmentation(tmp_path, name):
+def test_tiles_show_image_truth_and_prediction(tmp_path, name):
     shade = [50, 60, 200]
     images = np.broadcast_to(np.uint8(shade), (2, 16, 16, 3))
     truth = np.zeros((2, 16, 16), np.int64)
@@ -40,9 +41,8 @@ def test_draw_segmentation(tmp_path, name):
     )
 
     picture = np.asarray(Image.open(tmp_path / 'seg.png').convert('RGB'))
-    top = (
-        (picture == shade).all(-1).any(1).argmax()
-    )  # the first row of pixels of the first image
+    # The first row of pixels that belongs to the first image.
+    top = (picture == shade).all(-1).any(1).argmax()
     left = figures.MARGIN * figures.DPI
     tile, gap = figures.TILE * figures.DPI, figures.GAP * figures.DPI
 
@@ -57,13 +57,12 @@ def test_draw_segmentation(tmp_path, name):
     assert pixel(0, 1, 0.25) == [255, 0, 0] and pixel(0, 1, 0.75) == [0, 255, 0]
     assert pixel(1, 1, 0.75) == [255] * 3
     assert pixel(0, 2, 0.25) == [0, 0, 255] == pixel(1, 2, 0.75)
-    assert top == pytest.approx(
-        (figures.MARGIN + figures.LINE * (1 if name == 'scratch' else 2)) * figures.DPI,
-        abs=2,
-    )
+    lines = 1 if name == 'scratch' else 2
+    expected_top = (figures.MARGIN + figures.LINE * lines) * figures.DPI
+    assert top == pytest.approx(expected_top, abs=2)
 
 
-def test_shapes_must_agree(tmp_path):
+def test_prediction_must_have_the_shape_of_the_images(tmp_path):
     with pytest.raises(ValueError, match="'scratch'"):
         draw_segmentation(
             np.zeros((1, 4, 4, 3), np.uint8),
