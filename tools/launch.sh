@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Start N processes of one of the tools; dist_*.sh and slurm_*.sh call it.
-#   tools/launch.sh N TOOL [arguments of the tool]
+# Start N processes of a tool on this machine with torchrun. The scripts
+# dist_*.sh and slurm.sh call it; their help describes the environment variables.
+#
+#   tools/launch.sh N TOOL [ARGUMENTS OF THE TOOL]
 set -euo pipefail
 
 N=$1
@@ -17,19 +19,22 @@ case $N in
 esac
 
 if [ "$NNODES" -eq 1 ] && [ -z "${PORT:-}" ]; then
-    # torchrun finds a free port, so runs on one machine do not collide.
+    # With --standalone, torchrun chooses a free port. Several runs on the same
+    # machine then do not compete for one.
     RENDEZVOUS=(--standalone)
 else
     RENDEZVOUS=(--nnodes "$NNODES" --node_rank "${NODE_RANK:-0}"
         --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "${PORT:-29500}")
 fi
 
-# torchrun's default of one thread a process leaves cores idle without a GPU.
+# By default, torchrun gives each process one thread. Without a GPU, this would
+# leave most CPU cores idle.
 if [ -z "${OMP_NUM_THREADS:-}" ] && ! nvidia-smi -L > /dev/null 2>&1; then
     CORES=$(nproc 2> /dev/null || getconf _NPROCESSORS_ONLN)
     OMP_NUM_THREADS=$((CORES / N > 0 ? CORES / N : 1))
     export OMP_NUM_THREADS
-    # Threads that spin while they wait starve whatever shares the cores.
+    # With the active policy, waiting threads keep their cores busy and slow
+    # down the other processes on the same cores.
     export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 fi
 

@@ -1,23 +1,32 @@
 #!/usr/bin/env bash
-# The whole path on real images, from nothing to a table and three pictures:
-# install, make the data, pre-train, then segment and classify, each from
-# scratch and from the pre-trained student.
+# Demonstrate the whole method on real images, without a GPU. The script installs
+# everything, makes the data, pre-trains a student, and trains segmentation and
+# classification twice: from scratch and from the pre-trained student. It ends
+# with a table and three pictures.
 #
 #   bash tools/quickstart.sh [--full | --tiny] [--seeds N]
+#   bash tools/quickstart.sh --seeds 3
 #
-#   --full      pre-train about two hours on two cores, not about twenty minutes
-#   --tiny      two minutes of everything, to see that it runs: numbers mean nothing
-#   --seeds N   repeat what follows pre-training N times (default 1)
+# Options:
+#   --full      pre-train for about two hours on two CPU cores, instead of about
+#               twenty minutes
+#   --tiny      run every step at a tiny size, two minutes in all, to see that it
+#               works; the resulting numbers mean nothing
+#   --seeds N   repeat segmentation and classification with the seeds 0 to N - 1
+#               (default: 1)
 #
-#   PYTHON=python3.12   the Python to make the environment .venv from
-#   bash 4.4 or newer
+# The environment variable PYTHON names the interpreter that the virtual
+# environment .venv is made with (default: python3). The script needs bash 4.4 or
+# newer.
 #
-# Results lie in work_dirs/quickstart (_full, _tiny). A second run does not
-# repeat what is finished; pre-training goes on after its last full epoch.
+# Results are written to work_dirs/quickstart, with --full to
+# work_dirs/quickstart_full, with --tiny to work_dirs/quickstart_tiny. A second
+# run skips the steps that are finished. Pre-training that was stopped continues
+# after its last full epoch.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-usage() { sed -n '2,16s/^# \{0,1\}//p' "$0"; }
+usage() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' tools/quickstart.sh; }
 
 SIZE=default
 SEEDS=1
@@ -57,9 +66,10 @@ export MMMASKDISTILL_QUICKSTART=$DIR
 mkdir -p "$DIR"
 
 VENV=.venv
-wanted="$("${PYTHON:-python3}" --version) $(cat setup.py mmmaskdistill/version.py | cksum)"
+wanted="$("${PYTHON:-python3}" --version) \
+$(cat setup.py pyproject.toml mmmaskdistill/version.py | cksum)"
 if [ "$(cat $VENV/installed 2> /dev/null)" != "$wanted" ]; then
-    echo "Installing into $VENV (once; several gigabytes with PyTorch)"
+    echo "Installing into $VENV (only once; several gigabytes with PyTorch)"
     "${PYTHON:-python3}" -m venv --clear $VENV
     $VENV/bin/python -m pip install --upgrade pip
     $VENV/bin/python -m pip install -e '.[lite,demo]'
@@ -67,10 +77,13 @@ if [ "$(cat $VENV/installed 2> /dev/null)" != "$wanted" ]; then
 fi
 export PYTHON=$VENV/bin/python
 
-# stage NAME TITLE INPUTS COMMAND...: run a command once. What it prints goes to
-# $DIR/NAME.log, its progress also to the terminal. A command that was stopped
-# goes on from its last checkpoint, if it left one; one whose options, scripts,
-# configs or INPUTS (earlier stages) have changed since starts anew.
+# stage NAME TITLE INPUTS COMMAND...
+#
+# Run COMMAND unless an earlier call has finished it. Its output is written to
+# $DIR/NAME.log, and lines that report progress also to the terminal. INPUTS are
+# the names of earlier stages whose results COMMAND uses. A command that was
+# stopped continues from its last checkpoint, if there is one. It starts from the
+# beginning if its options, scripts, configs or INPUTS have changed.
 stage() {
     local name=$1 title=$2 inputs=$3 start=$SECONDS before=0
     shift 3
@@ -84,7 +97,7 @@ stage() {
     done
     if [ "$(cat "$DIR/$name.started" 2> /dev/null)" = "$wanted" ]; then
         if [ -f "$DIR/$name.seconds" ]; then
-            echo "== $title: done before, in $(cat "$DIR/$name.seconds") s"
+            echo "== $title: finished earlier, in $(cat "$DIR/$name.seconds") s"
             return
         fi
         before=$(cat "$DIR/$name.stopped" 2> /dev/null || echo 0)
@@ -95,7 +108,7 @@ stage() {
     echo "== $title"
     trap 'echo $((before + SECONDS - start)) > "$DIR/$name.stopped"' EXIT
     if ! "$@" 2>&1 | tee -a "$DIR/$name.log" | progress; then
-        echo "error: '$title' failed; the end of $DIR/$name.log:" >&2
+        echo "error: '$title' failed. The last lines of $DIR/$name.log:" >&2
         tail -n 60 "$DIR/$name.log" >&2
         exit 1
     fi
@@ -103,9 +116,10 @@ stage() {
     echo $((before + SECONDS - start)) > "$DIR/$name.seconds"
 }
 
-# Of an mmengine log, the lines that say how far it is.
+# Copy only those lines of the tools' output that report progress.
 progress() {
-    { grep --line-buffered -E 'Epoch\(|Iter\(|of [0-9]+ files|tensors written' || true; } |
+    local lines='Epoch\(|Iter\(|of [0-9]+ files|tensors written'
+    { grep --line-buffered -E "$lines" || true; } |
         sed -u -E 's/^.* - (Epoch|Iter)/   \1/; s/ +base_lr: [^ ]+//
             s/ +data_time: [^ ]+//; s/ +grad_norm: [^ ]+//'
 }
@@ -131,14 +145,17 @@ for seed in $(seq 0 $((SEEDS - 1))); do
         fi
         name=segment_${start}_$seed
         stage "$name" "Segmentation, $start, seed $seed" "$inputs" \
-            train configs/quickstart/segment.py work_dir="$DIR/$name" "${options[@]}" "${SEGMENT[@]}"
+            train configs/quickstart/segment.py work_dir="$DIR/$name" \
+            "${options[@]}" "${SEGMENT[@]}"
         name=classify_${start}_$seed
         stage "$name" "Classification, $start, seed $seed" "$inputs" \
-            train configs/quickstart/classify.py work_dir="$DIR/$name" "${options[@]}" "${CLASSIFY[@]}"
+            train configs/quickstart/classify.py work_dir="$DIR/$name" \
+            "${options[@]}" "${CLASSIFY[@]}"
     done
 done
 
 "$PYTHON" tools/analysis_tools/show_pretraining.py configs/quickstart/pretrain.py \
     "$STUDENT" "$DIR"/data/ade/images/validation/00000{0,1,2,3}.jpg \
-    --out "$DIR/pretraining.png" > "$DIR/pictures.log" 2>&1 || { cat "$DIR/pictures.log"; exit 1; }
+    --out "$DIR/pretraining.png" > "$DIR/pictures.log" 2>&1 ||
+    { cat "$DIR/pictures.log"; exit 1; }
 "$PYTHON" -W ignore tools/analysis_tools/quickstart_summary.py "$DIR" --seeds "$SEEDS"

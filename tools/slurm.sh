@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# Run one of the tools on a slurm cluster; slurm_*.sh call it.
-#   tools/slurm.sh PARTITION JOB_NAME TOOL [arguments of the tool]
-# One slurm task a node starts torchrun there, so that a job is launched the
-# same way with and without slurm.
+# Run a tool on a Slurm cluster. slurm_train.sh and slurm_test.sh call this
+# script; their help describes the environment variables.
+#
+#   tools/slurm.sh PARTITION JOB_NAME TOOL [ARGUMENTS OF THE TOOL]
+#
+# Slurm starts one task on each machine, and the task starts torchrun. A job is
+# therefore launched in the same way with and without Slurm.
 set -euo pipefail
 
 PARTITION=$1
@@ -11,12 +14,13 @@ GPUS=${GPUS:-8}
 GPUS_PER_NODE=${GPUS_PER_NODE:-8}
 GPUS_PER_NODE=$((GPUS < GPUS_PER_NODE ? GPUS : GPUS_PER_NODE))
 if [ $((GPUS % GPUS_PER_NODE)) -ne 0 ]; then
-    echo "error: GPUS=$GPUS is no multiple of GPUS_PER_NODE=$GPUS_PER_NODE" >&2
+    echo "error: GPUS=$GPUS is not a multiple of GPUS_PER_NODE=$GPUS_PER_NODE" >&2
     exit 2
 fi
 export LAUNCH="$(cd "$(dirname "$0")" && pwd)/launch.sh" GPUS_PER_NODE
 
-# A port from the job's number: jobs that share a node do not collide.
+# The default port is derived from the job's number, so that jobs that share a
+# machine use different ports.
 # shellcheck disable=SC2016,SC2086
 exec srun --partition="$PARTITION" \
     --job-name="$JOB_NAME" \

@@ -1,47 +1,90 @@
-"""Evaluate a checkpoint of any config: classification or segmentation."""
+"""Evaluate a checkpoint of a classification or segmentation config.
 
+For example:
+
+  python tools/test.py CONFIG CHECKPOINT
+  python tools/test.py CONFIG CHECKPOINT --tta --out metrics.json
+
+tools/dist_test.sh starts this tool on several GPUs.
+"""
+
+import argparse
 import os
 import os.path as osp
 
 from command_line import fail, new_parser, parse_args
 
 
-def arguments():
+def arguments() -> argparse.Namespace:
+    """Parse the command line."""
     parser = new_parser(__doc__, starter='tools/dist_test.sh')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('checkpoint', help='path or URL of the checkpoint')
     parser.add_argument(
         '--out',
-        help='where results go: predictions to a .pkl file, metrics to a '
-        '.json file, label maps (segmentation) to a folder',
+        metavar='PATH',
+        help='write results to PATH: predictions to a .pkl file, metrics to a .json '
+        'file, or the predicted label maps of a segmentation config to a folder '
+        '(default: nothing is written)',
     )
     parser.add_argument(
         '--out-item',
         choices=['metrics', 'pred'],
-        help='what --out is, where its ending does not say it',
-    )
-    parser.add_argument('--show-dir', help='draw predictions into this folder')
-    parser.add_argument(
-        '--show', action='store_true', help='show predictions in a window'
+        help='what to write to --out, metrics or predictions (default: the '
+        'extension of --out decides)',
     )
     parser.add_argument(
-        '--wait-time', type=float, default=2, help='seconds that a window stays'
+        '--show-dir',
+        metavar='FOLDER',
+        help='draw predictions and write the pictures to FOLDER (default: no '
+        'pictures are written)',
+    )
+    parser.add_argument(
+        '--show',
+        action='store_true',
+        help='show predictions in a window (default: off)',
+    )
+    parser.add_argument(
+        '--wait-time',
+        type=float,
+        default=2,
+        metavar='SECONDS',
+        help='seconds for which --show keeps each window open (default: %(default)s)',
     )
     parser.add_argument(
         '--interval',
         type=int,
         default=1,
-        help='draw every so many samples (segmentation: batches)',
+        metavar='N',
+        help='with --show or --show-dir, draw one of every N samples (classification) '
+        'or batches (segmentation) (default: %(default)s)',
     )
-    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
-    parser.add_argument('--amp', action='store_true', help='test in mixed precision')
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help="average predictions over the config's test-time augmentations; a "
+        'classification config that defines none averages over the image and its '
+        'horizontal flip (default: off)',
+    )
+    parser.add_argument(
+        '--amp', action='store_true', help='test in mixed precision (default: off)'
+    )
     return parse_args(parser)
 
 
-def out_item(args):
-    """What is written to ``--out``: metrics, pred, label_maps or None."""
+def out_item(args: argparse.Namespace) -> str | None:
+    """Decide what is written to ``--out``; exit if the options contradict.
+
+    Args:
+        args (argparse.Namespace): The command line, of which ``out`` and
+            ``out_item`` are used.
+
+    Returns:
+        str | None: ``'metrics'``, ``'pred'`` (predictions) or ``'label_maps'``;
+        None if nothing is written.
+    """
     if args.out is None:
         if args.out_item:
-            fail('--out-item says what --out is: give --out too')
+            fail('--out-item needs a file to write to: give --out too')
         return None
     pickle = args.out.endswith(('.pkl', '.pickle'))
     text = args.out.endswith(('.json', '.yml', '.yaml'))
@@ -54,16 +97,18 @@ def out_item(args):
     return 'pred' if pickle else 'label_maps'
 
 
-def main():
+def main() -> None:
+    """Check the command line and the config, then evaluate."""
     args = arguments()
     item = out_item(args)
     if '://' not in args.checkpoint and not osp.isfile(args.checkpoint):
         fail(
             f'checkpoint not found: {args.checkpoint!r} (from '
-            f'{os.getcwd()!r}). Training writes them to its work dir'
+            f'{os.getcwd()!r}). Training writes checkpoints to its work directory'
         )
 
-    # Imported late: the above answers at once.
+    # These imports are slow. They come after the checks above, so that mistakes
+    # on the command line are reported at once.
     from mmengine import dump
     from mmengine.dist import is_main_process
     from mmengine.evaluator import DumpResults

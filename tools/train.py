@@ -1,43 +1,63 @@
-"""Train any config: masked distillation, classification or segmentation."""
+"""Train a model: pre-training, classification or segmentation.
 
+The config decides what is trained. For example:
+
+  python tools/train.py configs/quickstart/pretrain.py
+  python tools/train.py CONFIG --resume --cfg-options train_dataloader.batch_size=32
+
+tools/dist_train.sh starts this tool on several GPUs.
+"""
+
+import argparse
 import os.path as osp
 
 from command_line import fail, is_first_process, new_parser, parse_args
 
 
-def arguments():
+def arguments() -> argparse.Namespace:
+    """Parse the command line."""
     parser = new_parser(__doc__, starter='tools/dist_train.sh')
     parser.add_argument(
         '--resume',
         nargs='?',
         const='auto',
-        help='go on from this checkpoint; without a value, from the latest '
-        'one in the work dir, if there is any',
+        metavar='CHECKPOINT',
+        help='continue a stopped run from this checkpoint; without CHECKPOINT, from '
+        'the latest checkpoint in the work directory, or from the beginning if '
+        "there is none (default: the config's setting)",
     )
-    parser.add_argument('--amp', action='store_true', help='train in mixed precision')
     parser.add_argument(
-        '--no-validate', action='store_true', help='do not evaluate during training'
+        '--amp',
+        action='store_true',
+        help="train in mixed precision (default: the config's precision)",
+    )
+    parser.add_argument(
+        '--no-validate',
+        action='store_true',
+        help='do not evaluate during training (default: evaluate as the config says)',
     )
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
-        help="scale the learning rate from the config's base batch size to "
-        'the actual one',
+        help='scale the learning rate by the ratio of the actual global batch size '
+        'to auto_scale_lr.base_batch_size of the config (default: off)',
     )
     return parse_args(parser)
 
 
-def main():
+def main() -> None:
+    """Check the command line and the config, then train."""
     args = arguments()
     if not (
         args.resume in (None, 'auto') or '://' in args.resume or osp.isfile(args.resume)
     ):
         fail(
-            f'checkpoint not found: {args.resume!r}. Give a file to '
-            '--resume, or nothing for the latest one in the work dir'
+            f'checkpoint not found: {args.resume!r}. Give --resume an existing '
+            'file, or no value to use the latest checkpoint in the work directory'
         )
 
-    # Imported late: the above answers at once.
+    # These imports are slow. They come after the checks above, so that mistakes
+    # on the command line are reported at once.
     import mmmaskdistill  # noqa: F401
     from mmmaskdistill.apis import configs, preflight
     from mmmaskdistill.errors import CheckpointError, ConfigError

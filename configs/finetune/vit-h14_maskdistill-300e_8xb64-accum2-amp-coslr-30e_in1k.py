@@ -4,7 +4,8 @@ _base_ = [
     '../_base_/schedules/finetune_50e_lr-2e-4.py',
 ]
 
-# Assumed: epochs, learning rate, layer decay, drop path, layer scale.
+# Epochs, learning rate, layer decay, drop path and layer scale are assumptions: see
+# the sources in configs/finetune/README.md.
 model = dict(
     backbone=dict(
         arch='huge',
@@ -22,5 +23,5 @@ model = dict(
 train_dataloader = dict(batch_size=64)
 optim_wrapper = dict(accumulative_counts=2, paramwise_cfg=dict(layer_decay_rate=0.85))
 train_cfg = dict(max_epochs=30)
-# mmengine counts the batch of one forward.
+# The batch size of one forward pass: mmengine does not count accumulated batches.
 auto_scale_lr = dict(base_batch_size=512)

@@ -1,6 +1,6 @@
 _base_ = 'vit-b16_maskdistill-300e_8xb128-amp-coslr-100e_in1k.py'
 
-# Assumed: ViT-B's recipe.
+# It is an assumption that the recipe of ViT-B suits ViT-Ti.
 model = dict(
     backbone=dict(
         arch='tiny',

@@ -4,7 +4,8 @@ _base_ = [
     '../_base_/schedules/pretrain_300e.py',
 ]
 
-# Layer scale and the number of masked patches are assumed.
+# The layer scale and the number of hidden patches are assumptions: see the sources in
+# configs/pretrain/README.md.
 model = dict(
     backbone=dict(arch='huge', patch_size=14, layer_scale_init_value=1e-5),
     head=dict(in_channels=1280),
@@ -12,7 +13,9 @@ model = dict(
 
 train_dataloader = dict(batch_size=64)
 optim_wrapper = dict(accumulative_counts=4)
-# mmengine counts the batch of one forward.
+# The batch size of one forward pass: mmengine does not count accumulated batches.
 auto_scale_lr = dict(base_batch_size=512)
-# An epoch has 2502 batches: every second one ends with an update.
+# An epoch has 2502 batches, which is not a multiple of 4. Only every second epoch
+# ends with an update, and a checkpoint does not contain a gradient that is still
+# being accumulated.
 default_hooks = dict(checkpoint=dict(interval=2))

@@ -1,7 +1,8 @@
 _base_ = ['mmpretrain::_base_/default_runtime.py', '_base_/student.py']
 custom_imports = dict(imports=['mmmaskdistill'])
 
-# From scratch, unless a checkpoint is given on the command line:
+# The backbone is trained from scratch unless a checkpoint is given on the command
+# line:
 #   --cfg-options model.backbone.init_cfg.type=Pretrained \
 #       model.backbone.init_cfg.checkpoint=...
 num_classes = 17
@@ -64,7 +65,8 @@ test_evaluator = val_evaluator
 train_cfg = dict(by_epoch=True, max_epochs=16, val_interval=100)
 val_cfg = dict()
 test_cfg = dict()
-# The best of a grid for either start: configs/quickstart/README.md.
+# The best setting of a grid search, both from scratch and from a pre-trained student:
+# see configs/quickstart/README.md.
 optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=2e-3, betas=(0.9, 0.999), weight_decay=0.05),
     constructor='mmmaskdistill.LayerDecayOptimWrapperConstructor',

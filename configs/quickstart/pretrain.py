@@ -12,8 +12,9 @@ model = dict(
         to_rgb=True,
     ),
     backbone=_base_.student,
-    # Stage 3 of EfficientNet-Lite0: 112 channels at stride 16. The images are
-    # fixed files, so its features are computed once for each.
+    # The features of stage 3 of EfficientNet-Lite0 have 112 channels and stride 16.
+    # The images are not augmented, so the features of each file are computed only
+    # once.
     teacher=dict(
         type='mmmaskdistill.CachedTeacher',
         teacher=dict(
@@ -53,9 +54,9 @@ train_dataloader = dict(
 )
 
 train_cfg = dict(by_epoch=True, max_epochs=10)
-# The relative position table decides which visible patches a hidden one attends
-# to. It starts at zero, and with a few hundred steps it needs a hundred times
-# the learning rate of the rest to learn where neighbours are.
+# The relative position table decides to which visible patches a hidden patch attends.
+# It starts at zero. In the short training here, it needs a hundred times the learning
+# rate of the other parameters to learn where the neighbors of a patch are.
 optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=2e-3, betas=(0.9, 0.98), weight_decay=0.05),
     clip_grad=dict(max_norm=3.0),

@@ -1,7 +1,8 @@
 _base_ = ['mmseg::_base_/default_runtime.py', '_base_/student.py']
 custom_imports = dict(imports=['mmmaskdistill'])
 
-# From scratch, unless a checkpoint is given on the command line:
+# The backbone is trained from scratch unless a checkpoint is given on the command
+# line:
 #   --cfg-options model.backbone.init_cfg.type=Pretrained \
 #       model.backbone.init_cfg.checkpoint=...
 norm_cfg = dict(type='BN', requires_grad=True)
@@ -105,7 +106,8 @@ val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=200, val_interval=1000)
-# The best of a grid for either start: configs/quickstart/README.md.
+# The best setting of a grid search, both from scratch and from a pre-trained student:
+# see configs/quickstart/README.md.
 optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=8e-3, betas=(0.9, 0.999), weight_decay=0.05),
     constructor='mmmaskdistill.LayerDecayOptimWrapperConstructor',

@@ -1,13 +1,20 @@
-"""Pre-train with parts of a config changed, evaluate each student, compare.
+r"""Compare variants of a pre-training config in an ablation study.
 
-    ablate.py CONFIG --normalizer layer_norm none --mask block random --seeds 3
+An axis is a part of the config that is varied, such as the loss. A cell is one
+combination of values, one for each axis. For each cell and seed, the tool
+pre-trains a student and then trains and validates the config of --evaluate from
+that student. For example:
 
-runs all combinations of the axes' values, each with seeds 0, 1, 2: a
-pre-training, then the config of --evaluate started from its student. The first
-value of each axis is the baseline. Everything lies in --work-dir: ablation.csv,
-ablation.md, ablation.png and a folder a cell and seed with its configs, logs
-and checkpoints. The same call again goes on where it stopped and repeats what
-failed.
+  python tools/analysis_tools/ablate.py configs/quickstart/pretrain.py \
+      --normalizer layer_norm none --mask block random --seeds 3
+
+runs the four combinations, each with the seeds 0, 1 and 2. The first value of each
+axis is the baseline.
+
+All results are written to --work-dir: the tables ablation.csv and ablation.md, the
+chart ablation.png, and for each cell and seed a folder with its configs, logs and
+checkpoints. If the same command is run again, it continues where it stopped and
+repeats the runs that failed.
 """
 
 import argparse
@@ -23,29 +30,49 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from statistics import mean, stdev
+from typing import TYPE_CHECKING, NoReturn, TextIO
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+    from mmmaskdistill.apis.ablation import Cell
 
 TOOLS = osp.dirname(osp.dirname(osp.abspath(__file__)))
 AXES = ('teacher', 'normalizer', 'loss', 'mask', 'ratio')
+# Without --metric, the first of these that the evaluation reports is compared.
 METRICS = ('mIoU', 'accuracy/top1')
 SCRATCH = 'from_scratch'  # name of the cell without pre-training
 
 
-def arguments():
+def arguments() -> argparse.Namespace:
+    """Parse and check the command line.
+
+    Returns:
+        argparse.Namespace: The values of the options. ``axes`` maps the name of
+        each axis to its values.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='pre-training config')
-    axes = parser.add_argument_group('axes')
+    parser.add_argument('config', help='path of the pre-training config')
+    axes = parser.add_argument_group(
+        'axes', 'at least one is needed; an axis without values is not varied'
+    )
     for axis, help in [
-        ('teacher', 'pixel, hog, momentum, or models of timm'),
-        ('normalizer', 'layer_norm, none, batch_norm, instance_norm, l2, patch_pixel'),
-        ('loss', 'smooth_l1, l1, mse, cosine, cross_entropy'),
+        ('teacher', 'teachers: pixel, hog, momentum or names of timm models'),
+        (
+            'normalizer',
+            "normalizers of the teacher's features: layer_norm, none, batch_norm, "
+            'instance_norm, l2 or patch_pixel',
+        ),
+        ('loss', 'losses: smooth_l1, l1, mse, cosine or cross_entropy'),
         (
             'mask',
-            'block, random, attention (what the teacher does not look '
-            'at), none (the student sees and predicts all patches)',
+            'ways to choose the hidden patches: block (blocks of patches), random '
+            '(single patches), attention (patches to which the teacher attends '
+            'little) or none (the student sees and predicts all patches)',
         ),
-        ('ratio', 'share of hidden patches, such as 0.4'),
+        ('ratio', 'shares of the patches that are hidden, such as 0.4'),
     ]:
         axes.add_argument(f'--{axis}', nargs='+', metavar='VALUE', help=help)
     axes.add_argument(
@@ -54,63 +81,79 @@ def arguments():
         action='append',
         default=[],
         metavar=('KEY', 'VALUE'),
-        help='values of any key of the config, such as '
+        help='a key of the config and its values, such as '
         'optim_wrapper.optimizer.lr 1e-3 2e-3; can be given several times',
     )
     parser.add_argument(
         '--one-at-a-time',
         action='store_true',
-        help='vary one axis with the others at their first value, instead of '
-        'all combinations',
+        help='vary only one axis at a time and keep the other axes at their first '
+        'value (default: run all combinations of values)',
     )
     parser.add_argument(
-        '--seeds', type=int, default=1, help='runs a cell (%(default)s)'
+        '--seeds',
+        type=int,
+        default=1,
+        metavar='N',
+        help='number of runs of each cell, with the seeds 0 to N - 1 '
+        '(default: %(default)s)',
     )
     parser.add_argument(
         '--evaluate',
         metavar='CONFIG',
-        help='config that is trained from each student and validated '
-        '(segment.py beside the pre-training config)',
+        help='config that is trained from each student and validated (default: '
+        'segment.py in the folder of the pre-training config)',
     )
     parser.add_argument(
-        '--metric', help=f'scalar of its validation ({" or ".join(METRICS)})'
+        '--metric',
+        help='result of the validation that is compared (default: '
+        f'{" or ".join(METRICS)})',
     )
     parser.add_argument(
-        '--from-scratch', action='store_true', help='evaluate without pre-training, too'
+        '--from-scratch',
+        action='store_true',
+        help='also train the config of --evaluate without pre-training (default: off)',
     )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         default=[],
         metavar='KEY=VALUE',
-        help='override settings of all pre-trainings',
+        help='settings that override those of the pre-training config in all '
+        'cells, for example train_cfg.max_epochs=14 (default: no changes)',
     )
     parser.add_argument(
         '--evaluate-options',
         nargs='+',
         default=[],
         metavar='KEY=VALUE',
-        help='override settings of the evaluation',
+        help='settings that override those of the config of --evaluate '
+        '(default: no changes)',
     )
     parser.add_argument(
         '--work-dir',
         default='work_dirs/ablation',
-        help='where all results go (%(default)s)',
+        help='folder for all results (default: %(default)s)',
     )
     parser.add_argument(
         '--jobs',
         type=int,
         default=1,
-        help='runs at a time, which share the cores (%(default)s)',
+        metavar='N',
+        help='number of runs at the same time; they share the CPU cores '
+        '(default: %(default)s)',
     )
     parser.add_argument(
         '--processes',
         type=int,
         default=1,
-        help='processes, or GPUs, of each run (%(default)s)',
+        metavar='N',
+        help='number of processes of each run, one per GPU (default: %(default)s)',
     )
     parser.add_argument(
-        '--dry-run', action='store_true', help='list the cells, run nothing'
+        '--dry-run',
+        action='store_true',
+        help='only list the cells and run nothing (default: off)',
     )
     args = parser.parse_args()
 
@@ -127,42 +170,59 @@ def arguments():
     }
     for key, *values in args.axis:
         if not values:
-            fail(f'--axis {key}: expected a key and its values')
+            fail(f'--axis {key}: expected one or more values after the key')
         args.axes[key] = values
     if not args.axes:
         fail(
-            'there is nothing to vary: give --normalizer, --loss, --mask, '
-            '--ratio, --teacher or --axis'
+            'there is nothing to vary: give at least one of --teacher, '
+            '--normalizer, --loss, --mask, --ratio and --axis'
         )
     return args
 
 
-def fail(message):
+def fail(message: object) -> NoReturn:
+    """Exit with status 1 and a message of one line.
+
+    Args:
+        message (object): The message or an exception.
+    """
     sys.exit(f'error: {" ".join(str(message).split())}')
 
 
 class Ablation:
-    """The runs of all cells.
+    """Runs all cells of an ablation and writes their results.
 
     Args:
-        args (Namespace): Of the command line.
-        cells (list[Cell]): Of :func:`mmmaskdistill.apis.ablation.make_cells`.
-        evaluation (Config): The downstream config.
+        args (argparse.Namespace): The command line, see :func:`arguments`.
+            ``args.lock`` is the file of :func:`lock`.
+        cells (list[Cell]): The cells, from
+            :func:`mmmaskdistill.apis.ablation.make_cells`.
+        evaluation (Config): The config that is trained from each student.
+
+    Attributes:
+        outcomes (dict[tuple[int, int], dict]): What is known of each run, by the
+            index of its cell and its seed. ``status`` is ``finished``, ``failed``
+            or ``refused``.
     """
 
-    def __init__(self, args, cells, evaluation):
+    def __init__(
+        self, args: argparse.Namespace, cells: 'list[Cell]', evaluation: 'Config'
+    ):
         self.args, self.cells, self.evaluation = args, cells, evaluation
         self.outcomes = {}
         self._processes, self._stopped = set(), False
         self._lock = threading.Lock()
 
-    def folder(self, cell, seed):
+    def folder(self, cell: 'Cell', seed: int) -> str:
+        """Return the folder of a run."""
         return osp.join(self.args.work_dir, cell.name, f'seed_{seed}')
 
-    def prepare(self):
-        """Write each run's configs, and read what finished before.
+    def prepare(self) -> None:
+        """Write the configs of each run and read the results of finished runs.
 
-        A folder that was run with other configs is left alone.
+        Raises:
+            SystemExit: If a folder contains other configs. Its files are not
+                changed.
         """
         for seed in range(self.args.seeds):
             for i, cell in enumerate(self.cells):
@@ -182,8 +242,11 @@ class Ablation:
                     with open(result) as file:
                         self.outcomes[i, seed] = json.load(file)
 
-    def run(self):
-        """Run what is not finished, all cells of a seed before the next."""
+    def run(self) -> None:
+        """Run everything that is not finished.
+
+        All cells are started with one seed before any cell is started with the next.
+        """
         todo = [
             (i, seed)
             for seed in range(self.args.seeds)
@@ -192,7 +255,7 @@ class Ablation:
         ]
         total = len(todo)
         print(
-            f'{total} runs to do, {len(self.outcomes)} finished before or refused',
+            f'{total} runs to do, {len(self.outcomes)} already finished or refused',
             flush=True,
         )
         start = time.time()
@@ -216,31 +279,31 @@ class Ablation:
             for process in list(self._processes):
                 process.terminate()
 
-    def _say(self, outcome):
+    def _say(self, outcome: dict) -> str:
         if outcome['status'] == 'failed':
             return f'failed: {outcome["reason"]}'
         name, value = self._metric(outcome)
         return f'{name} {value:.2f}, {outcome["seconds"]:.0f} s'
 
-    def _metric(self, outcome):
-        """Name and value of what is compared."""
+    def _metric(self, outcome: dict) -> tuple[str, float]:
+        """Return the name and the value of the metric that is compared."""
         names = [self.args.metric] if self.args.metric else METRICS
         for name in names:
             if name in outcome['metrics']:
                 return name, outcome['metrics'][name]
         raise LookupError(
-            f'the evaluation has no {" or ".join(names)} but '
-            f'{", ".join(outcome["metrics"]) or "nothing"}: give --metric'
+            f'the evaluation does not report {" or ".join(names)}. It reports '
+            f'{", ".join(outcome["metrics"]) or "nothing"}: choose with --metric'
         )
 
-    def _run_safely(self, i, seed):
+    def _run_safely(self, i: int, seed: int) -> dict:
         try:
             return self._run(self.cells[i], seed)
         except Exception as error:
             reason = ' '.join(str(error).split()) or type(error).__name__
             return dict(status='failed', reason=reason)
 
-    def _run(self, cell, seed):
+    def _run(self, cell: 'Cell', seed: int) -> dict:
         from mmmaskdistill.visualization import read_run
 
         folder = self.folder(cell, seed)
@@ -262,10 +325,13 @@ class Ablation:
         write_text(json.dumps(outcome, indent=2), osp.join(folder, 'result.json'))
         return outcome
 
-    def _stage(self, folder, name, *options):
-        """Train a config of the folder once; give the seconds that it took.
+    def _stage(self, folder: str, name: str, *options: str) -> float:
+        """Train a config of a run, unless an earlier call has finished it.
 
-        What was stopped goes on from its last checkpoint.
+        A training that was stopped continues from its last checkpoint.
+
+        Returns:
+            float: Seconds that the training took.
         """
         finished = osp.join(folder, f'{name}.seconds')
         if osp.isfile(finished):
@@ -290,7 +356,8 @@ class Ablation:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     env=self._environment(),
-                    # Held until the run ends, even if this process is killed.
+                    # The run inherits the lock, so that the folder stays locked
+                    # until the run ends, even if this process is killed.
                     pass_fds=[self.args.lock.fileno()],
                 )
                 self._processes.add(process)
@@ -304,7 +371,7 @@ class Ablation:
         write_text(f'{seconds:.1f}', finished)
         return seconds
 
-    def _launch(self, config):
+    def _launch(self, config: str) -> list[str]:
         if self.args.processes == 1:
             return [sys.executable, osp.join(TOOLS, 'train.py'), config]
         return [
@@ -314,15 +381,15 @@ class Ablation:
             str(self.args.processes),
         ]
 
-    def _environment(self):
+    def _environment(self) -> dict[str, str]:
         environment = dict(os.environ, PYTHON=sys.executable)
         if self.args.jobs > 1:
             share = (os.cpu_count() or 1) // self.args.jobs
             environment.setdefault('OMP_NUM_THREADS', str(max(1, share)))
         return environment
 
-    def write(self):
-        """The table of all runs, the table of cells and the picture."""
+    def write(self) -> None:
+        """Write the table of runs, the table of cells and the chart."""
         from mmmaskdistill.visualization import draw_ablation
 
         axes, work_dir = self.args.axes, self.args.work_dir
@@ -380,8 +447,8 @@ class Ablation:
             ],
         )
 
-    def _values(self, i):
-        """The metric of a cell's finished runs."""
+    def _values(self, i: int) -> list[float]:
+        """Return the metric of each finished run of a cell."""
         outcomes = [
             self.outcomes.get((i, seed), dict(status='not run'))
             for seed in range(self.args.seeds)
@@ -392,8 +459,13 @@ class Ablation:
             if outcome['status'] == 'finished'
         ]
 
-    def _by_axis(self):
-        """{axis: {value: cell}} with the other axes at their first value."""
+    def _by_axis(self) -> dict[str, dict[str, int]]:
+        """Find the cells in which at most one axis is not at its first value.
+
+        Returns:
+            dict[str, dict[str, int]]: For each axis and each of its values, the
+            index of the cell.
+        """
         baseline = {axis: v[0] for axis, v in self.args.axes.items()}
         places = {tuple(cell.settings.values()): i for i, cell in enumerate(self.cells)}
         return {
@@ -404,8 +476,16 @@ class Ablation:
             for axis, values in self.args.axes.items()
         }
 
-    def table(self, metric):
-        """Markdown, mean and deviation over seeds."""
+    def table(self, metric: str) -> str:
+        """Return the table of cells in Markdown.
+
+        Args:
+            metric (str): Name of the metric, for the head of the table.
+
+        Returns:
+            str: For each cell, the mean and the standard deviation of the metric
+            over the seeds, the number of finished runs, and the errors.
+        """
         tail = [metric, 'runs', '']
         if self.args.one_at_a_time:
             head = ['axis', 'value', *tail]
@@ -429,8 +509,8 @@ class Ablation:
             f'| {" | ".join(row)} |\n' for row in (head, ['---'] * len(head), *rows)
         )
 
-    def _summary(self, i):
-        """Mean and deviation, number of runs, what went wrong."""
+    def _summary(self, i: int) -> list[str]:
+        """Return the result, the number of finished runs and the errors of a cell."""
         values = self._values(i)
         spread = f' ± {stdev(values):.2f}' if len(values) > 1 else ''
         reasons = {
@@ -445,7 +525,7 @@ class Ablation:
         ]
 
 
-# What mmengine's logger writes beside metrics.
+# Scalars that mmengine's logger writes in addition to the metrics.
 TRAINING = {
     'base_lr',
     'lr',
@@ -460,8 +540,17 @@ TRAINING = {
 }
 
 
-def write_config(config, seed, path):
-    """Write a run's config; refuse if the folder has another one."""
+def write_config(config: 'Config', seed: int, path: str) -> None:
+    """Write the config of a run.
+
+    Args:
+        config (Config): The config of the cell or of the evaluation.
+        seed (int): Seed of the run.
+        path (str): File to write.
+
+    Raises:
+        SystemExit: If the file exists with another content.
+    """
     from copy import deepcopy
 
     config = deepcopy(config)
@@ -473,27 +562,39 @@ def write_config(config, seed, path):
         with open(path) as file:
             if file.read() != text:
                 fail(
-                    f'{path!r} is of another ablation: its config differs '
-                    'from what is asked for now. Give another --work-dir, '
+                    f'{path!r} is of another ablation: its config differs from '
+                    'the one that this command asks for. Give another --work-dir '
                     f'or remove {osp.dirname(path)!r}'
                 )
     write_text(text, path)
 
 
-def write_text(text, path):
+def write_text(text: str, path: str) -> None:
+    """Write a file so that an interruption never leaves it incomplete."""
     with open(f'{path}.tmp', 'w') as file:
         file.write(text)
     os.replace(file.name, path)
 
 
-def start_from(work_dir):
-    """Options that start a downstream config from a run's student."""
+def start_from(work_dir: str) -> list[str]:
+    """Return the options that start a training from a pre-trained student.
+
+    Args:
+        work_dir (str): Work directory of the pre-training.
+
+    Returns:
+        list[str]: Options of tools/train.py.
+
+    Raises:
+        RuntimeError: If the pre-training has not written a checkpoint.
+    """
     from mmmaskdistill.engine.checkpoints import latest_checkpoint
 
     student = latest_checkpoint(work_dir)
     if student is None:
         raise RuntimeError(
-            'pre-training left no checkpoint: the config needs default_hooks.checkpoint'
+            'pre-training has not written a checkpoint: the config needs '
+            'default_hooks.checkpoint'
         )
     return [
         '--cfg-options',
@@ -502,35 +603,59 @@ def start_from(work_dir):
     ]
 
 
-def last_words(path, begin, code):
-    """What a log says of why its run ended."""
+def last_words(path: str, begin: int, code: int) -> str:
+    """Find out from its log why a run failed.
+
+    Args:
+        path (str): The log file.
+        begin (int): Position in bytes at which the run's part of the log begins.
+        code (int): Return code of the run's process; negative for a signal.
+
+    Returns:
+        str: The last error message, or else the last line, and how the process
+        ended.
+    """
     with open(path, errors='replace') as file:
         file.seek(begin)
         lines = [line.strip() for line in file if line.strip()]
     errors = [line for line in lines if line.startswith('error: ')]
-    words = (errors or lines or ['it said nothing'])[-1]
+    words = (errors or lines or ['the log is empty'])[-1]
     how = f'signal {-code}' if code < 0 else f'exit status {code}'
     return f'{words.removeprefix("error: ")} ({how}, {path})'
 
 
-def lock(work_dir):
-    """One ablation a folder at a time, its runs included."""
+def lock(work_dir: str) -> TextIO:
+    """Lock a folder, so that only one ablation at a time uses it.
+
+    Args:
+        work_dir (str): The folder. It is made if it does not exist.
+
+    Returns:
+        TextIO: The open lock file. The folder stays locked while this process or
+        one of the runs that inherit the file has it open.
+
+    Raises:
+        SystemExit: If the folder is locked already.
+    """
     os.makedirs(work_dir, exist_ok=True)
-    file = open(osp.join(work_dir, '.lock'), 'w')
+    # Closing the file would release the lock, so there is no `with` block.
+    file = open(osp.join(work_dir, '.lock'), 'w')  # noqa: SIM115
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         fail(
-            f'{work_dir!r} is in use: an ablation, or a run that it started, '
-            'has not ended there'
+            f'{work_dir!r} is in use: another ablation, or a run that it started, '
+            'is still running there. Wait for its end or give another --work-dir'
         )
     return file
 
 
-def main():
+def main() -> None:
+    """Check the command line and the configs, then run the ablation."""
     args = arguments()
 
-    # Imported late: the above answers at once.
+    # These imports are slow. They come after the checks above, so that mistakes
+    # on the command line are reported at once.
     import mmmaskdistill  # noqa: F401
     from mmmaskdistill.apis.ablation import Cell, make_cells
     from mmmaskdistill.apis.configs import load_config
@@ -542,8 +667,8 @@ def main():
         evaluation = load_config(args.evaluate, args.evaluate_options)
         if not evaluation.get('val_dataloader'):
             fail(
-                f'{args.evaluate!r} has no val_dataloader: expected a config '
-                'that is validated'
+                f'{args.evaluate!r} has no val_dataloader: give --evaluate a config '
+                'that validates the model'
             )
         check_data(config, ['train_dataloader'])
         check_data(evaluation, ['train_dataloader', 'val_dataloader'])
@@ -576,7 +701,7 @@ def main():
     if failed:
         fail(
             f'{len(failed)} of {len(ablation.outcomes)} runs failed: see the '
-            'table; the same call repeats them'
+            'table. Run the same command again to repeat them'
         )
 
 

@@ -1,12 +1,21 @@
-"""Time ours against other libraries, side by side in one process.
+"""Compare the speed and memory of this project with those of other libraries.
 
-The sides have the same weights and data, are first shown to compute the same,
-and then take turns. Where glibc allocates, what computes keeps the memory it
-frees: to get it from the kernel anew can take longer than to compute, for one
-side more than for the other.
+Each JOB measures one task with this project and with one or more other libraries.
+The tables call these the sides; the side named ours is this project. For example:
 
-    python tools/analysis_tools/benchmark.py pretrain --against timm mmpretrain
-    python tools/analysis_tools/benchmark.py JOB --help
+  python tools/analysis_tools/benchmark.py pretrain --against timm mmpretrain
+  python tools/analysis_tools/benchmark.py JOB --help
+
+In the tables, a column such as "time / ours" is a ratio to the value of this
+project: above 1, the other library needs more. "kept" is the memory of the
+activations that are kept for the backward pass.
+
+The jobs pretrain, finetune, segment and eval run all sides in one process. The
+sides have the same weights and the same data. The tool first checks that they
+compute the same result and then times them in turn. With the C library glibc, the
+process keeps freed memory for later allocations: requesting it from the kernel
+again can take longer than the computation, and can slow down one side more than
+the other.
 """
 
 import argparse
@@ -15,8 +24,9 @@ import os
 
 from benchmarks import data, evaluate, finetune, pretrain, resume, segment, start
 
-# A job is a module with a docstring for --help, `add_arguments(parser)`, and
-# `run(args)`, which measures, prints, and returns what goes into the JSON file.
+# Each job is a module. Its docstring is printed by --help, `add_arguments(parser)`
+# adds its options, and `run(args)` measures, prints the table and returns the
+# content of the JSON file.
 JOBS = dict(
     pretrain=pretrain,
     finetune=finetune,
@@ -28,11 +38,14 @@ JOBS = dict(
 )
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
+    """Parse the command line of the job that it names."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    jobs = parser.add_subparsers(dest='job', metavar='JOB', required=True)
+    jobs = parser.add_subparsers(
+        dest='job', metavar='JOB', required=True, help='what to measure:'
+    )
     for name, module in JOBS.items():
         job = jobs.add_parser(
             name,
@@ -41,11 +54,16 @@ def parse_args():
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(job)
-        job.add_argument('--out', help='JSON file for the figures')
+        job.add_argument(
+            '--out',
+            metavar='FILE',
+            help='JSON file to which the measurements are written (default: none)',
+        )
     return parser.parse_args()
 
 
-def main():
+def main() -> None:
+    """Run the job and write its measurements."""
     args = parse_args()
     result = dict(job=args.job, options=vars(args), **JOBS[args.job].run(args))
     if args.out:

@@ -1,29 +1,43 @@
-"""Count parameters and floating-point operations of a config's model.
+"""Count the parameters and floating-point operations of a config's model.
 
-    python tools/analysis_tools/get_flops.py CONFIG [--shape 512 683]
+For example:
 
-One image goes forward on the CPU: to the logits, or, in pre-training, through
-the student with its head and through the teacher, as far as the loss needs
-them. Counted are matrix products and convolutions, a multiplication and an
-addition being two; a backward takes twice as many. No weights are read.
+  python tools/analysis_tools/get_flops.py CONFIG
+  python tools/analysis_tools/get_flops.py CONFIG --shape 512 683
+
+The tool runs a forward pass with one random image on the CPU. A classifier or
+segmentor computes its logits. A pre-training model computes what the loss needs:
+the predictions of the student and its head, and the features of the teacher; both
+are counted separately. Only matrix products and convolutions are counted, and a
+multiplication with an addition counts as two operations. A backward pass takes
+twice as many operations as a forward pass. The weights are random; no checkpoint is
+read.
 """
 
 import argparse
 import math
 import os.path as osp
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
-def count(model, shape, masked):
-    """Parameters and operations of the parts of a model.
+def count(
+    model: 'nn.Module', shape: tuple[int, int], masked: float
+) -> dict[str, tuple[int, int]]:
+    """Count the parameters and operations of each part of a model.
 
     Args:
         model (nn.Module): A MaskDistill, a classifier or a segmentor.
-        shape (tuple[int, int]): Height and width of the image.
-        masked (float): Part of the patches that pre-training hides.
+        shape (tuple[int, int]): Height and width of the image in pixels.
+        masked (float): Share of the patches that pre-training hides, from 0 to 1.
 
     Returns:
-        dict[str, tuple[int, int]]: (parameters, operations) by part.
+        dict[str, tuple[int, int]]: Number of parameters and number of operations
+        per image of each part: ``student and head`` and ``teacher`` of a
+        MaskDistill, or else the whole model under the name of its class.
     """
     import torch
 
@@ -40,7 +54,9 @@ def count(model, shape, masked):
             masked * math.prod(teacher.grid)
         )
         where = model._where(hidden)
-        first = getattr(teacher, 'teachers', [teacher])[0]  # of a TeacherList
+        # All teachers of a TeacherList receive the same images, so the first
+        # teacher tells their size.
+        first = getattr(teacher, 'teachers', [teacher])[0]
         view = torch.randn(1, 3, *(side * first.stride for side in first.grid))
         parts = {
             'student and head': (
@@ -64,11 +80,15 @@ def count(model, shape, masked):
         }
 
 
-def forget_weights(cfg):
-    """Give random weights to a teacher and those within: none are read.
+def forget_weights(cfg: dict | list | None) -> None:
+    """Change a teacher's config so that its weights are random.
+
+    Building the teacher then reads no checkpoint. Teachers inside of other
+    teachers are changed too.
 
     Args:
-        cfg (dict | list | None): Config of a teacher, or of a part of it.
+        cfg (dict | list | None): Config of a teacher, or a part of it. It is
+            changed in place.
     """
     if isinstance(cfg, list):
         for part in cfg:
@@ -83,34 +103,39 @@ def forget_weights(cfg):
             forget_weights(part)
 
 
-def main():
+def main() -> None:
+    """Parse the command line and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='path of the config file')
     parser.add_argument(
         '--shape',
         type=int,
         nargs=2,
         metavar=('HEIGHT', 'WIDTH'),
-        help="image in pixels (default: the backbone's img_size)",
+        help="size of the image in pixels (default: the backbone's img_size)",
     )
     parser.add_argument(
         '--masked',
         type=float,
         default=75 / 196,
-        help='part of the patches that pre-training hides (default: 75/196)',
+        metavar='SHARE',
+        help='share of the patches that pre-training hides, from 0 to 1 '
+        '(default: 75/196)',
     )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         metavar='KEY=VALUE',
-        help='override settings of the config',
+        help='settings that override those of the config, for example '
+        'model.backbone.arch=large (default: no changes)',
     )
     args = parser.parse_args()
     if not osp.isfile(args.config):
         sys.exit(f'error: config not found: {args.config!r}')
 
+    # These imports are slow and come last, so that --help answers at once.
     from mmengine.logging import MMLogger
     from mmengine.registry import init_default_scope
     from prettytable import PrettyTable
@@ -128,7 +153,7 @@ def main():
         shape = (shape, shape)
     model = MODELS.build(cfg.model).eval()
 
-    table = PrettyTable(['part', 'parameters (M)', 'GFLOP an image'], align='r')
+    table = PrettyTable(['part', 'parameters (M)', 'GFLOP per image'], align='r')
     for part, (parameters, flops) in count(model, shape, args.masked).items():
         table.add_row([part, f'{parameters / 1e6:.2f}', f'{flops / 1e9:.2f}'])
     print(f'{args.config}, {shape[0]} x {shape[1]} pixels')

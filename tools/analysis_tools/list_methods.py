@@ -1,4 +1,11 @@
-"""Write the table of configs/unified/README.md from the configs beside it."""
+"""Write the table of methods in configs/unified/README.md.
+
+Each config in configs/unified becomes one row, which lists the teacher T, the
+normalizer N, the student S, the head H, the loss L and the mask of the method.
+Run the tool after each change of these configs:
+
+  python tools/analysis_tools/list_methods.py
+"""
 
 import argparse
 import sys
@@ -6,8 +13,8 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parents[2] / 'configs' / 'unified'
 BEGIN, END = '<!-- methods -->\n', '<!-- end of methods -->\n'
-# Sizes, which follow from ViT-B/16 and 224 pixels, and defaults that the
-# names of the parts already say.
+# Options that the table leaves out: sizes that follow from ViT-B/16 and images of
+# 224 pixels, and defaults that the type of the part implies.
 SIZES = {
     'type',
     'arch',
@@ -20,6 +27,8 @@ SIZES = {
     'min_num_patches',
     'min_aspect',
 }
+# Words for options in the table. With an empty word, only the value is shown; an
+# option that is missing here is shown under its own name.
 NAMES = {
     'model_name': '',
     'num_masking_patches': 'patches',
@@ -30,8 +39,15 @@ NAMES = {
 }
 
 
-def describe(part):
-    """A part's type, and what sets it apart from others of the type."""
+def describe(part: dict) -> str:
+    """Describe a part of a method for a cell of the table.
+
+    Args:
+        part (dict): Config of the part.
+
+    Returns:
+        str: The part's type, followed by those options that are worth a mention.
+    """
     words = [f'`{part["type"].rpartition(".")[2]}`']
     for key, value in part.items():
         name = NAMES.get(key, key.replace('_', ' '))
@@ -44,8 +60,15 @@ def describe(part):
     return ', '.join(words)
 
 
-def row(path):
-    """One line of the table."""
+def row(path: Path) -> str:
+    """Return the table's row for a config.
+
+    Args:
+        path (Path): The config file of a method.
+
+    Returns:
+        str: One line of Markdown, with its line break.
+    """
     from mmengine.config import Config
 
     cfg = Config.fromfile(path, format_python_code=False)
@@ -65,9 +88,19 @@ def row(path):
     return f'| {" | ".join(cells)} |\n'
 
 
-def table(folder=FOLDER):
-    """The table of all configs in a folder."""
-    import mmmaskdistill  # noqa: F401  before configs are read
+def table(folder: Path = FOLDER) -> str:
+    """Return the Markdown table of all configs in a folder.
+
+    Args:
+        folder (Path): Folder with one config file per method. Defaults to
+            ``configs/unified``.
+
+    Returns:
+        str: The table, one line per method, in the order of the file names.
+    """
+    # Importing the package lets mmengine find the base configs of mmpretrain with
+    # every version of setuptools.
+    import mmmaskdistill  # noqa: F401
 
     head = ['method', 'T', 'N', 'S', 'H', 'L', 'mask', 'source']
     return f'| {" | ".join(head)} |\n{"|---" * len(head)}|\n' + ''.join(
@@ -75,18 +108,30 @@ def table(folder=FOLDER):
     )
 
 
-def rewrite(readme, new):
-    """The text with the table between its marks replaced."""
+def rewrite(readme: str, new: str) -> str:
+    """Replace the table in a README.
+
+    Args:
+        readme (str): The README, with the two comments around the table.
+        new (str): The new table.
+
+    Returns:
+        str: The changed README.
+    """
     before, rest = readme.split(BEGIN)
     return before + BEGIN + '\n' + new + '\n' + END + rest.split(END)[1]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+def main() -> None:
+    """Parse the command line, and write or check the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         '--check',
         action='store_true',
-        help='write nothing; fail if the table is not up to date',
+        help='write nothing, but exit with an error if the table differs from the '
+        'configs (default: write the table)',
     )
     args = parser.parse_args()
     path = FOLDER / 'README.md'
@@ -95,7 +140,10 @@ def main():
     if not args.check:
         path.write_text(new)
     elif new != old:
-        sys.exit(f'{path} is not up to date: run python {sys.argv[0]}')
+        sys.exit(
+            f'error: the table in {path} differs from the configs: run '
+            f'python {sys.argv[0]}'
+        )
 
 
 if __name__ == '__main__':

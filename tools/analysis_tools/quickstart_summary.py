@@ -1,4 +1,10 @@
-"""Turn the runs of tools/quickstart.sh into a table, summary.json and pictures."""
+"""Summarize the runs of tools/quickstart.sh in a table, a JSON file and pictures.
+
+tools/quickstart.sh calls this tool at its end. The table is printed; summary.json,
+segmentation.png and loss.png are written to the folder of the runs. For example:
+
+  python tools/analysis_tools/quickstart_summary.py work_dirs/quickstart --seeds 3
+"""
 
 import argparse
 import json
@@ -10,14 +16,20 @@ STARTS = ('scratch', 'maskdistill')
 TITLES = dict(scratch='from scratch', maskdistill='MaskDistill')
 
 
-def last(work_dir, name):
-    """The last value of a scalar of a run."""
+def last(work_dir: str, name: str) -> float:
+    """Return the last value of a logged scalar.
+
+    Args:
+        work_dir (str): Work directory of the run.
+        name (str): Name of the scalar, such as ``mIoU``.
+    """
     from mmmaskdistill.visualization import read_run
 
     return read_run(work_dir)[name][1][-1].item()
 
 
-def versions():
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that the results depend on."""
     from importlib.metadata import version
 
     import mmcv
@@ -37,11 +49,22 @@ def versions():
     )
 
 
-def summarize(root, seeds):
-    """The numbers of a quickstart, as they go into summary.json."""
+def summarize(root: str, seeds: int) -> dict:
+    """Collect the numbers that are written to summary.json.
+
+    Args:
+        root (str): Folder of the runs.
+        seeds (int): Number of runs of each kind.
+
+    Returns:
+        dict: ``miou`` and ``top1`` in percent, for each start (from scratch or
+        from the pre-trained student) one number per seed; the first and the last
+        ``pretrain_loss``; the time of all stages and of each stage in ``seconds``
+        and ``seconds_by_stage``; the ``versions`` of the packages.
+    """
     from mmmaskdistill.visualization import read_run
 
-    def runs(task, start):
+    def runs(task: str, start: str) -> list[str]:
         return [osp.join(root, f'{task}_{start}_{k}') for k in range(seeds)]
 
     stages = ['data', 'teacher', 'pretrain'] + [
@@ -68,12 +91,19 @@ def summarize(root, seeds):
     )
 
 
-def describe(values):
+def describe(values: list[float]) -> str:
+    """Format the mean of several numbers and, if possible, their deviation."""
     spread = f' +- {stdev(values):.1f}' if len(values) > 1 else ''
     return f'{mean(values):.1f}{spread}'
 
 
-def print_table(summary, seeds):
+def print_table(summary: dict, seeds: int) -> None:
+    """Print the results of both starts.
+
+    Args:
+        summary (dict): The result of :func:`summarize`.
+        seeds (int): Number of runs of each kind.
+    """
     from prettytable import PrettyTable
 
     table = PrettyTable(['start', 'mIoU', 'top-1'], align='l')
@@ -87,14 +117,20 @@ def print_table(summary, seeds):
         )
     print(table)
     print(
-        f'{seeds} seed{"s, mean +- deviation" * (seeds > 1)}; pre-training '
-        'loss {first:.3f} to {last:.3f}'.format(**summary['pretrain_loss'])
-        + f'; {summary["seconds"] / 60:.0f} minutes of work'
+        f'{seeds} seed{"s, mean +- standard deviation" * (seeds > 1)}; pre-training '
+        'loss from {first:.3f} to {last:.3f}'.format(**summary['pretrain_loss'])
+        + f'; {summary["seconds"] / 60:.0f} minutes in total'
     )
 
 
-def draw_segmentations(root, summary, number=4):
-    """Image, truth and both segmentors' predictions, of seed 0."""
+def draw_segmentations(root: str, summary: dict, number: int = 4) -> None:
+    """Draw images, their labels and the predictions of both segmentors of seed 0.
+
+    Args:
+        root (str): Folder of the runs. ``segmentation.png`` is written there.
+        summary (dict): The result of :func:`summarize`.
+        number (int): Number of validation images. Defaults to 4.
+    """
     import cv2
     import numpy as np
     from mmseg.apis import inference_model, init_model
@@ -129,7 +165,8 @@ def draw_segmentations(root, summary, number=4):
             ]
         )
     images = np.stack([cv2.imread(file)[..., ::-1] for file in files])
-    # The files count from 1, 0 being ignored; models count from 0.
+    # In the label files, classes count from 1 and 0 is ignored. In the predictions,
+    # classes count from 0.
     draw_segmentation(
         images,
         np.where(truth == 0, 255, truth.astype(int) - 1),
@@ -140,7 +177,12 @@ def draw_segmentations(root, summary, number=4):
     )
 
 
-def draw_loss(root):
+def draw_loss(root: str) -> None:
+    """Draw the loss of pre-training over the iterations.
+
+    Args:
+        root (str): Folder of the runs. ``loss.png`` is written there.
+    """
     from mmmaskdistill.visualization import draw_curves, read_run
 
     loss = read_run(osp.join(root, 'pretrain'))['loss']
@@ -152,11 +194,21 @@ def draw_loss(root):
     )
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('root', help='folder of the runs')
+def main() -> None:
+    """Parse the command line and write the summary."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        '--seeds', type=int, default=1, help='runs of each kind (%(default)s)'
+        'root', help='folder of the runs, for example work_dirs/quickstart'
+    )
+    parser.add_argument(
+        '--seeds',
+        type=int,
+        default=1,
+        metavar='N',
+        help='number of runs of each kind, with the seeds 0 to N - 1 '
+        '(default: %(default)s)',
     )
     args = parser.parse_args()
 

@@ -1,8 +1,15 @@
-"""Draw image, mask, the teacher's and the student's features, and their error.
+r"""Draw what a pre-training model sees and predicts.
 
-For any pre-training config. Features are coloured by their principal
-components, token ids of a codebook by a colour each; the error is the config's
-loss at each patch. Without a checkpoint the student is untrained.
+For each image, the tool draws the image, the mask, the features of the teacher and
+of the student, and the error of the student's prediction. Features are colored by
+their principal components; if the teacher assigns discrete tokens to the patches,
+each token has its own color. The error of a patch is the loss of the config. The
+images are cropped and masked as in training. For example:
+
+  python tools/analysis_tools/show_pretraining.py configs/quickstart/pretrain.py \
+      work_dirs/quickstart/pretrain/epoch_10.pth image.jpg --out pretraining.png
+
+Without a checkpoint, the student is untrained.
 """
 
 import argparse
@@ -11,28 +18,49 @@ import os.path as osp
 import sys
 
 
-def arguments():
+def arguments() -> argparse.Namespace:
+    """Parse the command line, and exit if a file does not exist.
+
+    Returns:
+        argparse.Namespace: The values of the options, with ``files`` divided into
+        ``checkpoint`` (None if there is none) and ``images``.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage='%(prog)s CONFIG [CHECKPOINT] IMAGE ... [options]',
     )
-    parser.add_argument('config', help='pre-training config')
+    parser.add_argument('config', help='path of a pre-training config')
     parser.add_argument(
-        'files', nargs='+', help='a checkpoint of that config, if any, and image files'
+        'files',
+        nargs='+',
+        help='one or more image files; the first file may be a checkpoint of that '
+        'config instead',
     )
     parser.add_argument(
-        '--out', default='pretraining.png', help='PNG to write (%(default)s)'
+        '--out',
+        default='pretraining.png',
+        metavar='FILE',
+        help='PNG file to write (default: %(default)s)',
     )
     parser.add_argument(
-        '--seed', type=int, default=0, help='of crops and masks (%(default)s)'
+        '--seed',
+        type=int,
+        default=0,
+        metavar='N',
+        help='seed for the random crops and masks (default: %(default)s)',
     )
-    parser.add_argument('--device', default='cpu', help='such as cuda:0 (%(default)s)')
+    parser.add_argument(
+        '--device',
+        default='cpu',
+        help='device for the models, for example cuda:0 (default: %(default)s)',
+    )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         metavar='KEY=VALUE',
-        help='override settings of the config, e.g. model.teacher.checkpoint=FILE',
+        help='settings that override those of the config, for example '
+        'model.teacher.checkpoint=FILE (default: no changes)',
     )
     args = parser.parse_args()
     args.checkpoint = None if is_image(args.files[0]) else args.files[0]
@@ -41,19 +69,25 @@ def arguments():
         if not osp.isfile(path):
             sys.exit(f'error: {path!r} not found')
     if not args.images:
-        sys.exit(f'error: no images: {args.checkpoint!r} is taken for a checkpoint')
+        sys.exit(
+            f'error: no images given: {args.checkpoint!r} is not an image and is '
+            'used as the checkpoint. Add one or more image files'
+        )
     return args
 
 
-def is_image(path):
+def is_image(path: str) -> bool:
+    """Return whether the file name has the extension of an image."""
     kind, _ = mimetypes.guess_type(path, strict=False)
     return (kind or '').startswith('image/')
 
 
-def main():
+def main() -> None:
+    """Check the command line and draw the picture."""
     args = arguments()
 
-    # Imported late: the above answers at once.
+    # These imports are slow. They come after the checks above, so that mistakes
+    # on the command line are reported at once.
     from mmmaskdistill.apis.configs import load_config
     from mmmaskdistill.apis.pretraining import init_pretraining, show_pretraining
     from mmmaskdistill.errors import CheckpointError, ConfigError
@@ -65,7 +99,7 @@ def main():
     except (ConfigError, CheckpointError) as error:
         sys.exit(f'error: {error}')
     if not model.trained:
-        print('no checkpoint was given: the student is untrained')
+        print('no checkpoint was given, so the student is untrained')
     print(f'{args.out} written')
 
 

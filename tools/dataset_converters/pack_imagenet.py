@@ -1,14 +1,22 @@
-"""Pack ImageNet's folders into tar shards (webdataset's format) or an LMDB.
+r"""Pack ImageNet's image folders into tar shards or into an LMDB database.
 
-    python tools/dataset_converters/pack_imagenet.py data/imagenet --format shards
-    python tools/dataset_converters/pack_imagenet.py data/imagenet --format lmdb
+The shards have webdataset's format and are written to DATA_ROOT/train_shards, the
+database is written to DATA_ROOT/train_lmdb. Image files are copied unchanged, even
+if they are damaged. For example:
 
-write data/imagenet/train_shards and data/imagenet/train_lmdb, which
-`train_dataloader.dataset.storage=shards` or `=lmdb` reads. Files are packed
-as they are, damaged ones too. Shards made elsewhere, whose images have a
-class index beside them (`NAME.jpg`, `NAME.cls`), need an index alone:
+  python tools/dataset_converters/pack_imagenet.py data/imagenet --format shards
+  python tools/dataset_converters/pack_imagenet.py data/imagenet --format lmdb
 
-    python tools/dataset_converters/pack_imagenet.py data/imagenet --format shards --index-only
+To train from the packed images, give tools/train.py the option
+
+  --cfg-options train_dataloader.dataset.storage=shards
+
+or storage=lmdb. Each folder also gets an index of its images, the file index.tsv.
+If another program has made the shards, and each image NAME.jpg in them comes with
+a file NAME.cls that holds its class index, then only index.tsv is missing:
+
+  python tools/dataset_converters/pack_imagenet.py data/imagenet \
+      --format shards --index-only
 """
 
 import argparse
@@ -21,13 +29,24 @@ from pathlib import Path
 from urllib.parse import quote
 
 IMAGES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.ppm', '.pgm')
-PAGE = 4096  # of an LMDB, in bytes
+PAGE = 4096  # size in bytes of a page of an LMDB database
 
-Sample = tuple[str, Path, int]  # name below the split's folder, file, label
+# Path of an image below the split's folder, path of its file, class index.
+Sample = tuple[str, Path, int]
 
 
 def list_samples(data_root: str, split: str) -> list[Sample]:
-    """The images of a split, in the order of mmpretrain's data set."""
+    """List the images of a split in the order of mmpretrain's data set.
+
+    Args:
+        data_root (str): Folder of ImageNet, such as ``data/imagenet``.
+        split (str): Folder below ``data_root``, ``train`` or ``val``. The file
+            ``meta/SPLIT.txt``, if there is one, lists its images and labels.
+
+    Returns:
+        list[tuple[str, Path, int]]: For each image, its path below the split's
+        folder, the path of its file and its class index.
+    """
     from mmpretrain.datasets import CustomDataset
 
     names = Path('meta', f'{split}.txt')
@@ -47,32 +66,55 @@ def list_samples(data_root: str, split: str) -> list[Sample]:
     ]
 
 
-def write_shards(samples: list[Sample], out: Path, size: int):
-    """Write tar files of about ``size`` bytes, an image and its class a sample."""
-    shard, tar = 0, None
-    for name, path, label in samples:
-        if tar is None:
-            tar = tarfile.open(out / f'{shard:06d}.tar', 'w')
-        # What follows the first dot is webdataset's name of a field.
-        stem, extension = os.path.splitext(name)
-        folder, stem = os.path.split(stem)
-        key = os.path.join(folder, stem.replace('.', '_'))
-        for field, content in (
-            (extension.lower(), path.read_bytes()),
-            ('.cls', str(label).encode()),
-        ):
-            member = tarfile.TarInfo(key + field)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-        if tar.offset >= size:
-            tar.close()
-            shard, tar = shard + 1, None
-    if tar:
-        tar.close()
+def write_shards(samples: list[Sample], out: Path, size: int) -> None:
+    """Write the tar shards ``000000.tar``, ``000001.tar`` and so on.
+
+    Each sample consists of two members, the image file and a file ``.cls`` with
+    its class index.
+
+    Args:
+        samples (list[tuple[str, Path, int]]): Images from :func:`list_samples`.
+        out (Path): Folder for the shards.
+        size (int): Size of a shard in bytes. A shard is finished once it has
+            reached this size.
+    """
+    first, shard = 0, 0
+    while first < len(samples):
+        with tarfile.open(out / f'{shard:06d}.tar', 'w') as tar:
+            while first < len(samples) and tar.offset < size:
+                _add_sample(tar, *samples[first])
+                first += 1
+        shard += 1
+
+
+def _add_sample(tar: tarfile.TarFile, name: str, path: Path, label: int):
+    # In webdataset's format, a field's name begins at the first dot of the file
+    # name, so the stem must not contain dots.
+    stem, extension = os.path.splitext(name)
+    folder, stem = os.path.split(stem)
+    key = os.path.join(folder, stem.replace('.', '_'))
+    for field, content in (
+        (extension.lower(), path.read_bytes()),
+        ('.cls', str(label).encode()),
+    ):
+        member = tarfile.TarInfo(key + field)
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
 
 
 def index_shards(folder: Path) -> Iterator[tuple[str, int]]:
-    """Place, name and class index of each image in the tar files."""
+    """Find the images in the tar shards of a folder.
+
+    Args:
+        folder (Path): Folder with the ``.tar`` files.
+
+    Yields:
+        tuple[str, int]: For each image, ``SHARD#OFFSET+SIZE/NAME`` (offset and
+        size in bytes, the name percent-encoded) and its class index.
+
+    Raises:
+        SystemExit: If the folder has no shards or an image has no class index.
+    """
     shards = sorted(folder.glob('*.tar'))
     if not shards:
         raise SystemExit(f"error: no .tar files in '{folder}'")
@@ -90,18 +132,28 @@ def index_shards(folder: Path) -> Iterator[tuple[str, int]]:
         for key, member in images:
             if key not in labels:
                 raise SystemExit(
-                    f"error: '{shard}' has '{member.name}' and "
-                    f"no '{key}.cls' with its class index"
+                    f"error: '{shard}' has the image '{member.name}' but "
+                    f"no file '{key}.cls' with its class index"
                 )
             place = f'{member.offset_data}+{member.size}'
             yield f'{shard.name}#{place}/{quote(member.name)}', labels[key]
 
 
 def write_lmdb(samples: list[Sample], out: Path) -> Iterator[tuple[str, int]]:
-    """Write a database of the images' files by their quoted names.
+    """Write the image files to an LMDB database.
+
+    The key of a file is its percent-encoded name.
+
+    Args:
+        samples (list[tuple[str, Path, int]]): Images from :func:`list_samples`.
+        out (Path): Folder of the database.
 
     Yields:
-        tuple[str, int]: A line of its index.
+        tuple[str, int]: For each image, ``#KEY`` and its class index, as soon as
+        the image has been written.
+
+    Raises:
+        SystemExit: If the package lmdb is not installed.
     """
     try:
         import lmdb
@@ -117,49 +169,64 @@ def write_lmdb(samples: list[Sample], out: Path) -> Iterator[tuple[str, int]]:
     database.close()
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('data_root', help='e.g. data/imagenet')
-    parser.add_argument('--format', choices=['shards', 'lmdb'], required=True)
+    parser.add_argument(
+        'data_root',
+        metavar='DATA_ROOT',
+        help='folder of ImageNet, for example data/imagenet',
+    )
+    parser.add_argument(
+        '--format',
+        choices=['shards', 'lmdb'],
+        required=True,
+        help='what to write: tar shards or an LMDB database (required)',
+    )
     parser.add_argument(
         '--split',
         choices=['train', 'val'],
         default='train',
-        help='folder below data_root (%(default)s)',
+        help='folder of images below DATA_ROOT (default: %(default)s)',
     )
     parser.add_argument(
         '--shard-size',
         type=int,
         default=1000,
         metavar='MB',
-        help='size of a tar file (%(default)s)',
+        help='size of a tar shard in megabytes of 10^6 bytes (default: %(default)s)',
     )
     parser.add_argument(
-        '--index-only', action='store_true', help='index the shards that are there'
+        '--index-only',
+        action='store_true',
+        help='only write the index of shards that already exist (default: off)',
     )
     return parser.parse_args()
 
 
-def main():
+def main() -> None:
+    """Check the command line, then pack the images or index the shards."""
     args = parse_args()
     from mmmaskdistill.datasets.storage import FOLDERS, write_index
 
     out = Path(args.data_root, args.split + FOLDERS[args.format])
     if args.index_only:
         if args.format != 'shards':
-            raise SystemExit('error: --index-only is for --format shards')
+            raise SystemExit('error: --index-only works only with --format shards')
         write_index(out, index_shards(out))
         return
     if not Path(args.data_root, args.split).is_dir():
-        raise SystemExit(f"error: no folder '{Path(args.data_root, args.split)}'")
+        raise SystemExit(
+            f"error: folder '{Path(args.data_root, args.split)}' not found"
+        )
     if args.shard_size < 1:
         raise SystemExit(
             f'error: --shard-size is {args.shard_size}, expected at least 1'
         )
     if out.exists():
-        raise SystemExit(f"error: '{out}' exists: remove it to pack anew")
+        raise SystemExit(f"error: '{out}' exists: remove it to pack the images again")
     samples = list_samples(args.data_root, args.split)
     partial = out.with_name(out.name + '.tmp')
     shutil.rmtree(partial, ignore_errors=True)

@@ -1,15 +1,23 @@
-"""Cut a small segmentation and classification data set out of the photographs that scikit-image and scikit-learn ship.
+"""Make a small data set for segmentation and classification.
 
-A class is one source picture. Each source is split into a training and a validation region, and nothing is ever cut across that border.
+The images are cut out of 17 photographs and textures that the packages
+scikit-image and scikit-learn contain; nothing is downloaded. Each of these source
+pictures is one class. It is divided into a training region and a validation region,
+and no image contains pixels of both. The same arguments always produce the same
+files, byte for byte. For example:
 
-    OUT/pretrain/*.jpg                         mosaics of the training regions, without labels
-    OUT/ade/images/{training,validation}/*.jpg mosaics, ADE20K's folder layout
-    OUT/ade/annotations/{...}/*.png            exact labels 1..K; 0, which ADE20K ignores, does not occur
-    OUT/cls/{train,val}/CLASS/*.jpg            crops of a single source
-    OUT/classes.json                           class names and a palette
-    OUT/manifest.json                          the arguments and a checksum; written last
+  python tools/dataset_converters/texture_mosaics.py data/texture_mosaics
 
-The same arguments give the same bytes. Nothing is downloaded.
+The tool writes, in the folder OUT:
+
+  pretrain/*.jpg                           mosaics of training regions, no labels
+  ade/images/{training,validation}/*.jpg   mosaics, in the folders of ADE20K
+  ade/annotations/{training,validation}/*.png
+                                           the class of each pixel, from 1 to 17
+                                           (0, which ADE20K ignores, is not used)
+  cls/{train,val}/CLASS/*.jpg              crops of a single source picture
+  classes.json                             names and colors of the classes
+  manifest.json                            arguments and checksum, written last
 """
 
 import argparse
@@ -19,7 +27,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,16 +42,24 @@ SCALES = (0.5, 1.5)
 REGIONS = (2, 5)
 MIN_REGION_AREA = 0.06
 GREY_PROBABILITY = 0.3
-JPEG = dict(
-    format='JPEG', quality=95, subsampling=0
-)  # 4:4:4, so that colours do not bleed over exact borders
+# Full color resolution (4:4:4) keeps the colors of one region from bleeding into
+# the next one, so that the labels stay exact at the borders.
+JPEG = dict(format='JPEG', quality=95, subsampling=0)
+# Everything in the output folder that belongs to the data set.
 OWN = ('pretrain', 'ade', 'cls', 'classes.json')
 
 
 class Source(NamedTuple):
-    """A picture inside an installed package; `val_side` is the side whose third is kept for validation.
+    """A source picture inside an installed package.
 
-    The sides were chosen so that what the picture shows can be seen in both regions.
+    Attributes:
+        name (str): Name of the class.
+        package (str): Package that contains the picture.
+        file (str): Path of the picture below the package's folder.
+        val_side (str): ``left``, ``right``, ``top`` or ``bottom``: the third of
+            the picture on this side is kept for validation. The sides were chosen
+            so that the subject of the picture is visible in both regions.
+        color (tuple[int, int, int]): RGB color of the class in drawings.
     """
 
     name: str
@@ -75,6 +91,8 @@ SOURCES = (
 
 
 class Box(NamedTuple):
+    """A rectangle of pixels; ``bottom`` and ``right`` are just outside of it."""
+
     top: int
     left: int
     bottom: int
@@ -82,7 +100,21 @@ class Box(NamedTuple):
 
 
 def split_boxes(height: int, width: int, val_side: str) -> tuple[Box, Box]:
-    """The training box and the validation box of a picture: together the whole of it, and disjoint."""
+    """Divide a picture into a training box and a validation box.
+
+    The two boxes do not overlap and together cover the whole picture.
+
+    Args:
+        height (int): Height of the picture in pixels.
+        width (int): Width of the picture in pixels.
+        val_side (str): Side of the validation box, see :class:`Source`.
+
+    Returns:
+        tuple[Box, Box]: The training box and the validation box.
+
+    Raises:
+        ValueError: If ``val_side`` is not the name of a side.
+    """
     rows, cols = round(height * VAL_FRACTION), round(width * VAL_FRACTION)
     if val_side == 'left':
         train, val = Box(0, cols, height, width), Box(0, 0, height, cols)
@@ -109,9 +141,19 @@ def split_boxes(height: int, width: int, val_side: str) -> tuple[Box, Box]:
 
 
 def cut_region(picture: np.ndarray, box: Box) -> np.ndarray:
-    """Cut `box` out of a picture [H, W, 3], then shrink it as much as the picture is too large.
+    """Cut a box out of a picture and shrink it if the picture is too large.
 
-    The cut comes first: no later step can see a pixel of the other region.
+    The box is cut out first, so that resizing cannot mix in pixels from outside
+    of it.
+
+    Args:
+        picture (np.ndarray): RGB picture, ``[H, W, 3]`` uint8.
+        box (Box): Part of the picture to cut out.
+
+    Returns:
+        np.ndarray: The region, ``[h, w, 3]`` uint8. It is scaled by the factor
+        that makes the longer side of the whole picture ``MAX_SOURCE_SIDE``
+        pixels, but never enlarged.
     """
     region = picture[box.top : box.bottom, box.left : box.right]
     shrink = MAX_SOURCE_SIDE / max(picture.shape[:2])
@@ -125,13 +167,21 @@ def cut_region(picture: np.ndarray, box: Box) -> np.ndarray:
 def sample_crop(
     region: np.ndarray, height: int, width: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """A crop of a region [H, W, 3] at a random scale, place, rotation by a multiple of 90 degrees and flip.
+    """Cut a random crop out of a region.
 
-    The scale is raised where the region is too small for it. Of three places the one with most contrast is taken: a class cannot be
-    told from an empty patch of sky.
+    Scale, position, rotation (by a multiple of 90 degrees) and flip are random.
+    The smallest scale is raised if the region is too small for it. Of three random
+    positions, the one with the highest contrast is used, because nobody could
+    recognize the class from an empty piece of sky.
+
+    Args:
+        region (np.ndarray): ``[H, W, 3]`` uint8, from :func:`cut_region`.
+        height (int): Height of the crop in pixels.
+        width (int): Width of the crop in pixels.
+        rng (np.random.Generator): Source of randomness.
 
     Returns:
-        [height, width, 3] uint8
+        np.ndarray: The crop, ``[height, width, 3]`` uint8.
     """
     turns = int(rng.integers(4))
     if turns % 2:
@@ -157,7 +207,16 @@ def sample_crop(
 
 
 def jitter_tone(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Random contrast and brightness of a crop [H, W, 3], in float32 grey levels."""
+    """Change contrast and brightness of a crop at random.
+
+    Args:
+        crop (np.ndarray): ``[H, W, 3]`` uint8.
+        rng (np.random.Generator): Source of randomness.
+
+    Returns:
+        np.ndarray: The changed crop, ``[H, W, 3]`` float32, not clipped to the
+        range from 0 to 255.
+    """
     mean = crop.mean(dtype=np.float32)
     return (crop - mean) * np.float32(rng.uniform(0.7, 1.3)) + mean * np.float32(
         rng.uniform(0.7, 1.3)
@@ -165,7 +224,15 @@ def jitter_tone(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def finish(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Brightness of the whole image, sometimes without colour; float [H, W, 3] to uint8."""
+    """Change the brightness of an image at random and sometimes remove its color.
+
+    Args:
+        image (np.ndarray): ``[H, W, 3]`` float32, gray levels from 0 to 255.
+        rng (np.random.Generator): Source of randomness.
+
+    Returns:
+        np.ndarray: The finished image, ``[H, W, 3]`` uint8.
+    """
     image = image * np.float32(rng.uniform(0.9, 1.1))
     if rng.random() < GREY_PROBABILITY:
         image = np.repeat(image @ np.float32([[0.299], [0.587], [0.114]]), 3, axis=2)
@@ -173,10 +240,17 @@ def finish(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def partition(size: int, num_regions: int, rng: np.random.Generator) -> np.ndarray:
-    """A Voronoi partition of the square with smoothly wavy borders.
+    """Divide a square into the cells of a Voronoi diagram with wavy borders.
+
+    Args:
+        size (int): Side of the square in pixels.
+        num_regions (int): Number of cells.
+        rng (np.random.Generator): Source of randomness.
 
     Returns:
-        [size, size] integers in 0..num_regions - 1, each covering at least 6 % of the square
+        np.ndarray: Number of the cell that each pixel belongs to,
+        ``[size, size]``, from 0 to ``num_regions - 1``. Each cell covers at least
+        6 % of the square (``MIN_REGION_AREA``).
     """
     axis = np.arange(size, dtype=np.float32)
     while True:
@@ -197,7 +271,14 @@ def partition(size: int, num_regions: int, rng: np.random.Generator) -> np.ndarr
 
 
 def bounding_slices(inside: np.ndarray) -> tuple[slice, slice]:
-    """The smallest rectangle around the True pixels of a mask [H, W]."""
+    """Find the smallest rectangle around the True pixels of a mask.
+
+    Args:
+        inside (np.ndarray): ``[H, W]`` bool with at least one True pixel.
+
+    Returns:
+        tuple[slice, slice]: Rows and columns of the rectangle.
+    """
     rows, cols = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
     return slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)
 
@@ -205,13 +286,18 @@ def bounding_slices(inside: np.ndarray) -> tuple[slice, slice]:
 def make_mosaic(
     regions: list[np.ndarray], size: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A mosaic of two to five different sources.
+    """Make a mosaic of two to five different source pictures.
 
     Args:
-        regions: one picture [h, w, 3] a class, from `cut_region`.
+        regions (list[np.ndarray]): One region per class, ``[h, w, 3]`` uint8, from
+            :func:`cut_region`.
+        size (int): Side of the mosaic in pixels.
+        rng (np.random.Generator): Source of randomness.
 
     Returns:
-        the image [size, size, 3] uint8 and the classes of its pixels [size, size] uint8 in 1..len(regions)
+        tuple[np.ndarray, np.ndarray]: The image, ``[size, size, 3]`` uint8, and
+        the class of each pixel, ``[size, size]`` uint8, from 1 to
+        ``len(regions)``.
     """
     num_regions = int(rng.integers(REGIONS[0], REGIONS[1] + 1))
     classes = rng.choice(len(regions), num_regions, replace=False)
@@ -228,12 +314,32 @@ def make_mosaic(
 
 
 def make_crop(region: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """An image [size, size, 3] uint8 of a single source."""
+    """Make an image of a single source picture.
+
+    Args:
+        region (np.ndarray): ``[H, W, 3]`` uint8, from :func:`cut_region`.
+        size (int): Side of the image in pixels.
+        rng (np.random.Generator): Source of randomness.
+
+    Returns:
+        np.ndarray: The image, ``[size, size, 3]`` uint8.
+    """
     return finish(jitter_tone(sample_crop(region, size, size, rng), rng), rng)
 
 
 def find_source(source: Source) -> Path:
-    """The picture's path inside its installed package, which is not imported."""
+    """Find the file of a source picture without importing its package.
+
+    Args:
+        source (Source): The source picture.
+
+    Returns:
+        Path: Path of the file.
+
+    Raises:
+        FileNotFoundError: If the package is not installed or does not contain the
+            picture.
+    """
     spec = importlib.util.find_spec(source.package)
     folders = spec.submodule_search_locations if spec else []
     paths = [Path(folder, source.file) for folder in folders]
@@ -241,23 +347,33 @@ def find_source(source: Source) -> Path:
         if path.is_file():
             return path
     raise FileNotFoundError(
-        f"no picture '{source.file}' in the package '{source.package}': "
+        f"the package '{source.package}' is not installed or does not contain the "
+        f"picture '{source.file}': run "
         'pip install "scikit-image>=0.20" "scikit-learn>=1.2"'
     )
 
 
 def load_picture(path: Path) -> np.ndarray:
-    """[H, W, 3] uint8, RGB."""
+    """Read a picture as an RGB array ``[H, W, 3]`` uint8."""
     with Image.open(path) as picture:
         return np.asarray(picture.convert('RGB'))
 
 
 def generate(
-    args: argparse.Namespace, sources=SOURCES
+    args: argparse.Namespace, sources: Sequence[Source] = SOURCES
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Every file of the data set but the JSON: its path below OUT, and its pixels.
+    """Generate all images and label maps of the data set.
 
-    Each image has a random generator of its own, so that the first files do not depend on how many there are.
+    Each image has its own random generator. Its content therefore does not depend
+    on the number of images.
+
+    Args:
+        args (argparse.Namespace): The command line, see :func:`parse_args`.
+        sources (Sequence[Source]): The source pictures.
+
+    Yields:
+        tuple[str, np.ndarray]: Path below the output folder and pixels of one
+        file: an image ``[size, size, 3]`` or a label map ``[size, size]``, uint8.
     """
     train, val = [], []
     for source in sources:
@@ -299,12 +415,20 @@ def generate(
 
 
 def count_files(args: argparse.Namespace) -> int:
+    """Return the number of images and label maps of the data set."""
     crops = len(SOURCES) * (args.num_cls_train_per_class + args.num_cls_val_per_class)
     return args.num_pretrain + 2 * (args.num_train + args.num_val) + crops
 
 
 def write_files(args: argparse.Namespace) -> str:
-    """Write all images and return the SHA-256 of their paths and bytes."""
+    """Write all images and label maps.
+
+    Args:
+        args (argparse.Namespace): The command line, see :func:`parse_args`.
+
+    Returns:
+        str: The SHA-256 checksum of the paths and contents of all files.
+    """
     checksum, start, total = hashlib.sha256(), time.time(), count_files(args)
     for done, (name, pixels) in enumerate(generate(args), 1):
         path = args.out / name
@@ -321,7 +445,16 @@ def write_files(args: argparse.Namespace) -> str:
 
 
 def describe(args: argparse.Namespace) -> dict:
-    """All that the bytes of the data set follow from, as far as it can change."""
+    """Describe everything that determines the content of the data set.
+
+    Args:
+        args (argparse.Namespace): The command line, see :func:`parse_args`.
+
+    Returns:
+        dict: ``format`` (version of this tool's output), ``settings`` (the
+        options), ``files`` (number of images and label maps) and ``pictures``
+        (checksums of the source pictures).
+    """
     settings = {key: value for key, value in vars(args).items() if key != 'out'}
     pictures = {
         source.name: hashlib.sha256(find_source(source).read_bytes()).hexdigest()
@@ -333,7 +466,16 @@ def describe(args: argparse.Namespace) -> dict:
 
 
 def is_complete(out: Path, description: dict) -> bool:
-    """Whether `out` holds the data set of this description; a manifest that cannot be read counts as none."""
+    """Check whether a folder contains the complete data set of a description.
+
+    Args:
+        out (Path): The folder. If its manifest is missing or cannot be read, the
+            data set counts as incomplete.
+        description (dict): The result of :func:`describe`.
+
+    Returns:
+        bool: Whether the manifest has the same description and no file is missing.
+    """
     try:
         manifest = json.loads((out / 'manifest.json').read_text())
     except (FileNotFoundError, ValueError):
@@ -344,10 +486,15 @@ def is_complete(out: Path, description: dict) -> bool:
 
 
 def clear(out: Path) -> None:
-    """Remove what an earlier run of this tool left, and nothing else.
+    """Remove the files of an earlier run of this tool, and nothing else.
+
+    Args:
+        out (Path): The output folder.
 
     Raises:
-        FileExistsError: there is a folder of one of our names that this tool did not make, ADE20K itself perhaps.
+        FileExistsError: If the folder contains files under the names that this
+            tool uses but has no manifest of this tool. It may then be, for
+            example, ADE20K itself.
     """
     manifests = [out / 'manifest.json', out / 'manifest.json.partial']
     found = [out / name for name in OWN if (out / name).exists()]
@@ -357,17 +504,28 @@ def clear(out: Path) -> None:
         )
     if manifests[0].exists():
         print(
-            f'{out} holds a data set of other arguments, or not all of it: it is made anew',
+            f'{out} holds a data set that is incomplete or was made with other '
+            'arguments: it is made anew',
             flush=True,
         )
-        # Renamed, not removed: an interruption from here on must leave the folder recognisable as ours, and incomplete.
+        # If the run is interrupted from here on, the next run must recognize the
+        # folder as this tool's and as incomplete. The manifest is therefore
+        # renamed and not removed.
         os.replace(*manifests)
     for path in found:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def build(args: argparse.Namespace) -> None:
-    """Make the data set in `args.out`, unless it is there already."""
+    """Make the data set in ``args.out``, unless it is already complete.
+
+    Args:
+        args (argparse.Namespace): The command line, see :func:`parse_args`.
+
+    Raises:
+        FileExistsError: If the folder contains files that this tool has not made.
+        FileNotFoundError: If a source picture is missing.
+    """
     description = describe(args)
     if is_complete(args.out, description):
         print(f'{args.out} is complete, nothing to do')
@@ -385,12 +543,26 @@ def build(args: argparse.Namespace) -> None:
     partial.write_text(json.dumps(dict(description, sha256=checksum), indent=1) + '\n')
     os.replace(partial, args.out / 'manifest.json')
     print(
-        f'{args.out}: {len(SOURCES)} classes, {args.num_pretrain} images without labels, {args.num_train} + {args.num_val} '
-        f'mosaics, {args.num_cls_train_per_class} + {args.num_cls_val_per_class} crops a class'
+        f'{args.out}: {len(SOURCES)} classes, {args.num_pretrain} images without '
+        f'labels, {args.num_train} + {args.num_val} mosaics, '
+        f'{args.num_cls_train_per_class} + {args.num_cls_val_per_class} crops per '
+        'class (training + validation)'
     )
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse and check the command line.
+
+    Args:
+        argv (list[str] | None): The arguments. Defaults to None, which reads those
+            of the process.
+
+    Returns:
+        argparse.Namespace: The values of the options.
+
+    Raises:
+        SystemExit: If a value is out of range.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -398,11 +570,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         'out', type=Path, metavar='OUT', help='folder to make the data set in'
     )
     counts = (
-        ('--num-pretrain', 8000, 'mosaics without labels'),
-        ('--num-train', 64, 'mosaics to train on'),
-        ('--num-val', 200, 'mosaics to validate on'),
-        ('--num-cls-train-per-class', 8, 'crops a class to train on'),
-        ('--num-cls-val-per-class', 40, 'crops a class to validate on'),
+        ('--num-pretrain', 8000, 'number of mosaics for pre-training'),
+        ('--num-train', 64, 'number of labeled mosaics to train on'),
+        ('--num-val', 200, 'number of labeled mosaics to validate on'),
+        ('--num-cls-train-per-class', 8, 'number of crops per class to train on'),
+        ('--num-cls-val-per-class', 40, 'number of crops per class to validate on'),
     )
     for flag, default, what in counts:
         parser.add_argument(
@@ -416,13 +588,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         '--size',
         type=int,
         default=128,
-        help='side of every image in pixels, 32 to 256 (default: 128)',
+        metavar='PIXELS',
+        help='side of every image in pixels, from 32 to 256 (default: 128)',
     )
     parser.add_argument(
         '--seed',
         type=int,
         default=0,
-        help='another seed, another data set (default: 0)',
+        metavar='N',
+        help='seed of the random generators; each seed makes a different data set '
+        '(default: 0)',
     )
     args = parser.parse_args(argv)
     for flag, _, _ in counts:
@@ -437,6 +612,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Make the data set that the command line describes.
+
+    Args:
+        argv (list[str] | None): The arguments, see :func:`parse_args`.
+
+    Raises:
+        SystemExit: If an option is wrong or the data set cannot be made.
+    """
     args = parse_args(argv)
     try:
         build(args)

@@ -1,10 +1,13 @@
-"""Write the ViT of a checkpoint as timm's or transformers' BEiT has it.
+r"""Convert the ViT of a checkpoint to the BEiT format of timm or transformers.
 
-Any checkpoint will do that a backbone's init_cfg takes: of a run of ours, or
-of another project.
+The tool reads every checkpoint that the init_cfg of a MaskDistillViT backbone
+reads: those of this project's runs and those of other projects. It prints the
+Python call that opens the converted model. Examples:
 
-  convert_vit.py work_dirs/x/epoch_300.pth student.safetensors --to timm
-  convert_vit.py work_dirs/x/epoch_300.pth student/ --to transformers
+  python tools/model_converters/convert_vit.py \
+      work_dirs/x/epoch_300.pth student.safetensors --to timm
+  python tools/model_converters/convert_vit.py \
+      work_dirs/x/epoch_300.pth student/ --to transformers
 """
 
 import argparse
@@ -13,33 +16,45 @@ import os
 import sys
 
 
-def main():
+def main() -> None:
+    """Parse the command line and convert the checkpoint."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('checkpoint', help='file to read')
+    parser.add_argument('checkpoint', help='path or URL of the checkpoint to read')
     parser.add_argument(
         'out',
-        help='for timm a .pth or .safetensors file to write, for transformers a folder',
+        help='where to write: a .pth or .safetensors file for timm, a folder for '
+        'transformers',
     )
-    parser.add_argument('--to', required=True, choices=['timm', 'transformers'])
     parser.add_argument(
-        '--prefix', help="of the ViT's keys; needed if there are several ViTs"
+        '--to',
+        required=True,
+        choices=['timm', 'transformers'],
+        help='library that will read the converted model (required)',
+    )
+    parser.add_argument(
+        '--prefix',
+        help="prefix of the ViT's keys in the checkpoint, such as backbone.; needed "
+        'if the checkpoint holds several ViTs (default: found from the keys)',
     )
     parser.add_argument(
         '--num-heads',
         type=int,
-        help='attention heads; needed if there is no relative position table',
+        metavar='N',
+        help='number of attention heads; needed if the ViT has no relative position '
+        'table (default: read from that table)',
     )
     parser.add_argument(
         '--trust-checkpoint',
         action='store_true',
-        help='read a pickle that holds more than tensors: whoever made the '
-        'file can then run any code here',
+        help='also read a pickle that holds more than tensors. This lets the file '
+        'run any code on this machine: use the option only for files from '
+        'people you trust (default: off, such files are refused)',
     )
     args = parser.parse_args()
 
-    # Imported late: --help answers at once.
+    # These imports are slow and come last, so that --help answers at once.
     from mmmaskdistill.errors import CheckpointError
     from mmmaskdistill.models import export
     from mmmaskdistill.models.weights import write_weights
@@ -55,7 +70,7 @@ def main():
         write_weights(state, args.out)
         options = ''.join(f', {k}={v!r}' for k, v in options.items())
         print(
-            f'{len(state)} tensors written. To open them:\n'
+            f'{len(state)} tensors written. To open the model:\n'
             f'  timm.create_model({name!r}, checkpoint_path={args.out!r}'
             f'{options})'
         )
@@ -66,7 +81,7 @@ def main():
         with open(os.path.join(args.out, 'config.json'), 'w') as file:
             json.dump(config, file, indent=2)
         print(
-            f'{len(state)} tensors written. To open them:\n  transformers.'
+            f'{len(state)} tensors written. To open the model:\n  transformers.'
             f'{config["architectures"][0]}.from_pretrained({args.out!r})'
         )
 

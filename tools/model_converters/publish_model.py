@@ -1,10 +1,14 @@
-"""Strip a checkpoint of a run to what others need, and name it by its hash.
+r"""Reduce a run's checkpoint to what others need, and add a hash to its name.
 
-What stays are the weights (of an EMA, where the run had one) and what the
-data's classes are; the optimizer, the history and the configuration go.
+The written file keeps the weights (the averaged weights if the run used EMA) and
+the data set's meta information, such as the names of its classes. It does not
+contain the optimizer, the training history and the config. Its name ends with the
+first eight hexadecimal digits of its SHA-256 hash. Examples:
 
-  publish_model.py work_dirs/x/epoch_300.pth student.pth --backbone
-  publish_model.py work_dirs/y/iter_160000.pth upernet.safetensors
+  python tools/model_converters/publish_model.py \
+      work_dirs/x/epoch_300.pth student.pth --backbone
+  python tools/model_converters/publish_model.py \
+      work_dirs/y/iter_160000.pth upernet.safetensors
 """
 
 import argparse
@@ -13,28 +17,34 @@ import os
 import sys
 
 
-def main():
+def main() -> None:
+    """Parse the command line and write the published checkpoint."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('checkpoint', help='file to read')
+    parser.add_argument('checkpoint', help='path or URL of the checkpoint to read')
     parser.add_argument(
         'out',
-        help='NAME.pth or NAME.safetensors, written as NAME-HASH.pth; the '
-        'latter holds weights alone',
+        help='NAME.pth or NAME.safetensors; the file is written as NAME-HASH.pth or '
+        'NAME-HASH.safetensors. A .safetensors file holds only the weights, without '
+        "the data set's meta information",
     )
     parser.add_argument(
-        '--backbone', action='store_true', help='of the whole model keep the backbone'
+        '--backbone',
+        action='store_true',
+        help='keep only the weights of the backbone, without the prefix backbone. '
+        'in their keys (default: keep the whole model)',
     )
     parser.add_argument(
         '--trust-checkpoint',
         action='store_true',
-        help='read a pickle that holds more than tensors: whoever made the '
-        'file can then run any code here',
+        help='also read a pickle that holds more than tensors. This lets the file '
+        'run any code on this machine: use the option only for files from '
+        'people you trust (default: off, such files are refused)',
     )
     args = parser.parse_args()
 
-    # Imported late: --help answers at once.
+    # These imports are slow and come last, so that --help answers at once.
     from mmmaskdistill.errors import CheckpointError
     from mmmaskdistill.models.weights import (
         named_tensors,

@@ -1,6 +1,6 @@
-# Linear probe of a frozen ViT-B/16: mean of the patch tokens, BatchNorm
-# without affine parameters, linear classifier. The ViT is pre-training's, with
-# its shared relative position table.
+# Linear probing of a frozen ViT-B/16: mean of the patch tokens, BatchNorm without
+# affine parameters, linear classifier. As in pre-training, all blocks of the ViT
+# share one relative position table.
 custom_imports = dict(imports=['mmmaskdistill'])
 
 model = dict(

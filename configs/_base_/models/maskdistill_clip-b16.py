@@ -1,4 +1,4 @@
-# MaskDistill, ViT-B/16 from CLIP ViT-B/16.
+# MaskDistill with ViT-B/16 as the student and CLIP ViT-B/16 as the teacher.
 custom_imports = dict(imports=['mmmaskdistill'])
 
 model = dict(

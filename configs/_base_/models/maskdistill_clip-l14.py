@@ -1,4 +1,4 @@
-# MaskDistill from CLIP ViT-L/14.
+# MaskDistill with CLIP ViT-L/14 as the teacher.
 _base_ = 'maskdistill_clip-b16.py'
 
 model = dict(

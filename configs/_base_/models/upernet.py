@@ -1,4 +1,5 @@
-# UperNet over a ViT-B/16 tapped after blocks 4, 6, 8 and 12, windows of 512.
+# UperNet with a ViT-B/16 as the backbone, for windows of 512 x 512 pixels. UperNet
+# uses the outputs of the blocks 4, 6, 8 and 12.
 _base_ = 'mmseg::_base_/models/upernet_beit.py'
 custom_imports = dict(imports=['mmmaskdistill'])
 

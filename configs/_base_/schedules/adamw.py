@@ -1,5 +1,6 @@
-# AdamW of all recipes but the linear probe's. One-dimensional parameters (all
-# biases are), class token and position embedding do not decay.
+# AdamW for all recipes except linear probing. Weight decay is not applied to
+# one-dimensional parameters, which include all biases, to the class token and to
+# the position embedding.
 optim_wrapper = dict(
     type='AmpOptimWrapper',
     dtype='bfloat16',

@@ -1,7 +1,8 @@
 _base_ = ['adamw.py', 'mmseg::_base_/default_runtime.py']
 
-# Poly decays from the first iteration on and the warm-up multiplies it, as in
-# mmcv 1.x. mmengine's schedulers have their last value at iteration end - 1.
+# As in mmcv 1.x, the polynomial decay begins with the first iteration, and the factor
+# of the warm-up is multiplied with it. mmengine's schedulers reach their last value
+# at iteration end - 1.
 param_scheduler = [
     dict(type='PolyLR', power=1.0, eta_min=0.0, end=160001, by_epoch=False),
     dict(type='LinearLR', start_factor=1e-6, end=1501, by_epoch=False),

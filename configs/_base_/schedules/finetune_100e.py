@@ -2,7 +2,8 @@ _base_ = ['adamw.py', 'mmpretrain::_base_/default_runtime.py']
 
 lr = 5e-4
 optim_wrapper = dict(optimizer=dict(lr=lr))
-# Warm-up and minimum are relative, so that they scale with each layer's lr.
+# The start of the warm-up and the minimum are given as factors of the learning rate,
+# so that they scale with the learning rate of each layer.
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6 / lr, end=20, convert_to_iter_based=True),
     dict(

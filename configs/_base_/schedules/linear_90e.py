@@ -1,13 +1,13 @@
-# MAE's linear probing, as mmpretrain has it.
+# The schedule of MAE's linear probing as implemented in mmpretrain.
 _base_ = 'mmpretrain::_base_/default_runtime.py'
 
 optim_wrapper = dict(
     type='AmpOptimWrapper',
     dtype='bfloat16',
     loss_scale=1.0,
-    # 0.1 for a batch of 256
+    # 0.1 per 256 images of the global batch of 16384
     optimizer=dict(type='LARS', lr=6.4, momentum=0.9, weight_decay=0.0),
-    # MAE's LARS leaves biases to plain SGD.
+    # In MAE's code, LARS updates biases with plain SGD.
     paramwise_cfg=dict(custom_keys={'bias': dict(lars_exclude=True)}),
 )
 param_scheduler = [

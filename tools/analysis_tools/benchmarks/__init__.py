@@ -1,3 +1,6 @@
+"""The jobs of tools/analysis_tools/benchmark.py, one module per job."""
+
 import os
 
-os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # its notes hide the tables
+# Messages of torch's profiler would appear between the rows of the tables.
+os.environ.setdefault('KINETO_LOG_LEVEL', '99')

@@ -1,19 +1,23 @@
-"""Loading of images: pipelines and storage side by side, or a config's.
+"""Time to load images, or whether loading limits the training of a config.
 
-Without --config: seconds an image on one core, of the picture for
-pre-training, from the file to the cropped, flipped and jittered pixels, by
-ours, mmpretrain's and torchvision's transforms; and from folders, tar shards
-and an LMDB by ours. Masks, packing and collating are not counted, nor the
-reference's normalization, which ours does on the device. Files come from the
-system's cache, unless there are more --images than it holds.
+Without --config, the job measures on one core how long it takes to turn an image
+file into the cropped, flipped and color-jittered image of pre-training. It compares
+the transforms of this project with those of mmpretrain and torchvision, and this
+project's reading from image folders, tar shards and an LMDB database. Making masks,
+packing and collating are not included. Normalization is not included either,
+because this project normalizes images on the device of the model. The files are
+read from the system's cache, unless there are more --images than the cache holds.
 
-With --config: whether loading or the model limits a training on this machine,
-and how many workers to set.
+With --config, the job finds out whether loading or the model limits the training of
+that config on this machine, and how many workers should load the data.
 
-    OMP_NUM_THREADS=1 python tools/analysis_tools/benchmark.py data
-    python tools/analysis_tools/benchmark.py data --config CONFIG --device cuda
+For example:
+
+  OMP_NUM_THREADS=1 python tools/analysis_tools/benchmark.py data
+  python tools/analysis_tools/benchmark.py data --config CONFIG --device cuda
 """
 
+import argparse
 import io
 import math
 import os
@@ -26,77 +30,109 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from mmengine.config import Config
 
 TOOLS = Path(__file__).parents[2]
-SIZE, BYTES = (500, 375), 67_000  # of a photograph, as ImageNet has many
+# Width and height in pixels and file size in bytes of the default photographs. Many
+# images of ImageNet are like this.
+SIZE, BYTES = (500, 375), 67_000
 PEERS = ('torchvision', 'mmpretrain')
-SPARE = 1.1  # workers for so much more than the model takes
+# The recommended workers load this many times the images that the model needs.
+SPARE = 1.1
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this job."""
     parser.add_argument(
         '--against',
         nargs='*',
         choices=PEERS,
         default=list(PEERS),
-        help='pipelines beside ours (default: all)',
+        help="pipelines to compare with this project's (default: all)",
     )
     parser.add_argument(
         '--images',
-        help='folder of images (default: photographs of '
-        'scikit-image as JPEGs of 500 x 375 pixels and 67 KB)',
+        metavar='FOLDER',
+        help='folder of images to load (default: photographs of scikit-image as '
+        'JPEG files of 500 x 375 pixels and 67 KB)',
     )
     parser.add_argument(
         '--num-images',
         type=int,
         default=64,
-        help='at most so many of --images, evenly picked (%(default)s)',
+        metavar='N',
+        help='use at most N images of --images, evenly distributed over the folder '
+        '(default: %(default)s)',
     )
     parser.add_argument(
         '--repeats',
         type=int,
         default=20,
-        help='timed passes over the images '
-        'or, with --config, batches and steps (%(default)s)',
+        metavar='N',
+        help='number of timed passes over the images or, with --config, of timed '
+        'batches and training steps (default: %(default)s)',
     )
-    parser.add_argument('--config', help='training config to look at')
+    parser.add_argument(
+        '--config',
+        help='training config to examine (default: none, compare the pipelines)',
+    )
     parser.add_argument(
         '--device',
         default='cpu',
-        help='where the config trains: cpu or cuda (%(default)s)',
+        help='device on which the config is trained, cpu or cuda '
+        '(default: %(default)s)',
     )
     parser.add_argument(
         '--processes',
         type=int,
-        help='training processes on this machine (default: a GPU each)',
+        metavar='N',
+        help='number of training processes on this machine (default: one per GPU)',
     )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         metavar='KEY=VALUE',
-        help='override settings of the config, e.g. train_dataloader.batch_size=32',
+        help='settings that override those of the config, for example '
+        'train_dataloader.batch_size=32 (default: no changes)',
     )
 
 
-def run(args) -> dict:
+def run(args: argparse.Namespace) -> dict:
+    """Examine a config or compare pipelines, see the description of the job.
+
+    Args:
+        args (argparse.Namespace): The command line.
+
+    Returns:
+        dict: The measurements.
+    """
     import cv2
     from mmengine.logging import MMLogger
 
     import mmmaskdistill  # noqa: F401
 
-    MMLogger.get_current_instance().setLevel('ERROR')  # only the table counts
+    MMLogger.get_current_instance().setLevel('ERROR')  # keeps the output short
     warnings.filterwarnings('ignore', "Only use 'alpha'")
-    cv2.setNumThreads(0)  # as the toolkits set it for training
+    cv2.setNumThreads(0)  # the toolkits use this setting in training
     if args.config:
         return look_at_config(args)
     return compare(args)
 
 
-# Side by side
+def compare(args: argparse.Namespace) -> dict:
+    """Time pipelines and storages in turn on the same images.
 
+    Args:
+        args (argparse.Namespace): The command line.
 
-def compare(args) -> dict:
-    """Time pipelines and storages on the same images, in turn."""
+    Returns:
+        dict: The seconds per image of each of the ``pipelines`` and of each
+        ``storage``, and the number and mean size of the images.
+    """
     import torch
     from mmengine.registry import init_default_scope
     from prettytable import PrettyTable
@@ -115,7 +151,7 @@ def compare(args) -> dict:
         ):
             seconds = measure.interleave(sides, args.repeats, device)
             table = PrettyTable(
-                [title, 'ms an image (quartiles)', 'images/s', 'times the first'],
+                [title, 'ms per image (quartiles)', 'images/s', 'time / first row'],
                 align='r',
             )
             figures = {
@@ -144,7 +180,16 @@ def compare(args) -> dict:
 
 
 def pipelines(root: str, against: list[str]) -> dict[str, Callable]:
-    """Passes over the images' files, by ours and then by the peers."""
+    """Make a function for each pipeline that loads all images once.
+
+    Args:
+        root (str): Folder with the images in ``train/a``.
+        against (list[str]): Names of the other libraries.
+
+    Returns:
+        dict[str, Callable]: The functions by the name of the pipeline, ``ours``
+        (this project's) first.
+    """
     files = sorted(map(str, Path(root, 'train').rglob('*.*')))
 
     def passes(picture: Callable) -> Callable:
@@ -163,6 +208,7 @@ def pipelines(root: str, against: list[str]) -> dict[str, Callable]:
 
 
 def ours() -> list[dict]:
+    """Return this project's pre-training pipeline up to the crop."""
     return [
         dict(type='mmmaskdistill.StrictLoadImageFromFile'),
         dict(type='mmmaskdistill.RandomJitteredCrop', scale=224),
@@ -170,7 +216,15 @@ def ours() -> list[dict]:
 
 
 def mmpretrain_beit(pictures: int) -> list[dict]:
-    """mmpretrain's pipeline of BEiT v2 up to the crop."""
+    """Return the pipeline of BEiT v2 in mmpretrain up to the crop.
+
+    Args:
+        pictures (int): Number of crops of each image, 1 or 2. BEiT v2 makes 2,
+            one for the student and one for the tokenizer.
+
+    Returns:
+        list[dict]: Configs of the transforms.
+    """
     from mmengine.config import Config
 
     base = 'mmpretrain::_base_/datasets/imagenet_bs256_beitv2.py'
@@ -179,6 +233,14 @@ def mmpretrain_beit(pictures: int) -> list[dict]:
 
 
 def by_transforms(pipeline: list[dict]) -> Callable:
+    """Make a function that runs a pipeline of transforms on an image file.
+
+    Args:
+        pipeline (list[dict]): Configs of the transforms.
+
+    Returns:
+        Callable: The function, whose argument is the path of the file.
+    """
     from mmcv.transforms import Compose
 
     pipeline = Compose(pipeline)
@@ -186,7 +248,16 @@ def by_transforms(pipeline: list[dict]) -> Callable:
 
 
 def by_torchvision(pictures: int) -> Callable:
-    """BEiT v2's transforms: Pillow, jitter, flip, then the crops."""
+    """Make a function that loads an image file as BEiT v2's own code does.
+
+    The image is read with Pillow, jittered, flipped and then cropped.
+
+    Args:
+        pictures (int): Number of crops of each image.
+
+    Returns:
+        Callable: The function, whose argument is the path of the file.
+    """
     from PIL import Image
     from torchvision import transforms
     from torchvision.transforms import functional
@@ -196,7 +267,7 @@ def by_torchvision(pictures: int) -> Callable:
         [transforms.ColorJitter(0.4, 0.4, 0.4), transforms.RandomHorizontalFlip()]
     )
 
-    def picture(file):
+    def picture(file: str) -> list[Image.Image]:
         with open(file, 'rb') as content:
             image = jitter(Image.open(content).convert('RGB'))
         box = transforms.RandomResizedCrop.get_params(image, (0.2, 1.0), (3 / 4, 4 / 3))
@@ -209,7 +280,16 @@ def by_torchvision(pictures: int) -> Callable:
 
 
 def storages(root: str) -> dict[str, Callable]:
-    """Passes over the images in each storage, by our pipeline."""
+    """Make a function for each storage that loads all images once.
+
+    All functions use this project's pipeline. The images are packed first.
+
+    Args:
+        root (str): Folder with the images in ``train/a``.
+
+    Returns:
+        dict[str, Callable]: The functions by the name of the storage.
+    """
     from mmmaskdistill.datasets import ImageNet
 
     pack = TOOLS / 'dataset_converters/pack_imagenet.py'
@@ -235,8 +315,19 @@ def storages(root: str) -> dict[str, Callable]:
     return sides
 
 
-def put_images(args, folder: Path) -> list[int]:
-    """Put the images into one class of a folder; their sizes in bytes."""
+def put_images(args: argparse.Namespace, folder: Path) -> list[int]:
+    """Put the images of the benchmark into a folder, as a single class.
+
+    Args:
+        args (argparse.Namespace): The command line.
+        folder (Path): The folder. The images are put into ``a`` below it.
+
+    Returns:
+        list[int]: Sizes of the files in bytes.
+
+    Raises:
+        SystemExit: If the folder of ``--images`` has no images.
+    """
     folder = folder / 'a'
     folder.mkdir(parents=True)
     if args.images:
@@ -260,7 +351,13 @@ def put_images(args, folder: Path) -> list[int]:
 
 
 def photographs() -> list[bytes]:
-    """Photographs of scikit-image as JPEGs of the usual size."""
+    """Return photographs of scikit-image as JPEG files.
+
+    Returns:
+        list[bytes]: Contents of the files. The images are ``SIZE`` pixels large.
+        The JPEG quality of each is chosen so that the file has about ``BYTES``
+        bytes.
+    """
     import cv2
     from skimage import data
 
@@ -293,11 +390,18 @@ def photographs() -> list[bytes]:
     return contents
 
 
-# A config
+def look_at_config(args: argparse.Namespace) -> dict:
+    """Time the loader of a config with one worker, and its training step.
 
+    Args:
+        args (argparse.Namespace): The command line.
 
-def look_at_config(args) -> dict:
-    """Time the config's loader with one worker and its training step."""
+    Returns:
+        dict: Times in seconds and the result of :func:`advise`.
+
+    Raises:
+        SystemExit: If the config or its data is missing or too small.
+    """
     import torch
 
     from mmmaskdistill.apis import measure
@@ -350,8 +454,19 @@ def look_at_config(args) -> dict:
     return result
 
 
-def time_loader(cfg, batches: int):
-    """A batch, and seconds of each as a single worker gives them."""
+def time_loader(cfg: 'Config', batches: int) -> tuple[dict, list[float]]:
+    """Time how long a single worker takes to load each batch.
+
+    Args:
+        cfg (Config): The training config.
+        batches (int): Number of timed batches.
+
+    Returns:
+        tuple[dict, list[float]]: The last batch and the seconds of each batch.
+
+    Raises:
+        SystemExit: If the data set has fewer samples than two batches.
+    """
     from mmengine.registry import init_default_scope
     from mmengine.runner import Runner
 
@@ -365,13 +480,16 @@ def time_loader(cfg, batches: int):
         ),
         seed=0,
     )
-    seconds, start = [], None
-    while len(seconds) < batches:
+    seconds = []
+    while True:
+        # The first batch of each pass is not timed: it includes the time to start
+        # the worker.
+        start = None
         for batch in loader:
             if start is not None:
                 seconds.append(time.perf_counter() - start)
-                if len(seconds) == batches:
-                    break
+                if len(seconds) >= batches:
+                    return batch, seconds
             start = time.perf_counter()
         if not seconds:
             raise SystemExit(
@@ -379,12 +497,22 @@ def time_loader(cfg, batches: int):
                 f'batches of {loader.batch_size}: reduce '
                 'train_dataloader.batch_size'
             )
-        start = None  # a pass begins with starting its worker
-    return batch, seconds
 
 
-def training_step(cfg, batch, device) -> Callable:
-    """Forward, backward and update, with random weights."""
+def training_step(cfg: 'Config', batch: dict, device: 'torch.device') -> Callable:
+    """Make a function that runs a training step of a config.
+
+    The step consists of forward pass, backward pass and update. The weights are
+    random.
+
+    Args:
+        cfg (Config): The training config.
+        batch (dict): A batch of the config's loader.
+        device (torch.device): Device of the model.
+
+    Returns:
+        Callable: The function.
+    """
     from mmengine.optim import build_optim_wrapper
 
     from mmmaskdistill.registry import MODELS
@@ -399,8 +527,15 @@ def training_step(cfg, batch, device) -> Callable:
     return lambda: model.train_step(batch, optim_wrapper)
 
 
-def teachers(node) -> Iterator[dict]:
-    """Configs of timm's models in a teacher's config."""
+def teachers(node: object) -> Iterator[dict]:
+    """Find the timm models in the config of a teacher.
+
+    Args:
+        node (object): Config of a teacher, or a part of it.
+
+    Yields:
+        dict: Config of a timm model.
+    """
     if isinstance(node, (list, tuple)):
         for part in node:
             yield from teachers(part)
@@ -412,31 +547,37 @@ def teachers(node) -> Iterator[dict]:
 
 
 def advise(load: float, train: float, workers: int, processes: int, cores: int) -> dict:
-    """What limits, and what to set.
+    """Find out whether loading or the model limits training, and advise on it.
 
     Args:
-        load (float): Images a second that a worker loads.
-        train (float): Images a second that a process trains on.
-        workers (int): What the config has, a process.
-        processes (int): Training processes on the machine.
-        cores (int): Its cores.
+        load (float): Images per second that one worker loads.
+        train (float): Images per second that one process trains on.
+        workers (int): Workers per process in the config.
+        processes (int): Number of training processes on the machine.
+        cores (int): Number of CPU cores of the machine.
+
+    Returns:
+        dict: ``limits`` (``loading`` or ``model``), ``workers`` (the recommended
+        number per process), ``needed`` (the number that keeps the model busy,
+        whatever the number of cores) and ``advice`` (a text for the user).
     """
     needed = math.ceil(SPARE * train / load)
-    room = max(1, cores // processes - 1)  # the process itself takes one
+    # Each process needs one core for itself.
+    room = max(1, cores // processes - 1)
     limits = 'loading' if load * max(workers, 1) < train else 'model'
     says = (
         f'with num_workers={workers}, as in the config, '
-        f'{"loading" if limits == "loading" else "the model"} limits: '
+        f'{"loading" if limits == "loading" else "the model"} limits training: '
     )
     if needed <= room:
         says += f'set train_dataloader.num_workers={needed}'
     else:
         share = min(1, room * load / train)
         says += (
-            f'{needed} workers a process would keep the model busy, '
-            f'{processes} process(es) on {cores} cores have room for {room} '
-            f'each. More cores are needed: {processes * (needed + 1)}. Set '
-            f'train_dataloader.num_workers={room}, the model then works '
+            f'{needed} workers per process would keep the model busy, but '
+            f'{processes} process(es) on {cores} cores have room for only {room} '
+            f'each; {processes * (needed + 1)} cores would be needed. Set '
+            f'train_dataloader.num_workers={room}: the model then computes '
             f'{share:.0%} of the time'
         )
     return dict(limits=limits, workers=min(needed, room), needed=needed, advice=says)

@@ -1,41 +1,57 @@
-"""UperNet's prediction of one image by sliding windows.
+"""Time and memory of UperNet's inference with sliding windows.
 
-From the image to its class map, against mmseg's own UperNet over its BEiT.
-The logits are shown to be equal. --img-size is the window.
+The job measures the step from an image to its class map, and compares this
+project's UperNet and ViT with mmseg's UperNet and BEiT. It first checks that their
+logits are equal. The size of the window is --img-size. For example:
+
+  python tools/analysis_tools/benchmark.py eval --image 512 1024
 """
 
+import argparse
+
 import torch
+from torch import Tensor, nn
 
 from . import sides as common
 from .segment import PEERS, segmentors
 from .sides import Side
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this job."""
     common.add_arguments(parser, PEERS, img_size=512, batch=1)
     parser.add_argument(
         '--image',
         type=int,
         nargs=2,
         metavar=('HEIGHT', 'WIDTH'),
-        help='in pixels (default: a window and four thirds of one, as most of '
-        'ADE20K: 512 683)',
+        help='size of the image in pixels (default: the height of the window and '
+        '4/3 of it, which is 512 683 without --img-size, like most images of ADE20K)',
     )
 
 
-def run(args) -> dict:
+def run(args: argparse.Namespace) -> dict:
+    """Measure all sides and print the table, see :func:`.sides.run`."""
     return common.run(args, build)
 
 
-def build(args, device) -> dict[str, Side]:
-    """Segmentors with the same weights, and images."""
+def build(args: argparse.Namespace, device: torch.device) -> dict[str, Side]:
+    """Build segmentors with the same weights and images.
+
+    Args:
+        args (argparse.Namespace): The command line.
+        device (torch.device): Device of the models and images.
+
+    Returns:
+        dict[str, Side]: The sides by name, ``ours`` first.
+    """
     from mmseg.structures import SegDataSample
 
     models = segmentors(args, args.img_size, drop_path=0.0)
     shape = tuple(args.image or (args.img_size, round(args.img_size * 4 / 3)))
     images = torch.randn(args.batch, 3, *shape, device=device)
 
-    def logits(model):
+    def logits(model: nn.Module) -> Tensor:
         samples = [
             SegDataSample(
                 metainfo=dict(img_shape=shape, ori_shape=shape, pad_shape=shape)

@@ -1,12 +1,18 @@
-"""A step of ImageNet classification, fine-tuning a ViT.
+"""Time and memory of a training step that fine-tunes a ViT on ImageNet-1k.
 
-With --drop-path the sides are first shown to be equal without; ours computes
-only the branches that are kept.
+With --drop-path, the sides are compared for equal results without drop path before
+they are timed with it. This project computes only the branches that drop path
+keeps. For example:
+
+  python tools/analysis_tools/benchmark.py finetune --drop-path 0.1
 """
+
+import argparse
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from . import sides as common
 from .sides import Side, training
@@ -15,17 +21,27 @@ CLASSES = 1000
 SMOOTHING = 0.1
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this job."""
     common.add_arguments(parser, PEERS, img_size=224, batch=8)
     common.add_drop_path(parser, recipe=0.1)
 
 
-def run(args) -> dict:
+def run(args: argparse.Namespace) -> dict:
+    """Measure all sides and print the table, see :func:`.sides.run`."""
     return common.run(args, build)
 
 
-def build(args, device) -> dict[str, Side]:
-    """Classifiers with the same weights, images and labels."""
+def build(args: argparse.Namespace, device: torch.device) -> dict[str, Side]:
+    """Build classifiers with the same weights, images and labels.
+
+    Args:
+        args (argparse.Namespace): The command line.
+        device (torch.device): Device of the models and images.
+
+    Returns:
+        dict[str, Side]: The sides by name, ``ours`` first.
+    """
     from mmengine.registry import MODELS
     from mmpretrain.structures import DataSample
 
@@ -69,7 +85,7 @@ def build(args, device) -> dict[str, Side]:
     labels = torch.randint(CLASSES, (args.batch,), device=device)
     samples = [DataSample().set_gt_label(label) for label in labels]
 
-    def mmpretrain_loss(model):
+    def mmpretrain_loss(model: nn.Module) -> Callable[[], Tensor]:
         return lambda: model.loss(images, samples)['loss']
 
     sides = {}
@@ -78,13 +94,13 @@ def build(args, device) -> dict[str, Side]:
         peer.init_weights()
         for layer in peer.backbone.layers:
             nn.init.normal_(layer.attn.relative_position_bias_table)
-        # Ours reads mmpretrain's names.
+        # This project's model reads mmpretrain's names.
         ours.load_state_dict(peer.state_dict(), strict=False)
         sides['mmpretrain'] = mmpretrain_loss(peer), peer
     if 'timm' in args.against:
         peer = timm_classifier(ours, arch, args)
 
-        def timm_loss(peer=peer):
+        def timm_loss(peer: nn.Module = peer) -> Tensor:
             return F.cross_entropy(peer(images), labels, label_smoothing=SMOOTHING)
 
         sides['timm'] = timm_loss, peer
@@ -95,8 +111,17 @@ def build(args, device) -> dict[str, Side]:
     }
 
 
-def timm_classifier(ours: nn.Module, arch: dict, args) -> nn.Module:
-    """timm's BEiT with our weights."""
+def timm_classifier(ours: nn.Module, arch: dict, args: argparse.Namespace) -> nn.Module:
+    """Build timm's BEiT with the weights of this project's classifier.
+
+    Args:
+        ours (nn.Module): This project's classifier.
+        arch (dict): Architecture of the ViT, see :func:`.sides.vit_arch`.
+        args (argparse.Namespace): The command line.
+
+    Returns:
+        nn.Module: The classifier of timm.
+    """
     from timm.models.beit import Beit
 
     peer = Beit(

@@ -1,5 +1,12 @@
-"""A step of masked-distillation pre-training."""
+"""Time and memory of a training step of masked-distillation pre-training.
 
+The other libraries compute MaskDistill's loss with their own BEiT models as students
+and timm's CLIP ViT as the teacher. For example:
+
+  python tools/analysis_tools/benchmark.py pretrain --against timm --batch 4
+"""
+
+import argparse
 from copy import deepcopy
 
 import torch
@@ -10,21 +17,35 @@ from . import sides as common
 from .sides import Side, training
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this job."""
     common.add_arguments(parser, PEERS, img_size=224, batch=8)
     parser.add_argument(
         '--teacher',
         default='vit_base_patch16_clip_quickgelu_224.openai',
-        help="timm's name of the teacher (%(default)s)",
+        metavar='MODEL',
+        help='name of the timm model that is the teacher, with random weights '
+        '(default: %(default)s)',
     )
 
 
-def run(args) -> dict:
+def run(args: argparse.Namespace) -> dict:
+    """Measure all sides and print the table, see :func:`.sides.run`."""
     return common.run(args, build)
 
 
-def build(args, device) -> dict[str, Side]:
-    """Masked distillation from a random CLIP teacher, drop path 0."""
+def build(args: argparse.Namespace, device: torch.device) -> dict[str, Side]:
+    """Build all sides with the same student, teacher, images and masks.
+
+    The weights are random and the drop path rate is 0.
+
+    Args:
+        args (argparse.Namespace): The command line.
+        device (torch.device): Device of the models and images.
+
+    Returns:
+        dict[str, Side]: The sides by name, ``ours`` first.
+    """
     import timm
     from mmpretrain.structures import DataSample
 
@@ -69,7 +90,9 @@ def build(args, device) -> dict[str, Side]:
     hidden = masks.flatten(1).bool()
 
     teacher = deepcopy(model.teacher.model)
-    thaw_layers(teacher)  # the peers' is all timm's
+    # The teacher of the other libraries is exactly timm's model, without the faster
+    # layers with which this project replaces those of a frozen model.
+    thaw_layers(teacher)
 
     def peer_loss(tokens: Tensor, head: nn.Linear) -> Tensor:
         with torch.no_grad():
@@ -90,7 +113,7 @@ def build(args, device) -> dict[str, Side]:
         head.load_state_dict(model.head.state_dict())
         peer = nn.ModuleList([student, head]).to(device).train()
 
-        def loss(student=student, head=head):
+        def loss(student: nn.Module = student, head: nn.Module = head) -> Tensor:
             return peer_loss(student(images, hidden), head)
 
         sides[name] = training(loss, nn.ModuleList([peer, teacher]), fused=False)
@@ -98,7 +121,13 @@ def build(args, device) -> dict[str, Side]:
 
 
 class TimmStudent(nn.Module):
-    """timm's BEiT v2, with patches hidden as its authors do it."""
+    """timm's BEiT as a student; patches are hidden as in BEiT v2's own code.
+
+    Args:
+        ours (nn.Module): This project's student, whose weights are copied.
+        arch (dict): Architecture of the ViT, see :func:`.sides.vit_arch`.
+        img_size (int): Side of the images in pixels.
+    """
 
     def __init__(self, ours: nn.Module, arch: dict, img_size: int):
         super().__init__()
@@ -121,6 +150,15 @@ class TimmStudent(nn.Module):
         self.vit.load_state_dict(state)
 
     def forward(self, images: Tensor, hidden: Tensor) -> Tensor:
+        """Compute the features of all patches.
+
+        Args:
+            images (Tensor): ``[B, 3, H, W]``.
+            hidden (Tensor): ``[B, N]`` bool, True for hidden patches.
+
+        Returns:
+            Tensor: ``[B, N, D]``.
+        """
         vit = self.vit
         x = vit.patch_embed(images)
         w = hidden[..., None].type_as(x)
@@ -133,7 +171,14 @@ class TimmStudent(nn.Module):
 
 
 class MMPretrainStudent(nn.Module):
-    """mmpretrain's BEiT pre-training ViT."""
+    """mmpretrain's BEiT pre-training ViT as a student.
+
+    Args:
+        ours (nn.Module): This project's student, which gets the weights of
+            mmpretrain's model.
+        arch (dict): Architecture of the ViT, see :func:`.sides.vit_arch`.
+        img_size (int): Side of the images in pixels.
+    """
 
     def __init__(self, ours: nn.Module, arch: dict, img_size: int):
         super().__init__()
@@ -147,10 +192,12 @@ class MMPretrainStudent(nn.Module):
             final_norm=True,
         )
         self.vit.init_weights()
-        # Weights go the other way: ours reads mmpretrain's names.
+        # The weights are copied from mmpretrain's model to this project's, and not
+        # the other way round, because this project reads mmpretrain's names.
         ours.load_state_dict(self.vit.state_dict())
 
     def forward(self, images: Tensor, hidden: Tensor) -> Tensor:
+        """Compute the features of all patches, as in :class:`TimmStudent`."""
         return self.vit(images, hidden)[0][:, 1:]
 
 

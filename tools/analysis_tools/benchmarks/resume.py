@@ -1,41 +1,73 @@
-"""Resuming a segmentation run late, beside mmengine's loop.
+"""Time to resume a segmentation run that was stopped late.
 
-Seconds from the runner's construction to the first iteration after resuming.
-mmengine's loop first loads the batches that were trained on: it is measured at
-few iterations, and what it takes at --at is extrapolated from their slope.
-Ours is measured there. Both must come to the same images.
+The job measures the time from building the runner to the first iteration after
+resuming. It compares this project's runner with mmengine's. mmengine first loads
+all batches that the run has already used, which takes long. It is therefore
+measured only at the early iterations of --few, and its time at iteration --at is
+extrapolated linearly. This project's runner is measured at all these iterations.
+The job checks that both runners continue with the same images. For example:
+
+  python tools/analysis_tools/benchmark.py resume --at 100000
 """
 
+import argparse
 import tempfile
 import time
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 import torch
 
 from . import small_run
 
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from mmengine.runner import Runner
 
-def add_arguments(parser):
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this job."""
     parser.add_argument(
-        '--at', type=int, default=100000, help='iteration to resume at (%(default)s)'
+        '--at',
+        type=int,
+        default=100000,
+        metavar='N',
+        help='iteration at which the run is resumed (default: %(default)s)',
     )
     parser.add_argument(
         '--few',
         type=int,
         nargs='+',
         default=[200, 400, 800],
-        help="iterations that mmengine's loop is measured at, two or more "
-        '(%(default)s)',
+        metavar='N',
+        help='two or more iterations at which mmengine is measured '
+        '(default: %(default)s)',
     )
     small_run.add_arguments(parser)
     parser.add_argument(
-        '--repeats', type=int, default=3, help='timed resumes (%(default)s)'
+        '--repeats',
+        type=int,
+        default=3,
+        metavar='N',
+        help='number of timed resumes at each iteration (default: %(default)s)',
     )
 
 
-def run(args) -> dict:
-    """Measure both loops and print the table."""
+def run(args: argparse.Namespace) -> dict:
+    """Measure both runners and print the table.
+
+    Args:
+        args (argparse.Namespace): The command line.
+
+    Returns:
+        dict: The times in seconds and their medians by runner and iteration, and
+        the time extrapolated for mmengine.
+
+    Raises:
+        SystemExit: If ``--few`` has fewer than two iterations, or the runners do
+            not continue with the same images.
+    """
     import numpy as np
     from mmengine.config import Config
     from mmengine.logging import MMLogger
@@ -47,7 +79,10 @@ def run(args) -> dict:
     from mmmaskdistill.engine import ResumableRunner
 
     if len(set(args.few)) < 2:
-        raise SystemExit('error: --few: a slope needs two iterations')
+        raise SystemExit(
+            'error: --few: expected at least two different iterations, which the '
+            'extrapolation needs'
+        )
     MMLogger.get_current_instance().setLevel('ERROR')
     runners = dict(ours=ResumableRunner, mmengine=Runner)
     few = sorted(set(args.few))
@@ -74,17 +109,15 @@ def run(args) -> dict:
                         images.append(found)
                 if images[0] != images[-1]:
                     raise SystemExit(
-                        f'error: at iteration {iteration} ours goes on with '
-                        f'{images[0]}, mmengine with {images[-1]}'
+                        f'error: at iteration {iteration} this project continues '
+                        f'with {images[0]}, mmengine with {images[-1]}'
                     )
     medians = {
         name: {i: median(times) for i, times in by_iteration.items()}
         for name, by_iteration in seconds.items()
     }
     slope, offset = np.polyfit(few, [medians['mmengine'][i] for i in few], 1)
-    table = PrettyTable(
-        ['resumed at', 'ours, seconds', "mmengine's, seconds"], align='r'
-    )
+    table = PrettyTable(['resumed at', 'seconds, ours', 'seconds, mmengine'], align='r')
     for i in few:
         table.add_row([i] + [f'{medians[n][i]:.2f}' for n in runners])
     expected = offset + slope * args.at
@@ -103,21 +136,22 @@ def run(args) -> dict:
 
 
 class _Reached(Exception):
-    """The first iteration is about to run."""
+    """Raised when the first iteration is about to run."""
 
 
-def _write_checkpoint(cfg, path: Path, iteration: int):
-    """What mmengine saves after an iteration."""
+def _write_checkpoint(cfg: 'Config', path: Path, iteration: int):
+    """Write the checkpoint that mmengine saves after an iteration."""
     from mmengine.runner import Runner
 
     runner = _build(Runner, cfg, path.stem)
-    runner.train_loop._iter = iteration - 1  # saving counts the current one
+    # save_checkpoint writes the number of the current iteration plus one.
+    runner.train_loop._iter = iteration - 1
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
     runner.save_checkpoint(str(path.parent), path.name, by_epoch=False)
 
 
-def _build(runner_class, cfg, name: str, **options):
+def _build(runner_class: type['Runner'], cfg: 'Config', name: str, **options):
     from copy import deepcopy
 
     cfg = deepcopy(cfg)
@@ -130,12 +164,16 @@ def _build(runner_class, cfg, name: str, **options):
 _build.count = 0
 
 
-def _resume(runner_class, cfg, checkpoint: Path) -> tuple[float, list[str]]:
-    """Seconds to the first iteration, and the images that it takes."""
+def _resume(
+    runner_class: type['Runner'], cfg: 'Config', checkpoint: Path
+) -> tuple[float, list[str]]:
+    """Return the seconds up to the first iteration, and the images of its batch."""
     from mmengine.hooks import Hook
 
     class Stop(Hook):
-        def before_train_iter(self, runner, batch_idx, data_batch=None):
+        def before_train_iter(
+            self, runner: 'Runner', batch_idx: int, data_batch: dict | None = None
+        ) -> None:
             assert runner.iter == int(checkpoint.stem)
             raise _Reached([s.img_path for s in data_batch['data_samples']])
 

@@ -1,11 +1,16 @@
-"""A step of semantic segmentation, fine-tuning UperNet over a ViT.
+"""Time and memory of a training step that fine-tunes a ViT with UperNet.
 
-Against mmseg's own UperNet over its BEiT, both with mmseg's losses. With
---drop-path the sides are first shown to be equal without.
+The job compares this project's UperNet and ViT with mmseg's UperNet and BEiT; both
+use mmseg's losses. With --drop-path, the sides are compared for equal results
+without drop path before they are timed with it. For example:
+
+  python tools/analysis_tools/benchmark.py segment --drop-path 0.15
 """
 
+import argparse
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from . import sides as common
 from .sides import Side, training
@@ -14,17 +19,27 @@ CLASSES = 150
 PEERS = ('mmseg',)
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this job."""
     common.add_arguments(parser, PEERS, img_size=512, batch=2)
     common.add_drop_path(parser, recipe=0.15)
 
 
-def run(args) -> dict:
+def run(args: argparse.Namespace) -> dict:
+    """Measure all sides and print the table, see :func:`.sides.run`."""
     return common.run(args, build)
 
 
-def build(args, device) -> dict[str, Side]:
-    """Segmentors with the same weights, images and labels."""
+def build(args: argparse.Namespace, device: torch.device) -> dict[str, Side]:
+    """Build segmentors with the same weights, images and labels.
+
+    Args:
+        args (argparse.Namespace): The command line.
+        device (torch.device): Device of the models and images.
+
+    Returns:
+        dict[str, Side]: The sides by name, ``ours`` first.
+    """
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
@@ -36,7 +51,7 @@ def build(args, device) -> dict[str, Side]:
         for labels in torch.randint(CLASSES, size, device=device)
     ]
 
-    def loss(model):
+    def loss(model: nn.Module) -> Tensor:
         losses = model.loss(images, samples)
         return sum(v for name, v in losses.items() if 'loss' in name)
 
@@ -50,13 +65,22 @@ def build(args, device) -> dict[str, Side]:
     }
 
 
-def segmentors(args, window: int, drop_path: float) -> dict[str, nn.Module]:
-    """Ours and mmseg's UperNet with the same weights.
+def segmentors(
+    args: argparse.Namespace, window: int, drop_path: float
+) -> dict[str, nn.Module]:
+    """Build this project's and mmseg's UperNet with the same weights.
 
     Args:
-        args (Namespace): The command line.
-        window (int): Height and width of what the model sees, in pixels.
-        drop_path (float): Drop path of the last block.
+        args (argparse.Namespace): The command line.
+        window (int): Side in pixels of the square windows that the model sees.
+        drop_path (float): Drop path rate of the last block.
+
+    Returns:
+        dict[str, nn.Module]: The segmentors ``ours`` and, if it is asked for,
+        ``mmseg``.
+
+    Raises:
+        SystemExit: If ``--depth`` is too small.
     """
     from mmengine.registry import MODELS
 
@@ -65,7 +89,8 @@ def segmentors(args, window: int, drop_path: float) -> dict[str, nn.Module]:
     taps = tuple(depth * k // 12 - 1 for k in (4, 6, 8, 12))
     if taps[0] < 0 or len(set(taps)) < 4:
         raise SystemExit(
-            f'error: --depth {depth}: UperNet taps four blocks, expected at least 5'
+            f'error: --depth {depth}: expected at least 5, because UperNet uses the '
+            'outputs of four different blocks'
         )
     common_options = dict(
         img_size=(window, window),
@@ -114,14 +139,14 @@ def segmentors(args, window: int, drop_path: float) -> dict[str, nn.Module]:
         peer.init_weights()
         for layer in peer.backbone.layers:
             nn.init.normal_(layer.attn.relative_position_bias_table)
-        # Ours reads mmseg's names.
+        # This project's model reads mmseg's names.
         ours.load_state_dict(peer.state_dict(), strict=False)
         models['mmseg'] = peer
     return models
 
 
 def _upernet(scope: str, width: int, window: int, backbone: dict) -> dict:
-    """mmseg's `_base_/models/upernet_beit.py`, without SyncBN."""
+    """Return the model of mmseg's ``upernet_beit.py`` with BN instead of SyncBN."""
     from mmengine.config import ConfigDict
 
     norm = dict(type='BN')

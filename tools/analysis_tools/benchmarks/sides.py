@@ -1,4 +1,8 @@
-"""What jobs that compute share: options, sides, figures and their table."""
+"""Shared code of the jobs that compare the computations of several libraries.
+
+It contains the options, the sides, their measurement and the printed table. A side
+is one library's implementation; the side ``ours`` is this project's.
+"""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -7,31 +11,34 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-LR = 1e-9  # the weights stay what they are
+# The learning rate is so small that training steps practically do not change the
+# weights.
+LR = 1e-9
 DROPOUT_SEED = 1
-# The option that grows, and the one that has its values.
+# For each choice of --sweep, the option that is varied and the option that lists
+# its values.
 SWEEPS = dict(
     size=('img_size', 'sizes'), batch=('batch', 'batches'), depth=('depth', 'depths')
 )
 
 
 class Side(NamedTuple):
-    """One way to compute.
+    """One library's implementation of what is measured.
 
     Attributes:
-        output: Gives what must be equal on all sides: the loss of the
-            benchmark's batch, or logits.
-        model: What computes.
-        optimizer: As users of this library would set it; None where nothing is
-            trained.
+        output (Callable[[], Tensor]): Computes what must be equal on all sides:
+            the loss of the benchmark's batch, or the logits.
+        model (nn.Module): The model that ``output`` runs.
+        optimizer (torch.optim.Optimizer | None): The optimizer as users of the
+            library would configure it; None if the job does not train.
     """
 
     output: Callable[[], Tensor]
     model: nn.Module
     optimizer: torch.optim.Optimizer | None = None
 
-    def call(self):
-        """What is timed: a training step, or inference."""
+    def call(self) -> None:
+        """Run what is timed: a training step, or inference."""
         if self.optimizer is None:
             with torch.no_grad():
                 self.output()
@@ -42,7 +49,18 @@ class Side(NamedTuple):
 
 
 def training(loss: Callable[[], Tensor], model: nn.Module, fused: bool) -> Side:
-    """A side that trains with AdamW; torch's own choice unless ``fused``."""
+    """Make a side that trains with AdamW.
+
+    Args:
+        loss (Callable[[], Tensor]): Computes the loss.
+        model (nn.Module): The model, of which all parameters that require
+            gradients are trained.
+        fused (bool): Whether to use the fused implementation of AdamW. If False,
+            torch chooses the implementation.
+
+    Returns:
+        Side: The side.
+    """
     return Side(
         loss,
         model,
@@ -58,70 +76,143 @@ def training(loss: Callable[[], Tensor], model: nn.Module, fused: bool) -> Side:
 Build = Callable[[argparse.Namespace, torch.device], dict[str, Side]]
 
 
-def add_arguments(parser, peers: Sequence[str], img_size: int, batch: int):
-    """Options of every job that computes."""
+def add_arguments(
+    parser: argparse.ArgumentParser, peers: Sequence[str], img_size: int, batch: int
+) -> None:
+    """Add the options of every job that compares computations.
+
+    Args:
+        parser (argparse.ArgumentParser): The parser of the job.
+        peers (Sequence[str]): Names of the other libraries.
+        img_size (int): Default of ``--img-size`` in pixels.
+        batch (int): Default of ``--batch``.
+    """
     parser.add_argument(
         '--against',
         nargs='*',
         choices=peers,
         default=list(peers),
-        help='peers (default: all)',
-    )
-    parser.add_argument('--arch', default='base', help='arch of the ViT (%(default)s)')
-    parser.add_argument('--depth', type=int, help="blocks (default: the arch's)")
-    parser.add_argument(
-        '--img-size', type=int, default=img_size, help='in pixels (%(default)s)'
+        help='other libraries to compare with (default: all)',
     )
     parser.add_argument(
-        '--batch', type=int, default=batch, help='images a call (%(default)s)'
+        '--arch',
+        default='base',
+        help='size of the ViT: tiny, small, base, large or huge (default: %(default)s)',
     )
     parser.add_argument(
-        '--repeats', type=int, default=5, help='timed calls (%(default)s)'
+        '--depth',
+        type=int,
+        metavar='N',
+        help='number of blocks of the ViT (default: that of --arch)',
+    )
+    parser.add_argument(
+        '--img-size',
+        type=int,
+        default=img_size,
+        metavar='PIXELS',
+        help='side of the square images in pixels (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--batch',
+        type=int,
+        default=batch,
+        metavar='N',
+        help='number of images per call (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--repeats',
+        type=int,
+        default=5,
+        metavar='N',
+        help='number of timed calls of each side (default: %(default)s)',
     )
     parser.add_argument(
         '--device',
         default='cpu',
-        help='cpu or cuda (%(default)s); cuda was not run by the authors',
+        help='cpu or cuda (default: %(default)s); the authors have not run cuda',
     )
     parser.add_argument(
         '--amp',
         action='store_true',
-        help='autocast to bfloat16; that the sides are equal is checked without',
+        help='time in mixed precision with bfloat16 (default: full precision); '
+        'whether the sides compute the same result is checked in full precision',
     )
     parser.add_argument(
         '--compile',
         action='store_true',
-        help='torch.compile all sides; also checked without',
+        help='time all sides with torch.compile (default: without); whether the '
+        'sides compute the same result is checked without it',
     )
     parser.add_argument(
         '--sweep',
         nargs='+',
         choices=SWEEPS,
         default=[],
-        help='repeat for several image sizes, batches or depths, the others '
-        'as above; a side that memory does not hold is left out',
+        help='repeat the measurement for several image sizes, batch sizes or depths, '
+        'each with the other two fixed; a side that runs out of memory is left out '
+        '(default: a single measurement)',
     )
     parser.add_argument(
-        '--sizes', type=int, nargs='+', default=[224, 384, 512, 768, 1024]
+        '--sizes',
+        type=int,
+        nargs='+',
+        default=[224, 384, 512, 768, 1024],
+        metavar='PIXELS',
+        help='image sizes of --sweep size in pixels (default: %(default)s)',
     )
-    parser.add_argument('--batches', type=int, nargs='+', default=[1, 2, 4, 8, 16])
-    parser.add_argument('--depths', type=int, nargs='+', default=[6, 12, 24])
-    parser.add_argument('--plot', help='PNG file for the sweeps')
+    parser.add_argument(
+        '--batches',
+        type=int,
+        nargs='+',
+        default=[1, 2, 4, 8, 16],
+        metavar='N',
+        help='batch sizes of --sweep batch (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--depths',
+        type=int,
+        nargs='+',
+        default=[6, 12, 24],
+        metavar='N',
+        help='numbers of blocks of --sweep depth (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--plot',
+        metavar='FILE',
+        help='PNG file to which the curves of --sweep are drawn (default: none)',
+    )
 
 
-def add_drop_path(parser, recipe: float):
-    """The option of fine-tuning jobs, and what ViT-B's recipe has."""
+def add_drop_path(parser: argparse.ArgumentParser, recipe: float) -> None:
+    """Add the option ``--drop-path`` of the fine-tuning jobs.
+
+    Args:
+        parser (argparse.ArgumentParser): The parser of the job.
+        recipe (float): Drop path rate in the recipe of ViT-B, for the help text.
+    """
     parser.add_argument(
         '--drop-path',
         type=float,
         default=0.0,
-        help='drop path of the last block (%(default)s; the recipe of ViT-B '
-        f'has {recipe})',
+        metavar='RATE',
+        help='drop path rate of the last block, from 0 to 1 (default: %(default)s; '
+        f'the recipe of ViT-B has {recipe})',
     )
 
 
-def vit_arch(args) -> dict:
-    """Width, depth, heads and MLP width of the ViT that is asked for."""
+def vit_arch(args: argparse.Namespace) -> dict:
+    """Return the architecture that ``--arch`` and ``--depth`` ask for.
+
+    Args:
+        args (argparse.Namespace): The command line.
+
+    Returns:
+        dict: ``embed_dims``, ``num_layers``, ``num_heads`` and
+        ``feedforward_channels``.
+
+    Raises:
+        SystemExit: If there is no such architecture.
+    """
     from mmmaskdistill.models.backbones.mask_distill_vit import ARCHS
 
     if args.arch not in ARCHS:
@@ -134,16 +225,29 @@ def vit_arch(args) -> dict:
     return arch
 
 
-def run(args, build: Build) -> dict:
-    """Measure once, or along the sweeps, and print the tables."""
+def run(args: argparse.Namespace, build: Build) -> dict:
+    """Measure once or for each point of the sweeps, and print the tables.
+
+    Args:
+        args (argparse.Namespace): The command line.
+        build (Callable): Builds the sides of the job from the command line and
+            the device.
+
+    Returns:
+        dict: The measurements, as they are written to the JSON file.
+
+    Raises:
+        SystemExit: If ``--plot`` is given without ``--sweep``, or the sides do not
+            compute the same result.
+    """
     from mmengine.logging import MMLogger
 
     import mmmaskdistill  # noqa: F401
     from mmmaskdistill.apis import measure
 
-    MMLogger.get_current_instance().setLevel('ERROR')  # only the table counts
+    MMLogger.get_current_instance().setLevel('ERROR')  # keeps the output short
     if args.plot and not args.sweep:
-        raise SystemExit('error: --plot draws what --sweep measures: add it')
+        raise SystemExit('error: --plot draws what --sweep measures: add --sweep')
     keeps = measure.keep_freed_memory()
     device = torch.device(args.device)
     dtype = torch.bfloat16 if args.amp else torch.float32
@@ -161,7 +265,7 @@ def run(args, build: Build) -> dict:
             for name in args.sweep
         }
     print(
-        f'{result["machine"]}; square matrix product, '
+        f'{result["machine"]}; product of square matrices in '
         f'{str(dtype).removeprefix("torch.")}: '
         f'{result["product_rate"] / 1e9:.0f} GFLOP/s'
     )
@@ -172,7 +276,13 @@ def run(args, build: Build) -> dict:
     return result
 
 
-def _sweep(args, name: str, build: Build, device, rate: float) -> list[dict]:
+def _sweep(
+    args: argparse.Namespace,
+    name: str,
+    build: Build,
+    device: torch.device,
+    rate: float,
+) -> list[dict]:
     points = []
     option, values = SWEEPS[name]
     for value in getattr(args, values):
@@ -189,9 +299,12 @@ def _sweep(args, name: str, build: Build, device, rate: float) -> list[dict]:
     return points
 
 
-def _measure(args, build: Build, device, rate: float) -> dict:
-    """Differences and figures of the sides."""
-    # Drop path skips branches at random: without it, sides are comparable.
+def _measure(
+    args: argparse.Namespace, build: Build, device: torch.device, rate: float
+) -> dict:
+    """Check that the sides compute the same result, and measure them."""
+    # Drop path skips branches at random, so the results can only be compared
+    # without it.
     plain = argparse.Namespace(**{**vars(args), 'drop_path': 0.0})
     torch.manual_seed(0)
     sides = build(plain, device)
@@ -218,34 +331,41 @@ def _measure(args, build: Build, device, rate: float) -> dict:
 
 
 def check_equal(sides: dict[str, Side]) -> dict[str, float]:
-    """Refuse to time what does not compute the same.
+    """Check that all sides compute the same result.
+
+    Args:
+        sides (dict[str, Side]): The sides by name, ``ours`` among them.
 
     Returns:
-        dict[str, float]: Each peer's largest difference from ours, a part of
-        our largest value.
+        dict[str, float]: For each other side, the largest difference from the
+        output of ``ours``, relative to the largest value of that output.
+
+    Raises:
+        SystemExit: If one of these differences is above 1e-4.
     """
     outputs = {}
     for name, side in sides.items():
         torch.manual_seed(DROPOUT_SEED)
         with torch.no_grad():
             outputs[name] = side.output().float()
-    ours = outputs.pop('ours')
-    largest = ours.abs().max()
+    reference = outputs.pop('ours')
+    largest = reference.abs().max()
     differences = {
-        name: ((theirs - ours).abs().max() / largest).item()
-        for name, theirs in outputs.items()
+        name: ((output - reference).abs().max() / largest).item()
+        for name, output in outputs.items()
     }
     for name, difference in differences.items():
         if not difference <= 1e-4:
             raise SystemExit(
-                f'error: {name} computes something else: it differs from ours '
-                f'by {difference:.1e} of the largest value, {largest:.4g}'
+                f'error: {name} computes another result than ours: the largest '
+                f'difference is {difference:.1e} of the largest value {largest:.4g}, '
+                'expected at most 1e-4'
             )
     return differences
 
 
 def _fits(name: str, side: Side) -> bool:
-    """Whether memory suffices; other errors are raised."""
+    """Return whether there is enough memory for a side."""
     from mmmaskdistill.apis import measure
 
     try:
@@ -263,8 +383,13 @@ def _fits(name: str, side: Side) -> bool:
 
 
 def _figures(
-    sides: dict[str, Side], batch: int, repeats: int, device, rate: float
+    sides: dict[str, Side],
+    batch: int,
+    repeats: int,
+    device: torch.device,
+    rate: float,
 ) -> dict:
+    """Measure time, operations and memory of each side."""
     from mmmaskdistill.apis import measure
 
     seconds = measure.interleave(
@@ -292,36 +417,42 @@ def _figures(
     return figures
 
 
-def print_table(sides: dict[str, dict]):
-    """Figures by side; a ratio above 1 is in our favour."""
+def print_table(sides: dict[str, dict]) -> None:
+    """Print the measurements of all sides.
+
+    A ratio above 1 means that a side needs more time or memory than ``ours``.
+
+    Args:
+        sides (dict[str, dict]): The measurements of each side by its name.
+    """
     from prettytable import PrettyTable
 
-    ours = sides.get('ours', {})
+    reference = sides.get('ours', {})
 
     def with_ratio(side: dict, key: str) -> list[str]:
         if key not in side:
             return ['-', '-']
-        ratio = f'{side[key] / ours[key]:.2f}' if ours.get(key) else '-'
+        ratio = f'{side[key] / reference[key]:.2f}' if reference.get(key) else '-'
         return [f'{side[key] / 1e6:.1f}', ratio]
 
     table = PrettyTable(
         [
             'side',
             'seconds (quartiles)',
-            'times ours',
+            'time / ours',
             'images/s',
             'TFLOP',
             'share of product rate',
-            'kept MB an image',
-            'times ours ',
+            'kept MB per image',
+            'kept / ours',
             'peak MB',
-            'times ours  ',
+            'peak / ours',
             'weights MB',
         ],
         align='r',
     )
     for name, side in sides.items():
-        ratio = f'{side["median"] / ours["median"]:.2f}' if ours else '-'
+        ratio = f'{side["median"] / reference["median"]:.2f}' if reference else '-'
         table.add_row(
             [
                 name,

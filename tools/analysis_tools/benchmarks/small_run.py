@@ -1,5 +1,7 @@
-"""A segmentation run of quickstart size, for jobs about what is around it."""
+"""A small segmentation run, for jobs that measure what surrounds training."""
 
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,26 +50,44 @@ work_dir = {folder!r}
 """
 
 
-def add_arguments(parser):
-    """What the run's data are."""
-    parser.add_argument(
-        '--images', type=int, default=64, help='of the data (%(default)s)'
-    )
-    parser.add_argument(
-        '--img-size', type=int, default=512, help='crop in pixels (%(default)s)'
-    )
-    parser.add_argument(
-        '--workers', type=int, default=2, help='loading data (%(default)s)'
-    )
-
-
-def write_data(folder: Path, images: int, size: int):
-    """Photograph-like JPEGs, 3:4, and their label maps.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that describe the data of the run.
 
     Args:
-        folder (Path): Where ``images`` and ``annotations`` go.
-        images (int): How many.
-        size (int): Their height in pixels.
+        parser (argparse.ArgumentParser): The parser of the job.
+    """
+    parser.add_argument(
+        '--images',
+        type=int,
+        default=64,
+        metavar='N',
+        help='number of generated images (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--img-size',
+        type=int,
+        default=512,
+        metavar='PIXELS',
+        help='side of the training crops and height of the images in pixels '
+        '(default: %(default)s)',
+    )
+    parser.add_argument(
+        '--workers',
+        type=int,
+        default=2,
+        metavar='N',
+        help='number of processes that load the data (default: %(default)s)',
+    )
+
+
+def write_data(folder: Path, images: int, size: int) -> None:
+    """Write random JPEG images with smooth colors, and their label maps.
+
+    Args:
+        folder (Path): Folder in which the folders ``images`` and ``annotations``
+            are made.
+        images (int): Number of images.
+        size (int): Height of the images in pixels. The width is 4/3 of it.
     """
     from PIL import Image
 
@@ -90,20 +110,26 @@ def write_config(
     ours: bool,
     size: int,
     workers: int,
-    imports: list = [],
-    hooks: list = [],
+    imports: Sequence[str] = (),
+    hooks: Sequence[dict] = (),
 ) -> Path:
-    """A config of ours or mmseg's UperNet.
+    """Write a config that trains a small UperNet.
 
     Args:
-        folder (Path): Where the data is and the config goes.
-        name (str): Name of the file.
-        ours (bool): Whether it is of ours.
-        size (int): Crops of this many pixels.
-        workers (int): Of the data loader.
-        imports (list): Modules to import, beside ours.
-        hooks (list): Configs of hooks.
+        folder (Path): Folder with the data. The config is written to it too.
+        name (str): File name of the config.
+        ours (bool): Whether the models are those of this project. Otherwise they
+            are those of mmseg.
+        size (int): Side of the training crops in pixels.
+        workers (int): Number of processes that load the data.
+        imports (Sequence[str]): Modules to import in addition to this project's.
+            Defaults to none.
+        hooks (Sequence[dict]): Configs of custom hooks. Defaults to none.
+
+    Returns:
+        Path: The config file.
     """
+    imports = list(imports)
     options = dict(img_size=(size, size), out_indices=(0, 1, 2, 3), final_norm=False)
     if ours:
         imports = ['mmmaskdistill', *imports]
@@ -160,7 +186,7 @@ def write_config(
             workers=workers,
             folder=str(folder),
             size=size,
-            hooks=hooks,
+            hooks=list(hooks),
         )
     )
     return path

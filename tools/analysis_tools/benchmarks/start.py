@@ -1,10 +1,15 @@
-"""From the command to the first iteration, beside mmseg's tools/train.py.
+"""Time from the start of the training command to its first iteration.
 
-Each side is a process of its own, in turn, that trains UperNet of quickstart
-size on the same images and ends when its first batch is there. mmseg's side is
-what its tools/train.py does without options: a config, mmengine's runner.
+The job compares tools/train.py of this project with tools/train.py of mmseg. Each
+run is a separate process that trains an UperNet of the quickstart's size on the
+same images. It ends as soon as the first batch is loaded. The side of mmseg does
+what mmseg's tools/train.py does without options: it reads a config and starts
+mmengine's runner. For example:
+
+  python tools/analysis_tools/benchmark.py start --repeats 3
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -29,7 +34,8 @@ class FirstIteration(Hook):
         os._exit(0)
 """
 
-# mmseg's models import compiled operators, which mmcv-lite does not have.
+# mmseg's models import compiled operators, which mmcv-lite does not have. If they
+# are missing, the script imports mmcv.ops with a placeholder in their place.
 MMSEG = """
 import importlib.util, sys, types
 if importlib.util.find_spec('mmcv._ext') is None:
@@ -45,15 +51,27 @@ Runner.from_cfg(Config.fromfile(sys.argv[1])).train()
 """
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this job."""
     small_run.add_arguments(parser)
     parser.add_argument(
-        '--repeats', type=int, default=5, help='timed starts (%(default)s)'
+        '--repeats',
+        type=int,
+        default=5,
+        metavar='N',
+        help='number of timed starts of each side (default: %(default)s)',
     )
 
 
-def run(args) -> dict:
-    """Measure both commands and print the table."""
+def run(args: argparse.Namespace) -> dict:
+    """Measure both commands and print the table.
+
+    Args:
+        args (argparse.Namespace): The command line.
+
+    Returns:
+        dict: ``sides``, with the times of each side in seconds.
+    """
     from prettytable import PrettyTable
 
     from mmmaskdistill.apis.measure import spread
@@ -82,19 +100,21 @@ def run(args) -> dict:
         for repeat in range(args.repeats + 1):
             for name, command in commands.items():
                 took = _start(command, folder)
-                if repeat:  # the first finds cold files
+                # The first start is not timed, because it has to read the files
+                # from disk.
+                if repeat:
                     seconds[name].append(took)
     figures = {
         name: dict(seconds=times, **spread(times)) for name, times in seconds.items()
     }
-    ours = figures['ours']['median']
-    table = PrettyTable(['side', 'seconds (quartiles)', 'times ours'], align='r')
+    reference = figures['ours']['median']
+    table = PrettyTable(['side', 'seconds (quartiles)', 'time / ours'], align='r')
     for name, side in figures.items():
         table.add_row(
             [
                 name,
                 f'{side["median"]:.2f} ({side["low"]:.2f} to {side["high"]:.2f})',
-                f'{side["median"] / ours:.2f}',
+                f'{side["median"] / reference:.2f}',
             ]
         )
     print(table)
@@ -102,7 +122,7 @@ def run(args) -> dict:
 
 
 def _start(command: list, folder: Path) -> float:
-    """Seconds from a command to its first iteration."""
+    """Return the seconds from the start of a command to its first iteration."""
     mark = folder / 'first_iteration'
     mark.unlink(missing_ok=True)
     path = [str(folder), str(ROOT), os.environ.get('PYTHONPATH', '')]
@@ -121,7 +141,7 @@ def _start(command: list, folder: Path) -> float:
     )
     if not mark.is_file():
         raise SystemExit(
-            f'error: {" ".join(command)} did not come to its '
-            f'first iteration:\n{process.stdout[-3000:]}'
+            f'error: {" ".join(command)} did not reach its first iteration. Its '
+            f'last output:\n{process.stdout[-3000:]}'
         )
     return float(mark.read_text()) - start
