@@ -39,8 +39,7 @@ def chosen_toolkits() -> str:
     name = os.environ.get('MMMASKDISTILL_TOOLKITS', 'official')
     if name not in TOOLKITS:
         raise SystemExit(
-            f'MMMASKDISTILL_TOOLKITS is {name!r}, expected one of '
-            f'{", ".join(TOOLKITS)}'
+            f'MMMASKDISTILL_TOOLKITS is {name!r}, expected one of {", ".join(TOOLKITS)}'
         )
     return name
 
@@ -48,7 +47,7 @@ def chosen_toolkits() -> str:
 toolkits = chosen_toolkits()
 
 setup(
-    # The lower bounds are tested: tools/run_floors.sh installs exactly these versions.
+    # `VERSIONS=lowest bash tools/run_tests.sh` tests the lower bounds.
     install_requires=[
         'torch>=2.6.0',
         'torchvision>=0.21.0',
