@@ -1,5 +1,5 @@
-# ImageNet-1k train without labels: one picture for student and teacher, block
-# masks of 75 of 14 x 14 patches.
+# ImageNet-1k train without labels: student and teacher see the same crop, and blocks of
+# patches are hidden from the student, 75 of 14 x 14 (38.3 %).
 data_preprocessor = dict(
     type='mmmaskdistill.TwoViewDataPreprocessor',
     # the student's: ImageNet's

@@ -1,4 +1,4 @@
-# Patches of 14 pixels: masks of 102 of 16 x 16 patches, 40 % as well.
+# Patches of 14 pixels: masks hide 102 of 16 x 16 patches, 39.8 %.
 _base_ = 'in1k_masked_224.py'
 
 train_pipeline = [

@@ -1,4 +1,4 @@
-# The teacher's picture has 196 pixels: 14 x 14 patches of 14 pixels.
+# The teacher sees the crop at 196 pixels, which are 14 x 14 patches of 14 pixels.
 _base_ = 'in1k_masked_224.py'
 
 train_pipeline = [

@@ -1,5 +1,5 @@
-# The student of the demonstration: four blocks, 64 patches of 16 pixels.
-# Layer scale starts at 1, since the recipe's 0.1 is made for 300 epochs.
+# The student of the quickstart: four blocks and 64 patches of 16 x 16 pixels. Layer
+# scale starts at 1, because the recipe's 0.1 is made for 300 epochs.
 student = dict(
     type='mmmaskdistill.MaskDistillViT',
     arch=dict(embed_dims=192, num_layers=4, num_heads=3, feedforward_channels=768),

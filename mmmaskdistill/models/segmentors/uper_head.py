@@ -17,8 +17,9 @@ class UPerHead(MMSegUPerHead):
     The last convolution takes the maps of all levels, resized to the finest
     level and concatenated. This is most of UperNet's work. Here each coarser
     map is convolved with its part of the kernel before it is resized, see
-    :func:`conv_of_resized`. The result, the arguments and the parameters are
-    those of mmseg.
+    :func:`conv_of_resized`. The arguments and the parameters are those of mmseg,
+    and so is the result in float32. In bfloat16 the levels are rounded in another
+    order: against float32, the rms error was 1.02 % here and 0.90 % with mmseg's head.
     """
 
     def _forward_feature(self, inputs: Sequence[Tensor]) -> Tensor:
