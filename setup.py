@@ -49,8 +49,9 @@ toolkits = chosen_toolkits()
 setup(
     # `VERSIONS=lowest bash tools/run_tests.sh` tests the lower bounds.
     install_requires=[
-        'torch>=2.6.0',
-        'torchvision>=0.21.0',
+        # Compiled blocks share graphs from 2.8 on.
+        'torch>=2.8.0',
+        'torchvision>=0.23.0',
         # The Attention of older versions has no attn_dim.
         'timm>=1.0.23',
         'numpy>=1.26.0',

@@ -58,7 +58,8 @@ if [ "$VERSIONS" = lowest ] && [ $# -eq 0 ]; then
     set -- tests/test_compat tests/test_models/test_mask_distill.py \
         tests/test_models/test_mask_distill_vit.py tests/test_models/test_teachers.py \
         tests/test_models/test_memory_saving.py tests/test_models/test_uper_head.py \
-        tests/test_models/test_plugging_in.py tests/test_engine/test_layer_decay.py \
+        tests/test_models/test_plugging_in.py tests/test_models/test_unified_parts.py \
+        tests/test_engine/test_layer_decay.py tests/test_engine/test_compiling.py \
         tests/test_datasets tests/test_configs/test_recipe_runs.py
 fi
 exec "$venv/bin/python" -m pytest -v --durations=10 -m 'not environment' "$@"

@@ -148,7 +148,10 @@ class MaskedTimm(BaseModule):
 
 def _cut_above_last_map(model: nn.Module):
     """Remove the layers of a timm model that come after its last feature map."""
-    model.prune_intermediate_layers(1, prune_norm=False, prune_head=True)
+    # The convolution `conv_head` of EfficientNets comes after the last feature map, but
+    # timm before 1.0.31 only removes it together with the norm.
+    prune_norm = hasattr(model, 'conv_head')
+    model.prune_intermediate_layers(1, prune_norm=prune_norm, prune_head=True)
     classifier = model.pretrained_cfg.get('classifier')
     if isinstance(classifier, str):
         setattr(model, classifier.split('.')[0], nn.Identity())

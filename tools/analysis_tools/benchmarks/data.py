@@ -110,14 +110,15 @@ def run(args: argparse.Namespace) -> dict:
     Returns:
         dict: The measurements.
     """
-    import cv2
     from mmengine.logging import MMLogger
+    from mmengine.utils.dl_utils import set_multi_processing
 
     import mmmaskdistill  # noqa: F401
 
     MMLogger.get_current_instance().setLevel('ERROR')  # keeps the output short
     warnings.filterwarnings('ignore', "Only use 'alpha'")
-    cv2.setNumThreads(0)  # the toolkits use this setting in training
+    # As a Runner does before training: no threads in OpenCV, forked workers.
+    set_multi_processing()
     if args.config:
         return look_at_config(args)
     return compare(args)

@@ -35,9 +35,12 @@ class FirstIteration(Hook):
 """
 
 # mmseg's models import compiled operators, which mmcv-lite does not have. If they
-# are missing, the script imports mmcv.ops with a placeholder in their place.
+# are missing, the script imports mmcv.ops with a placeholder in their place. Python
+# 3.14 removed find_loader, which mmengine 0.10.7 only compares with None.
 MMSEG = """
-import importlib.util, sys, types
+import importlib.util, pkgutil, sys, types
+if not hasattr(pkgutil, 'find_loader'):
+    pkgutil.find_loader = importlib.util.find_spec
 if importlib.util.find_spec('mmcv._ext') is None:
     class Missing(types.ModuleType):
         def __getattr__(self, name):
