@@ -81,20 +81,18 @@ class Block(nn.Module):
         Returns:
             Tensor: [B, 1+N, D], or [B, M, D] with ``queries``.
         """
-
-        def attention(kept: Tensor | None) -> Tensor:
-            return self.attn(
+        y = x if queries is None else take(x, queries)
+        y = self._residual(
+            y,
+            lambda kept: self.attn(
                 _samples(x, kept),
                 grid,
                 shared_bias,
                 _samples(queries, kept),
                 self.norm1,
                 self.gamma_1,
-            )
-
-        y = x if queries is None else take(x, queries)
-        y = self._residual(
-            y, attention, (self.norm1, self.attn, self.gamma_1, shared_bias)
+            ),
+            (self.norm1, self.attn, self.gamma_1, shared_bias),
         )
         return self._residual(
             y,
