@@ -121,7 +121,7 @@ def test_compiled_block_handles_several_grids(fullgraph):
     torch._dynamo.reset()
     for window in ((2, 2), (3, 3)):
         torch.manual_seed(0)
-        block = Block(16, 2, 32, window=window)
+        block = Block(16, 2, 32, table_grid=window)
         nn.init.normal_(block.attn.relative_position_bias_table)
         compiled = deepcopy(block)
         compiled.compile(backend='aot_eager', fullgraph=fullgraph)
