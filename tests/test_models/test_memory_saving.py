@@ -1,5 +1,6 @@
 """The memory-saving layers compute the same as plain ones and keep less memory."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -263,7 +264,7 @@ def test_activation_checkpointing_keeps_the_gradients(dtype):
     found = []
     for vit.with_cp in (False, True):
         vit.zero_grad()
-        torch.manual_seed(0)
+        np.random.seed(0)
         with torch.autocast('cpu', dtype):
             loss = vit(images, mask).square().mean()
         torch.amp.GradScaler('cpu').scale(loss).backward()
