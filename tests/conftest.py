@@ -6,6 +6,7 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('MPLBACKEND', 'Agg')
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 
+import numpy as np
 import pytest
 import torch
 from mmengine.registry import DefaultScope
@@ -17,6 +18,7 @@ torch.set_num_threads(1)
 def fixed_seed():
     """Make a test's random numbers independent of the tests before it."""
     torch.manual_seed(0)
+    np.random.seed(0)
 
 
 @pytest.fixture(autouse=True)

@@ -364,7 +364,7 @@ def _place_tables(state: StateDict, vit: nn.Module, notes: list[str]) -> StateDi
     if (
         shared_key not in state
         or vit.rel_pos_bias is not None
-        or vit.blocks[0].attn.window is None
+        or vit.blocks[0].attn.table_grid is None
     ):
         return state
     shared = state.pop(shared_key)

@@ -1,5 +1,6 @@
 """The memory-saving layers compute the same as plain ones and keep less memory."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -263,7 +264,7 @@ def test_activation_checkpointing_keeps_the_gradients(dtype):
     found = []
     for vit.with_cp in (False, True):
         vit.zero_grad()
-        torch.manual_seed(0)
+        np.random.seed(0)
         with torch.autocast('cpu', dtype):
             loss = vit(images, mask).square().mean()
         torch.amp.GradScaler('cpu').scale(loss).backward()
@@ -305,7 +306,7 @@ def test_block_with_its_own_table_keeps_only_an_index_more():
     A bias [heads, N, N] would instead be kept once for every block.
     """
     tokens = 1 + 16
-    own, shared = Block(64, 4, 256, window=(4, 4)), Block(64, 4, 256)
+    own, shared = Block(64, 4, 256, table_grid=(4, 4)), Block(64, 4, 256)
     x = torch.randn(2, tokens, 64, requires_grad=True)
     bias = nn.Parameter(torch.randn(4, tokens, tokens))
     kept = kept_bytes(lambda: own(x, (4, 4)))
@@ -321,7 +322,7 @@ def test_block_with_its_own_table_equals_plain_layers(shared, grid):
     table's.
     """
     torch.manual_seed(0)
-    block = Block(32, 4, 64, window=(4, 4), layer_scale_init_value=1.0)
+    block = Block(32, 4, 64, table_grid=(4, 4), layer_scale_init_value=1.0)
     table = block.attn.relative_position_bias_table
     nn.init.normal_(table)
     tokens = 1 + grid[0] * grid[1]
@@ -354,39 +355,3 @@ def test_block_with_its_own_table_equals_plain_layers(shared, grid):
     assert close(out, expected, 2e-2)
     for got, gradient in zip(gradients(out, *inputs), wanted):
         assert got.dtype == torch.float32 and close(got, gradient, 4e-2)
-
-
-@pytest.mark.parametrize('queries', [False, True])
-def test_drop_path_draws_once_per_sample_and_branch(queries):
-    """Each sample's branch is kept or dropped by a draw of its own.
-
-    The result is x + kept / (1 - p) * branch, and gradients follow from it.
-    """
-    torch.manual_seed(0)
-    block = Block(8, 2, 16, drop_path=0.5, layer_scale_init_value=1.0)
-    x = torch.randn(6, 5, 8, requires_grad=True)
-    index = torch.tensor([[1, 3]] * 6) if queries else None
-    torch.manual_seed(1)
-    kept = [(torch.rand(6) < 0.5)[:, None, None] / 0.5 for _ in range(2)]
-    torch.manual_seed(1)
-    inputs = [x, *block.parameters()]
-    out = block(x, (2, 2), None, index)
-
-    base = x if index is None else x[:, [1, 3]]
-    attended = block.attn(x, (2, 2), None, index, block.norm1, block.gamma_1)
-    y = base + kept[0] * attended
-    expected = y + kept[1] * block._mlp(y)
-    assert close(out, expected)
-    for got, wanted in zip(gradients(out, *inputs), gradients(expected, *inputs)):
-        assert close(got, wanted)
-
-
-def test_block_with_all_branches_dropped_is_the_identity():
-    torch.manual_seed(0)
-    block = Block(8, 2, 16, drop_path=0.999)
-    x = torch.randn(2, 5, 8)
-    bias = torch.randn(2, 5, 5, requires_grad=True)
-    out = block(x, (2, 2), bias)
-    assert torch.equal(out, x)
-    out.sum().backward()
-    assert all(not p.grad.any() for p in block.parameters())

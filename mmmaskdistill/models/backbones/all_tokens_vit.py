@@ -34,6 +34,7 @@ class AllTokensViT(MaskDistillViT):
         """Compute the tokens of all patches, [B, N, D] or [B, 1+N, D]."""
         tokens, grid = self._embed(x, mask)
         bias = self._shared_bias(grid)
-        for block in self.blocks:
-            tokens = self._run(block, tokens, grid, bias)
+        draws = self._draw_drop_path(self.blocks, self.drop_path_rates, tokens)
+        for block, draw in zip(self.blocks, draws):
+            tokens = self._run(block, tokens, grid, bias, None, draw)
         return self.norm(tokens if self.class_token else tokens[:, 1:])

@@ -1,6 +1,7 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModule, PretrainedInit, initialize
@@ -13,8 +14,10 @@ from mmmaskdistill.registry import MODELS
 
 from ..layers import (
     Block,
+    Draw,
     PatchEmbed,
     RelativePositionBias,
+    draw_drop_path,
     find,
     resize_position_embedding,
 )
@@ -173,17 +176,18 @@ class MaskDistillViT(BaseModule):
         self.rel_pos_bias = (
             RelativePositionBias(window, num_heads) if use_shared_rel_pos_bias else None
         )
-        rates = torch.linspace(0, drop_path_rate, self.num_layers).tolist()
+        self.drop_path_rates = torch.linspace(
+            0, drop_path_rate, self.num_layers
+        ).tolist()
         self.blocks = nn.ModuleList(
             Block(
                 self.embed_dims,
                 num_heads,
                 arch['feedforward_channels'],
-                rate,
                 layer_scale_init_value,
                 window if use_rel_pos_bias else None,
             )
-            for rate in rates
+            for _ in range(self.num_layers)
         )
         self.norm = (
             nn.LayerNorm(self.embed_dims, eps=1e-6) if final_norm else nn.Identity()
@@ -219,8 +223,10 @@ class MaskDistillViT(BaseModule):
         tokens, grid = self._embed(x)
         bias = self._shared_bias(grid)
         outs = []
-        for i, block in enumerate(self.blocks[: max(self.out_indices) + 1]):
-            tokens = self._run(block, tokens, grid, bias)
+        blocks = self.blocks[: max(self.out_indices) + 1]
+        draws = self._draw_drop_path(blocks, self.drop_path_rates, tokens)
+        for i, block in enumerate(blocks):
+            tokens = self._run(block, tokens, grid, bias, None, draws[i])
             if i == self.num_layers - 1:
                 tokens = self.norm(tokens)
             if i in self.out_indices:
@@ -236,11 +242,12 @@ class MaskDistillViT(BaseModule):
         """
         tokens, grid = self._embed(x, mask)
         bias = self._shared_bias(grid)
-        for block in self.blocks[:-1]:
-            tokens = self._run(block, tokens, grid, bias)
+        *draws, last = self._draw_drop_path(self.blocks, self.drop_path_rates, tokens)
+        for block, draw in zip(self.blocks, draws):
+            tokens = self._run(block, tokens, grid, bias, None, draw)
         hidden, not_padding = find(mask)
         # The class token comes before the patches.
-        tokens = self._run(self.blocks[-1], tokens, grid, bias, hidden + 1)
+        tokens = self._run(self.blocks[-1], tokens, grid, bias, hidden + 1, last)
         return self.norm(tokens[not_padding])
 
     def _embed(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, tuple]:
@@ -264,6 +271,28 @@ class MaskDistillViT(BaseModule):
     def _shared_bias(self, grid: tuple[int, int]) -> Tensor | None:
         """Compute the bias [heads, 1+N, 1+N] that all blocks share, if there is one."""
         return None if self.rel_pos_bias is None else self.rel_pos_bias(grid)
+
+    def _draw_drop_path(
+        self, blocks: Sequence[Block], rates: Sequence[float], tokens: Tensor
+    ) -> list[tuple[Draw | None, Draw | None]]:
+        """Draw which samples keep the two branches of each block.
+
+        Args:
+            blocks (Sequence[Block]): Those in eval mode drop nothing.
+            rates (Sequence[float]): Drop path rate of each block.
+            tokens (Tensor): The tokens [B, 1+N, D].
+
+        Returns:
+            list[tuple[Draw | None, Draw | None]]: The ``draws`` of each block.
+        """
+        rates = [rate if b.training else 0.0 for b, rate in zip(blocks, rates)]
+        compiled = torch.compiler.is_compiling() or any(
+            block._compiled_call_impl is not None for block in blocks
+        )
+        draws = draw_drop_path(
+            np.repeat(rates, 2).tolist(), len(tokens), tokens.device, compiled
+        )
+        return list(zip(draws[::2], draws[1::2]))
 
     def _run(self, block: Block, *args) -> Tensor:
         """Call a block, with gradient checkpointing if ``with_cp`` is set."""

@@ -62,29 +62,34 @@ class PatchAggregationViT(MaskDistillViT):
         arch = _parse_arch(arch)
         end = early_layers + num_aggregation_layers
         rates = torch.linspace(0, drop_path_rate, max(self.num_layers, end))
+        self.aggregation_rates = rates[early_layers:end].tolist()
         self.cls_pt_layers = nn.ModuleList(
             Block(
                 self.embed_dims,
                 arch['num_heads'],
                 arch['feedforward_channels'],
-                rate,
                 layer_scale_init_value,
                 self.patch_resolution if kwargs.get('use_rel_pos_bias') else None,
             )
-            for rate in rates[early_layers:end].tolist()
+            for _ in range(num_aggregation_layers)
         )
 
     def _forward_masked(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Compute both readouts of the hidden patches, [mask.sum(), D] each."""
         tokens, grid = self._embed(x, mask)
         bias = self._shared_bias(grid)
+        draws = self._draw_drop_path(
+            [*self.blocks, *self.cls_pt_layers],
+            [*self.drop_path_rates, *self.aggregation_rates],
+            tokens,
+        )
         for i, block in enumerate(self.blocks):
             if i == self.early_layers:
                 early = tokens
-            tokens = self._run(block, tokens, grid, bias)
+            tokens = self._run(block, tokens, grid, bias, None, draws[i])
         aggregated = torch.cat([tokens[:, :1], early[:, 1:]], 1)  # [B, 1+N, D]
-        for block in self.cls_pt_layers:
-            aggregated = self._run(block, aggregated, grid, bias)
+        for block, draw in zip(self.cls_pt_layers, draws[self.num_layers :]):
+            aggregated = self._run(block, aggregated, grid, bias, None, draw)
         return self.norm(tokens[:, 1:][mask]), self.norm(aggregated[:, 1:][mask])
 
     def _draw_weights(self, std: float = 0.02):

@@ -77,8 +77,9 @@ class VisibleViT(MaskDistillViT):
         tokens = torch.cat(
             [cls_token.to(patches.dtype), patches.unflatten(0, (len(x), -1))], 1
         )
-        for block in self.blocks:
-            tokens = self._run(block, tokens, grid, None)
+        draws = self._draw_drop_path(self.blocks, self.drop_path_rates, tokens)
+        for block, draw in zip(self.blocks, draws):
+            tokens = self._run(block, tokens, grid, None, None, draw)
         return self.norm(tokens)
 
     @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from .attention import Attention, find, take
 from .block import Block
+from .drop_path import Draw, draw_drop_path
 from .frozen import freeze_layers, thaw_layers
 from .linear import linear
 from .memory_saving import biased_attention, recomputing_linear
@@ -17,9 +18,11 @@ from .relative_position import (
 __all__ = [
     'Attention',
     'Block',
+    'Draw',
     'PatchEmbed',
     'RelativePositionBias',
     'biased_attention',
+    'draw_drop_path',
     'find',
     'freeze_layers',
     'linear',

@@ -21,31 +21,33 @@ class Attention(nn.Module):
     softmax.
 
     A learned relative position bias can be added to the logits. It is looked up in a
-    table that belongs to this block (``window``), is computed once for all blocks
+    table that belongs to this block (``table_grid``), is computed once for all blocks
     (``shared_bias`` of :meth:`forward`), or is the sum of both.
 
     Args:
         dim (int): Width D of the tokens.
         num_heads (int): Number of attention heads. Must divide ``dim``.
-        window (tuple[int, int], optional): Patch grid (h, w) that this block's own
+        table_grid (tuple[int, int], optional): Patch grid (h, w) that this block's own
             relative position table is made for. Defaults to None, no table.
 
     Raises:
         ValueError: If ``num_heads`` does not divide ``dim``.
     """
 
-    def __init__(self, dim: int, num_heads: int, window: tuple[int, int] | None = None):
+    def __init__(
+        self, dim: int, num_heads: int, table_grid: tuple[int, int] | None = None
+    ):
         super().__init__()
         if dim % num_heads:
             raise ValueError(f'num_heads={num_heads} does not divide embed_dims={dim}')
         self.num_heads = num_heads
-        self.window = window
+        self.table_grid = table_grid
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(dim))
         self.v_bias = nn.Parameter(torch.zeros(dim))
-        if window is not None:
+        if table_grid is not None:
             self.relative_position_bias_table = nn.Parameter(
-                torch.zeros(table_length(window), num_heads)
+                torch.zeros(table_length(table_grid), num_heads)
             )
         self.proj = nn.Linear(dim, dim)
 
@@ -58,10 +60,10 @@ class Attention(nn.Module):
         as a bias [heads, 1+N, 1+N]: all blocks share one index, so less is kept for
         backward. Both values are None if there is no relative position bias.
         """
-        if self.window is None:
+        if self.table_grid is None:
             return shared_bias, None
         table = resize_relative_position_table(
-            self.relative_position_bias_table, self.window, grid
+            self.relative_position_bias_table, self.table_grid, grid
         )
         index = relative_position_index(grid, table.device)
         if shared_bias is None:
@@ -74,50 +76,88 @@ class Attention(nn.Module):
         grid: tuple[int, int],
         shared_bias: Tensor | None = None,
         queries: Tensor | None = None,
-        norm: nn.LayerNorm | None = None,
-        scale: Tensor | None = None,
     ) -> Tensor:
-        """Compute ``scale * attention(norm(x))`` for all tokens or for some of them.
-
-        Every query attends to all tokens. The normalization and the layer scale belong
-        to the block; they are passed in so that their outputs need not be kept for
-        backward, see :func:`recomputing_linear`.
+        """Attend from all tokens, or from some of them, to all tokens.
 
         Args:
-            x (Tensor): Tokens [B, 1+N, D], the class token first.
+            x (Tensor): Normalized tokens [B, 1+N, D], the class token first.
             grid (tuple[int, int]): Patch grid (h, w), N = h*w.
             shared_bias (Tensor, optional): Relative position bias that all blocks
                 share, [heads, 1+N, 1+N]. Defaults to None, no shared bias.
             queries (Tensor, optional): Indices [B, M] of the tokens to compute. The
                 other tokens only serve as keys and values. Defaults to None, all
                 tokens.
-            norm (nn.LayerNorm, optional): Normalization of the tokens before
-                attention. Defaults to None, no normalization.
-            scale (Tensor, optional): Layer scale [D]. Defaults to None, no scale.
 
         Returns:
             Tensor: [B, 1+N, D], or [B, M, D] with ``queries``.
         """
-        no_bias = torch.zeros_like(self.v_bias)
+        qkv = self.qkv(x)  # [B, 1+N, 3D]
+        qkv = qkv + self._qkv_bias().to(qkv.dtype)
         if queries is None:
-            qkv_bias = torch.cat([self.q_bias, no_bias, self.v_bias])
-            projected = [recomputing_linear(x, self.qkv.weight, qkv_bias, norm)]
+            projected = [qkv]
+        else:
+            dim = qkv.shape[2] // 3
+            q, kv = qkv.split([dim, 2 * dim], 2)
+            projected = [take(q, queries), kv]
+        return self.proj(self._attend(projected, grid, shared_bias, queries))
+
+    def forward_saving_memory(
+        self,
+        x: Tensor,
+        grid: tuple[int, int],
+        shared_bias: Tensor | None,
+        queries: Tensor | None,
+        norm: nn.LayerNorm,
+        scale: Tensor | None,
+    ) -> Tensor:
+        """Compute ``scale * attention(norm(x))`` from the weights of the modules.
+
+        This keeps neither the output of the norm nor that of the projection for
+        backward, see :func:`recomputing_linear`, and projects the queries of the asked
+        tokens only.
+
+        Args:
+            x (Tensor): Tokens [B, 1+N, D] before the norm.
+            grid (tuple[int, int]): As in :meth:`forward`.
+            shared_bias (Tensor | None): As in :meth:`forward`.
+            queries (Tensor | None): As in :meth:`forward`.
+            norm (nn.LayerNorm): The norm before attention.
+            scale (Tensor | None): Layer scale [D].
+
+        Returns:
+            Tensor: [B, 1+N, D], or [B, M, D] with ``queries``.
+        """
+        if queries is None:
+            projected = [recomputing_linear(x, self.qkv.weight, self._qkv_bias(), norm)]
         else:
             dim = x.shape[2]
             q_weight, kv_weight = self.qkv.weight.split([dim, 2 * dim])
-            kv_bias = torch.cat([no_bias, self.v_bias])
+            kv_bias = self._qkv_bias()[dim:]
             projected = [
                 recomputing_linear(take(x, queries), q_weight, self.q_bias, norm),
                 recomputing_linear(x, kv_weight, kv_bias, norm),
             ]
-        bias, index = self._bias(grid, shared_bias)
-        if bias is None:
-            q, k, v = split_heads(projected, self.num_heads)
-            x = F.scaled_dot_product_attention(q, k, v)  # [B, heads, M, d]
-            x = x.transpose(1, 2).flatten(2)  # [B, M, D]
-        else:
-            x = biased_attention(projected, self.num_heads, bias, queries, index)
+        x = self._attend(projected, grid, shared_bias, queries)
         return recomputing_linear(x, self.proj.weight, self.proj.bias, scale=scale)
+
+    def _qkv_bias(self) -> Tensor:
+        """The biases of queries, keys (zero) and values, [3D]."""
+        return torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
+
+    def _attend(
+        self,
+        projected: list[Tensor],
+        grid: tuple[int, int],
+        shared_bias: Tensor | None,
+        queries: Tensor | None,
+    ) -> Tensor:
+        """Compute the outputs of all heads, [B, M, D], from their inputs."""
+        bias, index = self._bias(grid, shared_bias)
+        if bias is not None:
+            return biased_attention(projected, self.num_heads, bias, queries, index)
+        q, k, v = split_heads(projected, self.num_heads)
+        x = F.scaled_dot_product_attention(q, k, v)  # [B, heads, M, d]
+        return x.transpose(1, 2).flatten(2)
 
 
 def find(mask: Tensor) -> tuple[Tensor, Tensor]:

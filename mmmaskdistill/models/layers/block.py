@@ -1,13 +1,11 @@
 """A Transformer block of the BEiT family."""
 
-from collections.abc import Callable, Iterable, Iterator
-
 import torch
 from timm.layers import Mlp
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 
 from .attention import Attention, take
+from .drop_path import Draw, residual
 from .memory_saving import recomputing_linear
 
 
@@ -17,16 +15,22 @@ class Block(nn.Module):
     For tokens x it computes ``y = x + drop(gamma_1 * attn(norm1(x)))`` and returns
     ``y + drop(gamma_2 * mlp(norm2(y)))``, as BEiT does (arXiv 2106.08254).
 
+    While the modules of a branch are those that it was built with, the branch is
+    computed from their weights by functions that keep less for backward and return the
+    same values and gradients. As soon as one of the modules has a hook, or is replaced
+    by a module of another class (such as a LoRA layer or another norm), the branch
+    calls its modules one by one. Their hooks then fire once per forward pass, and again
+    during backward if the block is checkpointed (``with_cp``). Hooks that torch
+    registers for all modules at once do not have this effect.
+
     Args:
         dim (int): Width D of the tokens.
         num_heads (int): Number of attention heads. Must divide ``dim``.
         mlp_dim (int): Hidden width of the MLP.
-        drop_path (float): Probability, per sample, that a residual branch is
-            skipped during training. A skipped branch is not computed. Defaults to 0.
         layer_scale_init_value (float): Initial value of the learned scales
             ``gamma_1`` and ``gamma_2``, [D] each; 0 means no layer scale. Defaults
             to 0.1.
-        window (tuple[int, int], optional): Patch grid (h, w) that the block's own
+        table_grid (tuple[int, int], optional): Patch grid (h, w) that the block's own
             relative position table is made for. Defaults to None, no table.
 
     Raises:
@@ -38,21 +42,14 @@ class Block(nn.Module):
         dim: int,
         num_heads: int,
         mlp_dim: int,
-        drop_path: float = 0.0,
         layer_scale_init_value: float = 0.1,
-        window: tuple[int, int] | None = None,
+        table_grid: tuple[int, int] | None = None,
     ):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = Attention(dim, num_heads, window)
+        self.attn = Attention(dim, num_heads, table_grid)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = Mlp(dim, mlp_dim)
-        self.drop_path = drop_path
-        self.drops = drop_path > 0
-        # torch.compile would build a Python number into the compiled graph, whereas a
-        # tensor is an input of it. Blocks that differ only in their drop path can
-        # therefore share one graph.
-        self.register_buffer('keep', torch.tensor(1 - drop_path), persistent=False)
         if layer_scale_init_value:
             start = torch.full((dim,), float(layer_scale_init_value))
             self.gamma_1 = nn.Parameter(start.clone())
@@ -66,6 +63,7 @@ class Block(nn.Module):
         grid: tuple[int, int],
         shared_bias: Tensor | None = None,
         queries: Tensor | None = None,
+        draws: tuple[Draw | None, Draw | None] = (None, None),
     ) -> Tensor:
         """Transform all tokens, or only some of them.
 
@@ -77,104 +75,97 @@ class Block(nn.Module):
             queries (Tensor, optional): Indices [B, M] of the tokens to compute. The
                 other tokens only serve as keys and values. Defaults to None, all
                 tokens.
+            draws (tuple[Draw | None, Draw | None]): Which samples keep the attention
+                branch and which keep the MLP branch, drop path's draws. None means all
+                samples, the default.
 
         Returns:
             Tensor: [B, 1+N, D], or [B, M, D] with ``queries``.
         """
         y = x if queries is None else take(x, queries)
-        y = self._residual(
+        y = residual(
             y,
-            lambda kept: self.attn(
-                _samples(x, kept),
-                grid,
-                shared_bias,
-                _samples(queries, kept),
-                self.norm1,
-                self.gamma_1,
+            lambda kept: self._attention_branch(
+                _samples(x, kept), grid, shared_bias, _samples(queries, kept)
             ),
             (self.norm1, self.attn, self.gamma_1, shared_bias),
+            draws[0],
         )
-        return self._residual(
+        return residual(
             y,
-            lambda kept: self._mlp(_samples(y, kept)),
+            lambda kept: self._mlp_branch(_samples(y, kept)),
             (self.norm2, self.mlp, self.gamma_2),
+            draws[1],
         )
 
-    def _mlp(self, x: Tensor) -> Tensor:
-        fc1, fc2 = self.mlp.fc1, self.mlp.fc2
-        x = recomputing_linear(x, fc1.weight, fc1.bias, self.norm2)
-        return recomputing_linear(
-            x, fc2.weight, fc2.bias, gelu=True, scale=self.gamma_2
-        )
-
-    def _residual(
+    def _attention_branch(
         self,
         x: Tensor,
-        branch: Callable,
-        learned: Iterable[nn.Module | Tensor | None],
+        grid: tuple[int, int],
+        shared_bias: Tensor | None,
+        queries: Tensor | None,
     ) -> Tensor:
-        """``x + drop(branch)``, computed only for the samples that keep the branch.
+        """Compute ``gamma_1 * attn(norm1(x))``."""
+        if self._attention_is_plain():
+            return self.attn.forward_saving_memory(
+                x, grid, shared_bias, queries, self.norm1, self.gamma_1
+            )
+        out = self.attn(self.norm1(x), grid, shared_bias, queries)
+        return out if self.gamma_1 is None else self.gamma_1 * out
 
-        Args:
-            x (Tensor): Tokens [B, M, D].
-            branch (Callable): Takes the indices [K] of the samples that keep the
-                branch, or None for all of them, and returns [K, M, D].
-            learned (Iterable[nn.Module | Tensor | None]): The modules and tensors
-                that ``branch`` sends gradients to.
-        """
-        kept = None
-        if self.training and self.drops:
-            draws = torch.rand(len(x), device=x.device)
-            if torch.compiler.is_compiling():
-                # The shapes of a compiled graph are fixed, so all samples are
-                # computed and some are multiplied by zero.
-                factor = (draws < self.keep) / self.keep
-                return x + branch(None) * factor.to(x.dtype).view(-1, 1, 1)
-            kept = (draws < 1 - self.drop_path).nonzero()[:, 0]
-        if not x.numel() or (kept is not None and not len(kept)):
-            # Some attention kernels refuse an empty batch.
-            return with_zero_gradients(x, _tensors(learned))
-        if kept is None:
-            return x + branch(None)
-        scale = 1 / (1 - self.drop_path)
-        return x.index_add(0, kept, branch(kept).to(x.dtype), alpha=scale)
+    def _mlp_branch(self, x: Tensor) -> Tensor:
+        """Compute ``gamma_2 * mlp(norm2(x))``."""
+        if self._mlp_is_plain():
+            fc1, fc2 = self.mlp.fc1, self.mlp.fc2
+            x = recomputing_linear(x, fc1.weight, fc1.bias, self.norm2)
+            return recomputing_linear(
+                x, fc2.weight, fc2.bias, gelu=True, scale=self.gamma_2
+            )
+        out = self.mlp(self.norm2(x))
+        return out if self.gamma_2 is None else self.gamma_2 * out
+
+    def _attention_is_plain(self) -> bool:
+        attn = self.attn
+        return (
+            _is_plain(self.norm1, nn.LayerNorm)
+            and _is_plain(attn, Attention)
+            and _is_plain(attn.qkv, nn.Linear)
+            and attn.qkv.bias is None
+            and _is_plain(attn.proj, nn.Linear)
+        )
+
+    def _mlp_is_plain(self) -> bool:
+        mlp = self.mlp
+        return (
+            _is_plain(self.norm2, nn.LayerNorm)
+            and _is_plain(mlp, Mlp)
+            and _is_plain(mlp.fc1, nn.Linear)
+            and _is_plain(mlp.act, nn.GELU)
+            and mlp.act.approximate == 'none'
+            and _is_plain(mlp.norm, nn.Identity)
+            and _is_plain(mlp.fc2, nn.Linear)
+            and all(
+                _is_plain(drop, nn.Dropout) and (drop.p == 0 or not drop.training)
+                for drop in (mlp.drop1, mlp.drop2)
+            )
+        )
 
 
-def with_zero_gradients(x: Tensor, parameters: Iterable[Tensor]) -> Tensor:
-    """Return ``x``; the backward pass also gives ``parameters`` gradients of zero.
+def _is_plain(module: nn.Module, kind: type) -> bool:
+    """Tell whether a function of a module's weights may stand for calling it.
 
-    DistributedDataParallel waits for the gradient of every parameter, so parameters
-    that an iteration does not use must stay part of its graph.
-
-    Args:
-        x (Tensor): Any tensor.
-        parameters (Iterable[Tensor]): Tensors of any shape. Those that need no
-            gradient are skipped.
-
-    Returns:
-        Tensor: A view of ``x``.
+    This is the case if the module is exactly of the class that the function is written
+    for, and has neither hooks nor a forward method of its own. Parametrizations change
+    the class, and pruning adds a hook.
     """
-    return _WithZeroGradients.apply(x, *(p for p in parameters if p.requires_grad))
-
-
-class _WithZeroGradients(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.save_for_backward(*parameters)
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, ...]:
-        return grad, *(torch.zeros_like(p) for p in ctx.saved_tensors)
-
-
-def _tensors(learned: Iterable[nn.Module | Tensor | None]) -> Iterator[Tensor]:
-    """The parameters of all modules, and the tensors themselves."""
-    for item in learned:
-        if isinstance(item, nn.Module):
-            yield from item.parameters()
-        elif item is not None:
-            yield item
+    return (
+        type(module) is kind
+        and 'forward' not in module.__dict__
+        and not module._forward_hooks
+        and not module._forward_pre_hooks
+        and not module._backward_hooks
+        and not module._backward_pre_hooks
+    )
 
 
 def _samples(x: Tensor | None, kept: Tensor | None) -> Tensor | None:
