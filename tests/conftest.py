@@ -26,3 +26,11 @@ def no_leftover_scope():
     Registries would look names up in it.
     """
     DefaultScope._instance_dict.clear()
+
+
+@pytest.fixture
+def fake_gpu():
+    """A GPU without values, to be used as ``with fake_gpu:``, see ``FakeGPU``."""
+    from helpers.fake_gpu import FakeGPU
+
+    return FakeGPU()
