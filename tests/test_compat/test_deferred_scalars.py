@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.fake_gpu import HostStop
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.optim import OptimWrapper
@@ -287,6 +288,37 @@ def test_wrong_values_are_refused_as_before(hub):
     update(hub, 1.0)
     with pytest.raises(AssertionError, match='used to be True'):
         hub.update_scalar('train/loss', torch.tensor(1.0), resumed=False)
+
+
+@pytest.fixture
+def clip_on_gpu(fake_gpu):
+    """Clip gradients on a GPU without values, and log their norm and a loss."""
+
+    def clip():
+        with fake_gpu:
+            weight = torch.nn.Parameter(torch.ones(3, device='cuda'))
+            weight.grad = torch.ones(3, device='cuda')
+            optim_wrapper = OptimWrapper(
+                torch.optim.SGD([weight], lr=0.1), clip_grad=dict(max_norm=0.1)
+            )
+            optim_wrapper.message_hub = MessageHub('gpu')
+            optim_wrapper._clip_grad()
+            optim_wrapper.message_hub.update_scalar('train/loss', weight.sum())
+        return optim_wrapper.message_hub
+
+    return clip
+
+
+def test_host_does_not_wait_for_the_gpu(clip_on_gpu):
+    assert set(clip_on_gpu().log_scalars) == {'train/grad_norm', 'train/loss'}
+
+
+@pytest.mark.parametrize('owner', [OptimWrapper, MessageHub])
+def test_host_waits_for_the_gpu_in_unpatched_mmengine(clip_on_gpu, owner, monkeypatch):
+    name = dict(OptimWrapper='_clip_grad', MessageHub='update_scalar')[owner.__name__]
+    monkeypatch.setattr(owner, name, getattr(owner, name).__wrapped__)
+    with pytest.raises(HostStop, match='mmengine/'):
+        clip_on_gpu()
 
 
 def test_clipping_by_value_has_no_norm(build):
