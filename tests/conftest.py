@@ -9,6 +9,7 @@ os.environ.setdefault('HF_HUB_OFFLINE', '1')
 import pytest
 import torch
 from mmengine.registry import DefaultScope
+from packaging.version import Version
 
 torch.set_num_threads(1)
 
@@ -33,4 +34,7 @@ def fake_gpu():
     """A GPU without values, to be used as ``with fake_gpu:``, see ``FakeGPU``."""
     from helpers.fake_gpu import FakeGPU
 
+    # torch 2.9 cannot make all fake tensors on a machine without a driver, and aborts.
+    if Version(torch.__version__) < Version('2.14'):
+        pytest.skip('the fake GPU is only tested with torch 2.14 and later')
     return FakeGPU()

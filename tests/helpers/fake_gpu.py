@@ -1,8 +1,8 @@
 """A GPU that computes nothing, but notices when the host would have to wait for it.
 
-Inside ``with FakeGPU() as gpu`` tensors on the device ``cuda`` have shapes, dtypes and
-devices, but no values (torch's ``FakeTensorMode``), whether the machine has a GPU or
-not. Tensors on the CPU are ordinary tensors, with which the host can do what it likes.
+Inside ``with FakeGPU() as gpu`` tensors on the device ``cuda:0`` have shapes, dtypes
+and devices, but no values (torch's ``FakeTensorMode``), also on a machine without GPUs.
+Tensors on the CPU are ordinary tensors, with which the host can do what it likes.
 """
 
 import functools
@@ -119,7 +119,7 @@ class FakeGPU(TorchDispatchMode):
         before = torch.__future__.get_overwrite_module_params_on_conversion()
         torch.__future__.set_overwrite_module_params_on_conversion(True)
         try:
-            return model.to('cuda')
+            return model.to('cuda:0')
         finally:
             torch.__future__.set_overwrite_module_params_on_conversion(before)
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from helpers.fake_gpu import FakeGPU, HostStop, StaticShapes
+from helpers.fake_gpu import HostStop, StaticShapes
 from torch import nn
 
 from mmmaskdistill.models.layers.relative_position import relative_position_index
@@ -13,7 +13,7 @@ def gpu(fake_gpu):
 
 
 def on_gpu(*size):
-    return torch.rand(*size).to('cuda', non_blocking=True)
+    return torch.rand(*size).to('cuda:0', non_blocking=True)
 
 
 STOPS = dict(
@@ -45,7 +45,7 @@ def test_stop_is_found(gpu, stop):
 
 
 NO_STOPS = dict(
-    static_index=lambda x: x[torch.tensor([0, 2], device='cuda')],
+    static_index=lambda x: x[torch.tensor([0, 2], device='cuda:0')],
     gather=lambda x: x.gather(1, x.argsort(1)),
     where=lambda x: torch.where(x > 0, x, 0.0),
     masked_fill=lambda x: x.masked_fill(x > 0, 0.0),
@@ -68,22 +68,22 @@ def test_host_may_read_its_own_tensors(gpu):
 
 def test_copies_that_wait_are_counted(gpu):
     x = torch.rand(3)
-    x.pin_memory().to('cuda', non_blocking=True)
-    torch.empty(3, device='cuda').copy_(x, non_blocking=True)
+    x.pin_memory().to('cuda:0', non_blocking=True)
+    torch.empty(3, device='cuda:0').copy_(x, non_blocking=True)
     assert not gpu.waiting_copies
-    x.to('cuda')
-    torch.empty(3, device='cuda').copy_(x)
-    torch.tensor([1.0], device='cuda')
+    x.to('cuda:0')
+    torch.empty(3, device='cuda:0').copy_(x)
+    torch.tensor([1.0], device='cuda:0')
     assert gpu.waiting_copies.total() == 3
     assert all('test_fake_gpu.py:' in line for line in gpu.waiting_copies)
 
 
-def test_line_of_the_package_is_reported_and_its_caches_are_emptied():
+def test_line_of_the_package_is_reported_and_its_caches_are_emptied(fake_gpu):
     window = (2, 2)
     real = relative_position_index(window, torch.device('cpu'))
-    with FakeGPU() as gpu:
-        relative_position_index(window, torch.device('cuda'))
-    (line,) = gpu.waiting_copies
+    with fake_gpu:
+        relative_position_index(window, torch.device('cuda:0'))
+    (line,) = fake_gpu.waiting_copies
     assert line.startswith('mmmaskdistill/models/layers/relative_position.py:')
     assert relative_position_index.cache_info().currsize == 0
     assert torch.equal(relative_position_index(window, torch.device('cpu')), real)
@@ -102,8 +102,8 @@ def test_model_is_placed_on_the_gpu_and_autocast_reaches_its_products(gpu):
     assert not torch.is_autocast_enabled('cuda')
 
 
-def test_nothing_remains_after_an_error():
-    with pytest.raises(HostStop), FakeGPU() as gpu, gpu.autocast():
+def test_nothing_remains_after_an_error(fake_gpu):
+    with pytest.raises(HostStop), fake_gpu as gpu, gpu.autocast():
         on_gpu(3).sum().item()
     assert torch.rand(3).sum().item() > 0
     assert type(torch.zeros(1)) is torch.Tensor

@@ -296,8 +296,8 @@ def clip_on_gpu(fake_gpu):
 
     def clip():
         with fake_gpu:
-            weight = torch.nn.Parameter(torch.ones(3, device='cuda'))
-            weight.grad = torch.ones(3, device='cuda')
+            weight = torch.nn.Parameter(torch.ones(3, device='cuda:0'))
+            weight.grad = torch.ones(3, device='cuda:0')
             optim_wrapper = OptimWrapper(
                 torch.optim.SGD([weight], lr=0.1), clip_grad=dict(max_norm=0.1)
             )
