@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.registry import DefaultScope
+from packaging.version import Version
 
 torch.set_num_threads(1)
 
@@ -28,3 +29,14 @@ def no_leftover_scope():
     Registries would look names up in it.
     """
     DefaultScope._instance_dict.clear()
+
+
+@pytest.fixture
+def fake_gpu():
+    """A GPU without values, to be used as ``with fake_gpu:``, see ``FakeGPU``."""
+    from helpers.fake_gpu import FakeGPU
+
+    # torch 2.9 cannot make all fake tensors on a machine without a driver, and aborts.
+    if Version(torch.__version__) < Version('2.14'):
+        pytest.skip('the fake GPU is only tested with torch 2.14 and later')
+    return FakeGPU()

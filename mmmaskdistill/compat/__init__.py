@@ -13,6 +13,7 @@ from . import (  # noqa: E402
     atomic_files,
     checkpoint_rotation,
     compiled_ops,
+    deferred_scalars,
     gloo,
     interp2d,
     multimodal,
@@ -28,6 +29,7 @@ for quirk in (
     safe_loading,
     atomic_files,
     checkpoint_rotation,
+    deferred_scalars,
     amp,
     gloo,
 ):

@@ -53,7 +53,14 @@ def build_runner(tmp_path):
     """
 
     def build(
-        name='run', iters=4, optim_wrapper='OptimWrapper', keep=-1, **kwargs
+        name='run',
+        iters=4,
+        optim_wrapper='OptimWrapper',
+        keep=-1,
+        log_interval=1,
+        val_interval=2,
+        optim_options=None,
+        **kwargs,
     ) -> Runner:
         # The Runner sets its seed only after the model has been built.
         torch.manual_seed(0)
@@ -69,16 +76,15 @@ def build_runner(tmp_path):
             ),
             val_evaluator=[Count()],
             val_cfg=dict(),
-            train_cfg=dict(by_epoch=False, max_iters=iters, val_interval=2),
-            optim_wrapper=dict(
-                type=optim_wrapper, optimizer=dict(type='AdamW', lr=0.1)
-            ),
+            train_cfg=dict(by_epoch=False, max_iters=iters, val_interval=val_interval),
+            optim_wrapper=dict(type=optim_wrapper, optimizer=dict(type='AdamW', lr=0.1))
+            | (optim_options or {}),
             param_scheduler=[
                 dict(type='LinearLR', by_epoch=False, start_factor=0.1, end=2),
                 dict(type='CosineAnnealingLR', by_epoch=False, begin=2, end=8),
             ],
             default_hooks=dict(
-                logger=dict(type='LoggerHook', interval=1),
+                logger=dict(type='LoggerHook', interval=log_interval),
                 checkpoint=dict(
                     type='CheckpointHook',
                     by_epoch=False,

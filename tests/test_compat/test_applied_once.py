@@ -2,7 +2,9 @@ import mmengine.dist.utils
 import scipy.interpolate
 import torch
 from mmengine.hooks import CheckpointHook
+from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.model import MMDistributedDataParallel
+from mmengine.optim import OptimWrapper
 from mmengine.runner import checkpoint
 
 from mmmaskdistill.compat import (
@@ -10,6 +12,7 @@ from mmmaskdistill.compat import (
     atomic_files,
     checkpoint_rotation,
     compiled_ops,
+    deferred_scalars,
     gloo,
     interp2d,
     multimodal,
@@ -23,6 +26,9 @@ def patched_functions():
         mmengine.dist.utils._init_dist_pytorch,
         MMDistributedDataParallel.__init__,
         CheckpointHook._save_checkpoint_with_step,
+        HistoryBuffer.__getstate__,
+        MessageHub.update_scalar,
+        OptimWrapper._clip_grad,
         checkpoint.load_url,
         scipy.interpolate.interp2d,
     )
@@ -39,6 +45,7 @@ def test_applying_the_patches_again_changes_nothing():
         safe_loading,
         atomic_files,
         checkpoint_rotation,
+        deferred_scalars,
         amp,
         gloo,
     ):
