@@ -69,7 +69,7 @@ class PatchAggregationViT(MaskDistillViT):
                 arch['feedforward_channels'],
                 rate,
                 layer_scale_init_value,
-                self.patch_resolution if kwargs.get('use_rel_pos_bias') else None,
+                self.grid if kwargs.get('use_rel_pos_bias') else None,
             )
             for rate in rates[early_layers:end].tolist()
         )
