@@ -1,9 +1,13 @@
+import subprocess
+import sys
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.optim import build_optim_wrapper
 from mmpretrain.structures import DataSample
 
@@ -118,10 +122,10 @@ def test_teacher_is_in_checkpoints_but_not_in_optimizers():
     assert model.double().teacher.model.cls_token.dtype == torch.float64
 
 
-def dataloader():
+def dataloader(count):
     torch.manual_seed(1)
-    images = torch.randn(2, 3, 64, 64)
-    _, samples = batch()
+    images = torch.randn(count, 3, 64, 64)
+    samples = [DataSample().set_mask(torch.arange(16) < 6)] * count
     return dict(
         batch_size=2,
         sampler=dict(type='DefaultSampler'),
@@ -130,12 +134,24 @@ def dataloader():
     )
 
 
-def make_runner(work_dir, epochs, resume=False, accumulate=1, hooks=(), model=None):
-    """A run of one iteration per epoch, which saves a checkpoint after each."""
+def make_runner(
+    work_dir,
+    epochs,
+    resume=False,
+    accumulate=1,
+    hooks=(),
+    model=None,
+    samples=2,
+    **kwargs,
+):
+    """A run with one iteration per epoch, unless there are more than two samples.
+
+    It saves a checkpoint after each epoch.
+    """
     return ResumableRunner(
         model=model or build(data_preprocessor=dict(type='SelfSupDataPreprocessor')),
         work_dir=str(work_dir),
-        train_dataloader=dataloader(),
+        train_dataloader=dataloader(samples),
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
         optim_wrapper=dict(
             optimizer=dict(type='AdamW', lr=1e-2), accumulative_counts=accumulate
@@ -146,6 +162,7 @@ def make_runner(work_dir, epochs, resume=False, accumulate=1, hooks=(), model=No
         resume=resume,
         randomness=dict(seed=0),
         experiment_name=f'{work_dir}{resume}{epochs}',
+        **kwargs,
     )
 
 
@@ -174,10 +191,15 @@ class Recorder(Hook):
         self.student, self.teacher = [], []
 
     def before_train(self, runner):
-        self.first = runner.model.backbone.cls_token.detach().clone()
+        self.first = self.model(runner).backbone.cls_token.detach().clone()
+
+    @staticmethod
+    def model(runner):
+        wrapped = is_model_wrapper(runner.model)
+        return runner.model.module if wrapped else runner.model
 
     def after_train_iter(self, runner, *args, **kwargs):
-        model = runner.model
+        model = self.model(runner)
         self.student.append(model.backbone.cls_token.detach().clone())
         self.teacher.append(model.teacher.model.cls_token.clone())
 
@@ -223,3 +245,38 @@ def test_hook_without_a_teacher_to_update_is_refused(tmp_path):
     )
     with pytest.raises(ConfigError, match='PixelTeacher: remove it from custom_hooks'):
         make_runner(tmp_path, 1, model=pixels).train()
+
+
+TWO_PROCESSES = """
+import sys
+import torch
+sys.path.insert(0, sys.argv[2])
+from mmengine.dist import all_gather
+from test_momentum_teacher import Recorder, make_runner
+
+recorder = Recorder()
+runner = make_runner(
+    sys.argv[1], 2, accumulate=2, hooks=[recorder], launcher='pytorch', samples=8
+)
+runner.train()
+assert len(recorder.student) == 4
+expected = recorder.first
+for i, (student, teacher) in enumerate(zip(recorder.student, recorder.teacher), 1):
+    if i % 2 == 0:
+        expected = 0.9 * expected + 0.1 * student
+    torch.testing.assert_close(teacher, expected)
+    first, second = all_gather(teacher)
+    assert torch.equal(first, second)
+assert not torch.equal(recorder.first, expected)
+"""
+
+
+def test_processes_have_the_same_teacher(tmp_path):
+    script = tmp_path / 'train.py'
+    script.write_text(TWO_PROCESSES)
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
+    subprocess.run(
+        [*command, '--nproc_per_node=2', script, tmp_path, Path(__file__).parent],
+        check=True,
+        timeout=300,
+    )
