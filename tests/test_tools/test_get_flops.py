@@ -80,7 +80,7 @@ def test_teacher_whose_features_are_resized_sees_its_own_images():
             resize='bilinear',
         ),
         normalizer=dict(type='mmmaskdistill.NoNormalizer'),
-        head=dict(type='mmmaskdistill.LinearHead', in_channels=24, out_channels=384),
+        head=dict(type='mmmaskdistill.LinearHead', in_channels=24, out_channels=96),
         loss=dict(type='mmmaskdistill.MSELoss'),
     )
     _, flops = count(model, (64, 64), 0.4)['teacher']
