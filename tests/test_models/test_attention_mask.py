@@ -145,6 +145,16 @@ def test_models_without_attention_of_a_class_token_say_so(name, size):
         teacher.attend(torch.zeros(1))
 
 
+@pytest.mark.parametrize('name', ['pit_ti_224', 'volo_d1_224', 'crossvit_tiny_240'])
+def test_class_tokens_outside_of_the_blocks_are_refused(name):
+    """These models do not say how many tokens come before the patches."""
+    with (
+        torch.device('meta'),
+        pytest.raises(ConfigError, match=f'ViT with a class token.*{name}'),
+    ):
+        TimmTeacher(name, pretrained='random', class_token=True)
+
+
 @pytest.mark.parametrize(
     'name',
     [

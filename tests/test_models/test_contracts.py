@@ -168,6 +168,20 @@ def test_timm_teacher_returns_features_at_the_class_token():
     assert torch.equal(teacher.at(images, where), teacher(images)[where])
 
 
+@pytest.mark.parametrize('kind', ['BatchNormalizer', 'InstanceNormalizer'])
+def test_normalizers_over_several_tokens_see_all_patches(kind):
+    """The teacher may skip patches only for a normalizer that is ``per_token``."""
+    model = build(
+        teacher=VIT,
+        normalizer=dict(type=f'mmmaskdistill.{kind}'),
+        head=dict(LINEAR, out_channels=64),
+    )
+    images, mask = torch.randn(2, 3, 64, 64), torch.arange(16) < 6
+    assert model.teacher.can_skip
+    expected = model.normalizer(model.teacher(images))[:, :6].flatten(0, 1)
+    torch.testing.assert_close(model.target(images, mask.expand(2, -1)), expected)
+
+
 def test_cached_teacher_passes_on_what_its_teacher_offers():
     normalizer = dict(type='mmmaskdistill.LayerNormalizer')
     several = CachedTeacher(

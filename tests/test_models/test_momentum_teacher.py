@@ -136,7 +136,7 @@ def dataloader(count):
 
 def make_runner(
     work_dir,
-    epochs,
+    iterations,
     resume=False,
     accumulate=1,
     hooks=(),
@@ -144,24 +144,24 @@ def make_runner(
     samples=2,
     **kwargs,
 ):
-    """A run with one iteration per epoch, unless there are more than two samples.
-
-    It saves a checkpoint after each epoch.
-    """
+    """A run that saves a checkpoint after each iteration."""
     return ResumableRunner(
         model=model or build(data_preprocessor=dict(type='SelfSupDataPreprocessor')),
         work_dir=str(work_dir),
         train_dataloader=dataloader(samples),
-        train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        train_cfg=dict(by_epoch=False, max_iters=iterations),
         optim_wrapper=dict(
             optimizer=dict(type='AdamW', lr=1e-2), accumulative_counts=accumulate
         ),
-        default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1)),
+        default_hooks=dict(
+            checkpoint=dict(type='CheckpointHook', interval=1, by_epoch=False)
+        ),
+        log_processor=dict(by_epoch=False),
         custom_hooks=[dict(type='mmmaskdistill.MomentumTeacherHook'), *hooks],
         default_scope='mmpretrain',
         resume=resume,
         randomness=dict(seed=0),
-        experiment_name=f'{work_dir}{resume}{epochs}',
+        experiment_name=f'{work_dir}{resume}{iterations}',
         **kwargs,
     )
 
@@ -169,8 +169,8 @@ def make_runner(
 @pytest.mark.parametrize('accumulate', [1, 2])
 def test_resumed_run_equals_an_uninterrupted_one(tmp_path, accumulate):
 
-    def train(work_dir, epochs, resume=False):
-        runner = make_runner(tmp_path / work_dir, epochs, resume, accumulate)
+    def train(work_dir, iterations, resume=False):
+        runner = make_runner(tmp_path / work_dir, iterations, resume, accumulate)
         runner.train()
         return runner.model.state_dict()
 
@@ -211,19 +211,20 @@ def test_hook_updates_once_per_step_of_the_optimizer(tmp_path, accumulate):
     Each checkpoint contains student and teacher after the same step.
     """
     recorder = Recorder()
-    runner = make_runner(tmp_path, 6, accumulate=accumulate, hooks=[recorder])
+    runner = make_runner(tmp_path, 7, accumulate=accumulate, hooks=[recorder])
     runner.train()
     expected, steps = recorder.first, 0
     for i, (student, teacher) in enumerate(zip(recorder.student, recorder.teacher), 1):
-        if i % accumulate == 0:
+        # The last iteration makes a step, whatever has been accumulated.
+        if i % accumulate == 0 or i == 7:
             expected = 0.9 * expected + 0.1 * student
             steps += 1
         torch.testing.assert_close(teacher, expected)
-        saved = torch.load(tmp_path / f'epoch_{i}.pth', weights_only=False)
+        saved = torch.load(tmp_path / f'iter_{i}.pth', weights_only=False)
         saved = saved['state_dict']
         assert torch.equal(saved['backbone.cls_token'], student)
         assert torch.equal(saved['teacher.model.cls_token'], teacher)
-    assert steps == 6 // accumulate
+    assert steps == (7 if accumulate == 1 else 4)
 
 
 def test_students_it_cannot_follow_are_refused():
@@ -256,7 +257,7 @@ from test_momentum_teacher import Recorder, make_runner
 
 recorder = Recorder()
 runner = make_runner(
-    sys.argv[1], 2, accumulate=2, hooks=[recorder], launcher='pytorch', samples=8
+    sys.argv[1], 4, accumulate=2, hooks=[recorder], launcher='pytorch', samples=4
 )
 runner.train()
 assert len(recorder.student) == 4
