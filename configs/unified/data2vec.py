@@ -11,6 +11,7 @@ model = dict(
     ),
     loss=dict(beta=2.0),
 )
+custom_hooks = [dict(type='mmmaskdistill.MomentumTeacherHook')]
 
 # Crops and the number of patches as in its code, which drops 5 % of the
 # attention besides.

@@ -23,6 +23,6 @@ train_pipeline = [
     _base_.train_pipeline[0],
     dict(_base_.train_pipeline[1], **_base_.no_jitter),
     dict(type='mmmaskdistill.GumbelNoise', input_size=(14, 14)),
-    _base_.train_pipeline[-1],
+    dict(_base_.train_pipeline[-1], algorithm_keys=['noise']),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

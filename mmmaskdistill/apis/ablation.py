@@ -16,7 +16,7 @@ from mmmaskdistill.models.weights import first_line
 from mmmaskdistill.registry import MODELS
 
 from .configs import change_config
-from .pipelines import class_name, mask_generator
+from .pipelines import class_name, mask_generator, training_pipeline
 from .preflight import check_masks
 from .pretraining import build_pretraining
 
@@ -279,6 +279,14 @@ def _set_teacher(config: Config, value: str):
         )
     view.update(second_mean=list(mean), second_std=list(std))
     model.head.out_channels = _channels(config, new)
+    hooks = config.get('custom_hooks') or []
+    if value == 'momentum':
+        hooks = [*hooks, dict(type='mmmaskdistill.MomentumTeacherHook')]
+    elif class_name(old) == 'MomentumTeacher':
+        hooks = [h for h in hooks if class_name(h) != 'MomentumTeacherHook']
+    else:
+        return
+    config.custom_hooks = hooks
 
 
 def _channels(config: Config, teacher: dict) -> int:
@@ -328,6 +336,7 @@ def _set_mask(config: Config, value: str):
     step.clear()
     step.update(type=MASKS[value], input_size=grid)
     model.pop('masking', None)
+    _pack_noise(config, value == 'attention')
     if value == 'none':
         model.predict = 'all'
         if class_name(model.backbone) == 'MaskDistillViT':
@@ -340,6 +349,17 @@ def _set_mask(config: Config, value: str):
         step.num_masking_patches = hidden
     if value == 'block':  # The recipe's smallest block has 16 of 14 x 14 patches.
         step.min_num_patches = max(1, round(_patches(config) * 16 / 196))
+
+
+def _pack_noise(config: Config, packed: bool):
+    """Let the training pipeline put noise into its samples, or no longer."""
+    for step in training_pipeline(config):
+        if class_name(step) == 'PackInputs':
+            keys = [key for key in step.get('algorithm_keys', ()) if key != 'noise']
+            keys += ['noise'] if packed else []
+            step.pop('algorithm_keys', None)
+            if keys:
+                step.algorithm_keys = keys
 
 
 def _set_ratio(config: Config, value: str):

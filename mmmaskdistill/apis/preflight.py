@@ -87,10 +87,11 @@ def check_masks(cfg: Config, model: nn.Module) -> None:
     if step is None:
         return
     try:
-        shape = TRANSFORMS.build(step).transform({})['mask'].shape
+        drawn = TRANSFORMS.build(step).transform({})
     except KeyError:  # The transform needs an image.
         return
-    rows, columns = model.backbone.patch_resolution
+    shape = drawn['noise' if 'noise' in drawn else 'mask'].shape
+    rows, columns = model.backbone.grid
     if tuple(shape) not in ((rows, columns), (rows * columns,)):
         raise ConfigError(
             f'{class_name(step)} of the training pipeline draws masks of '

@@ -6,7 +6,6 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import Compose, default_collate
 from mmengine.registry import init_default_scope
-from torch import nn
 
 import mmmaskdistill  # noqa: F401  registers the classes that the config names
 from mmmaskdistill.datasets.draws import seed_generators
@@ -107,21 +106,23 @@ def show_pretraining(
 
     data = model.data_preprocessor(batch)
     sides = model.compare(**data)
-    grid = model.backbone.patch_resolution
+    grid = model.backbone.grid
     mask, target, prediction, error = (
         tokens.unflatten(1, grid).cpu()
         for tokens in (sides.mask, sides.target, sides.prediction, sides.error)
     )
-    if getattr(model.teacher, 'vocab_size', None):
+    teacher = model.teacher
+    if teacher.vocab_size is not None:
         prediction = prediction.argmax(-1).where(~error.isnan(), -1)
-    splits = getattr(model.teacher, 'splits', None)
-    pairs = {model.teacher.name: (target, prediction)}
-    if splits:
-        names = [teacher.name for teacher in model.teacher.teachers]
+    pairs = {teacher.name: (target, prediction)}
+    if teacher.splits is not None:
         pairs = dict(
             zip(
-                _distinct(names),
-                zip(target.split(splits, -1), prediction.split(splits, -1)),
+                _distinct(teacher.names),
+                zip(
+                    target.split(teacher.splits, -1),
+                    prediction.split(teacher.splits, -1),
+                ),
             )
         )
     draw_pretraining(
@@ -132,7 +133,7 @@ def show_pretraining(
         out,
         student='student' if model.trained else 'student, untrained',
         distance=type(model.distance).__name__,
-        patch_size=_patch_size(model.backbone),
+        patch_size=model.backbone.stride,
     )
 
 
@@ -141,8 +142,3 @@ def _distinct(names: Sequence[str]) -> list:
     if len(set(names)) == len(names):
         return list(names)
     return [f'{i}: {name}' for i, name in enumerate(names, 1)]
-
-
-def _patch_size(student: nn.Module) -> int | None:
-    """Return the side of a patch in pixels, or None if it is unknown."""
-    return getattr(student, 'stride', getattr(student, 'patch_size', None))

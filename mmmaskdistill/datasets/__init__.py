@@ -4,6 +4,7 @@ from .loading import StrictLoadImageFromFile
 from .masking import (
     BlockMaskGenerator,
     GumbelNoise,
+    MaskGenerator,
     NoMaskGenerator,
     UniformMaskGenerator,
 )
@@ -13,6 +14,7 @@ __all__ = [
     'BlockMaskGenerator',
     'GumbelNoise',
     'ImageNet',
+    'MaskGenerator',
     'NoMaskGenerator',
     'RandomJitteredCrop',
     'StrictLoadImageFromFile',

@@ -1,16 +1,56 @@
-"""Generators of the mask m, which says which patches the student does not see."""
+"""Generators of the mask m, which says which patches the student does not see.
+
+The patch grid (h, w) of a mask is called ``grid`` everywhere else. Here the option
+has the name ``input_size``, because mmpretrain's mask generators have it.
+"""
 
 import math
 
 import numpy as np
+import torch
 from mmcv.transforms import BaseTransform
 
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import TRANSFORMS
 
 
+class MaskGenerator(BaseTransform):
+    """Base class of transforms that draw the mask m.
+
+    A subclass implements :meth:`draw`. Its random numbers come from numpy's global
+    generator, which the runner seeds for each sample. Any other transform that adds
+    ``mask`` to the results, such as mmpretrain's, can be used as well.
+
+    Args:
+        input_size (int | tuple[int, int]): Rows and columns of the patch grid.
+
+    Attributes:
+        input_size (tuple[int, int]): Rows h and columns w of the patch grid.
+    """
+
+    def __init__(self, input_size: int | tuple[int, int]):
+        self.input_size = _grid(input_size)
+
+    def draw(self) -> np.ndarray:
+        """Draw the mask of one image.
+
+        Returns:
+            np.ndarray: The mask, [h, w] int64, 1 = hidden.
+        """
+        raise NotImplementedError(f'{type(self).__name__} must implement draw')
+
+    def transform(self, results: dict) -> dict:
+        """Add ``mask`` to the results, [h, w] int64, 1 = hidden."""
+        results['mask'] = self.draw()
+        return results
+
+    def __repr__(self) -> str:
+        options = ', '.join(f'{key}={value}' for key, value in vars(self).items())
+        return f'{type(self).__name__}({options})'
+
+
 @TRANSFORMS.register_module()
-class BlockMaskGenerator(BaseTransform):
+class BlockMaskGenerator(MaskGenerator):
     """Hide rectangular blocks of patches, and the same number in every image.
 
     Blocks are drawn until enough patches are hidden. The area of a block is drawn
@@ -52,15 +92,15 @@ class BlockMaskGenerator(BaseTransform):
         min_aspect: float = 0.3,
         max_aspect: float | None = None,
     ):
-        self.input_size = _grid(input_size)
+        super().__init__(input_size)
         _check_count(num_masking_patches, self.input_size)
         self.num_masking_patches = num_masking_patches
         self.min_num_patches = min_num_patches
         self.max_num_patches = max_num_patches or num_masking_patches
         self.log_aspect = (math.log(min_aspect), math.log(max_aspect or 1 / min_aspect))
 
-    def transform(self, results: dict) -> dict:
-        """Add ``mask`` to the results, [h, w] int64, 1 = hidden."""
+    def draw(self) -> np.ndarray:
+        """Draw blocks, [h, w] int64, 1 = hidden."""
         mask = np.zeros(self.input_size, np.int64)
         left = self.num_masking_patches
         while left:
@@ -70,8 +110,7 @@ class BlockMaskGenerator(BaseTransform):
                 mask.flat[np.random.choice(visible, left, replace=False)] = 1
                 break
             left -= hidden
-        results['mask'] = mask
-        return results
+        return mask
 
     def _hide_block(self, mask: np.ndarray, left: int) -> int:
         """Hide one block with at most ``left`` new patches.
@@ -98,17 +137,9 @@ class BlockMaskGenerator(BaseTransform):
                 return new
         return 0
 
-    def __repr__(self) -> str:
-        return (
-            f'{type(self).__name__}(input_size={self.input_size}, '
-            f'num_masking_patches={self.num_masking_patches}, '
-            f'min_num_patches={self.min_num_patches}, '
-            f'max_num_patches={self.max_num_patches})'
-        )
-
 
 @TRANSFORMS.register_module()
-class UniformMaskGenerator(BaseTransform):
+class UniformMaskGenerator(MaskGenerator):
     """Hide squares of patches, drawn uniformly, and the same number in every image.
 
     MAE hides single patches (arXiv 2111.06377), SimMIM squares of 32 x 32 pixels
@@ -130,7 +161,7 @@ class UniformMaskGenerator(BaseTransform):
     def __init__(
         self, input_size: int | tuple[int, int], num_masking_patches: int, unit: int = 1
     ):
-        self.input_size = _grid(input_size)
+        super().__init__(input_size)
         _check_count(num_masking_patches, self.input_size)
         if (
             any(side % unit for side in self.input_size)
@@ -144,48 +175,35 @@ class UniformMaskGenerator(BaseTransform):
         self.num_masking_patches = num_masking_patches
         self.unit = unit
 
-    def transform(self, results: dict) -> dict:
-        """Add ``mask`` to the results, [h, w] int64, 1 = hidden."""
+    def draw(self) -> np.ndarray:
+        """Draw squares, [h, w] int64, 1 = hidden."""
         rows, columns = (side // self.unit for side in self.input_size)
         mask = np.zeros(rows * columns, np.int64)
         mask[
             np.random.permutation(len(mask))[: self.num_masking_patches // self.unit**2]
         ] = 1
         square = np.ones((self.unit, self.unit), np.int64)
-        results['mask'] = np.kron(mask.reshape(rows, columns), square)
-        return results
-
-    def __repr__(self) -> str:
-        return (
-            f'{type(self).__name__}(input_size={self.input_size}, '
-            f'num_masking_patches={self.num_masking_patches}, '
-            f'unit={self.unit})'
-        )
+        return np.kron(mask.reshape(rows, columns), square)
 
 
 @TRANSFORMS.register_module()
-class NoMaskGenerator(BaseTransform):
+class NoMaskGenerator(MaskGenerator):
     """Hide no patch, for plain feature distillation, which predicts all patches.
 
     Args:
         input_size (int | tuple[int, int]): Rows and columns of the patch grid.
     """
 
-    def __init__(self, input_size: int | tuple[int, int]):
-        self.input_size = _grid(input_size)
-
-    def transform(self, results: dict) -> dict:
-        """Add ``mask`` to the results, [h, w] int64, all 0."""
-        results['mask'] = np.zeros(self.input_size, np.int64)
-        return results
-
-    def __repr__(self) -> str:
-        return f'{type(self).__name__}(input_size={self.input_size})'
+    def draw(self) -> np.ndarray:
+        """Return the mask, [h, w] int64, all 0."""
+        return np.zeros(self.input_size, np.int64)
 
 
 @TRANSFORMS.register_module()
 class GumbelNoise(BaseTransform):
     """Draw noise from which the model makes a mask, as ``AttentionMask`` does.
+
+    ``PackInputs(algorithm_keys=['noise'])`` puts it into the data sample.
 
     Args:
         input_size (int | tuple[int, int]): Rows and columns of the patch grid.
@@ -195,9 +213,10 @@ class GumbelNoise(BaseTransform):
         self.input_size = _grid(input_size)
 
     def transform(self, results: dict) -> dict:
-        """Add standard Gumbel noise as ``mask`` to the results, [h, w] float32."""
+        """Add ``noise`` to the results, a tensor [h, w] float32 of Gumbel noise."""
         noise = np.random.gumbel(size=self.input_size)
-        results['mask'] = noise.astype(np.float32)
+        # `PackInputs` turns only masks into tensors.
+        results['noise'] = torch.from_numpy(noise.astype(np.float32))
         return results
 
     def __repr__(self) -> str:

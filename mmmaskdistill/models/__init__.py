@@ -6,33 +6,37 @@ from .backbones import (
     MaskedSwin,
     MaskedTimm,
     PatchAggregationViT,
+    Student,
     VisibleViT,
 )
 from .heads import (
     CodebookHead,
     DecoderHead,
+    Head,
     HeadList,
     LinearHead,
     MLPHead,
     PromptDecoderHead,
 )
-from .losses import CrossEntropyLoss, L1Loss, LossList, MSELoss, SmoothL1Loss
+from .losses import CrossEntropyLoss, L1Loss, Loss, LossList, MSELoss, SmoothL1Loss
 from .normalizers import (
     BatchNormalizer,
     InstanceNormalizer,
     L2Normalizer,
     LayerNormalizer,
     NoNormalizer,
+    Normalizer,
     PatchPixelNormalizer,
 )
 from .segmentors import EncoderDecoder, UPerHead
-from .selfsup import AttentionMask, MaskDistill, TwoViewDataPreprocessor
+from .selfsup import AttentionMask, MaskDistill, Masking, TwoViewDataPreprocessor
 from .teachers import (
     CachedTeacher,
     DALLETeacher,
     HOGTeacher,
     MomentumTeacher,
     PixelTeacher,
+    Teacher,
     TeacherList,
     TimmTeacher,
     VQKDTeacher,
@@ -49,12 +53,14 @@ __all__ = [
     'DecoderHead',
     'EncoderDecoder',
     'HOGTeacher',
+    'Head',
     'HeadList',
     'InstanceNormalizer',
     'L1Loss',
     'L2Normalizer',
     'LayerNormalizer',
     'LinearHead',
+    'Loss',
     'LossList',
     'MLPHead',
     'MSELoss',
@@ -62,13 +68,17 @@ __all__ = [
     'MaskDistillViT',
     'MaskedSwin',
     'MaskedTimm',
+    'Masking',
     'MomentumTeacher',
     'NoNormalizer',
+    'Normalizer',
     'PatchAggregationViT',
     'PatchPixelNormalizer',
     'PixelTeacher',
     'PromptDecoderHead',
     'SmoothL1Loss',
+    'Student',
+    'Teacher',
     'TeacherList',
     'TimmTeacher',
     'TwoViewDataPreprocessor',

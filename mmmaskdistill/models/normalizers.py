@@ -1,10 +1,4 @@
-"""The normalizers N, which are applied to the teacher's features.
-
-The student predicts the normalized features. A normalizer maps features
-[B, N, D] to features [B, N, D] and has no learnable parameters. If its attribute
-``per_token`` is True, it treats each token independently of the others, and can
-therefore be applied to a selection of the tokens, [M, D], as well.
-"""
+"""The normalizers N, which are applied to the teacher's features."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,8 +6,34 @@ from torch import Tensor, nn
 from mmmaskdistill.registry import MODELS
 
 
+class Normalizer(nn.Module):
+    """A normalizer N: it turns the teacher's features into targets.
+
+    A subclass implements :meth:`forward`. It has no learnable parameters.
+
+    Attributes:
+        per_token (bool): Whether each token is treated independently of the
+            others, so that the normalizer can be applied to a selection of the
+            tokens, [M, D], as well. A teacher may then skip the patches that do
+            not count. Defaults to False.
+    """
+
+    per_token: bool = False
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Normalize features.
+
+        Args:
+            features (Tensor): [B, N, D], or [M, D] if it is ``per_token``.
+
+        Returns:
+            Tensor: Normalized features of the same shape.
+        """
+        raise NotImplementedError(f'{type(self).__name__} must implement forward')
+
+
 @MODELS.register_module()
-class NoNormalizer(nn.Identity):
+class NoNormalizer(Normalizer):
     """Leave the features as they are.
 
     The token ids [B, N] of a discrete teacher need this normalizer.
@@ -21,8 +41,19 @@ class NoNormalizer(nn.Identity):
 
     per_token = True
 
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the features.
 
-class _Normalizer(nn.Module):
+        Args:
+            features (Tensor): Any shape.
+
+        Returns:
+            Tensor: The same tensor.
+        """
+        return features
+
+
+class _StandardizingNormalizer(Normalizer):
     """Base class of normalizers that divide by a standard deviation.
 
     Args:
@@ -35,7 +66,7 @@ class _Normalizer(nn.Module):
 
 
 @MODELS.register_module()
-class LayerNormalizer(_Normalizer):
+class LayerNormalizer(_StandardizingNormalizer):
     """Give each token zero mean and unit variance over its channels.
 
     Args:
@@ -57,7 +88,7 @@ class LayerNormalizer(_Normalizer):
 
 
 @MODELS.register_module()
-class PatchPixelNormalizer(_Normalizer):
+class PatchPixelNormalizer(_StandardizingNormalizer):
     """Normalize the pixels of each patch as MAE does.
 
     This is ``norm_pix_loss`` of MAE (arXiv 2111.06377). It differs from
@@ -85,7 +116,7 @@ class PatchPixelNormalizer(_Normalizer):
 
 
 @MODELS.register_module()
-class InstanceNormalizer(_Normalizer):
+class InstanceNormalizer(_StandardizingNormalizer):
     """Give each channel zero mean and unit variance over the tokens of an image.
 
     Args:
@@ -105,7 +136,7 @@ class InstanceNormalizer(_Normalizer):
 
 
 @MODELS.register_module()
-class BatchNormalizer(_Normalizer):
+class BatchNormalizer(_StandardizingNormalizer):
     """Give each channel zero mean and unit variance over all tokens of a batch.
 
     This is batch normalization without affine parameters and without running
@@ -129,7 +160,7 @@ class BatchNormalizer(_Normalizer):
 
 
 @MODELS.register_module()
-class L2Normalizer(nn.Module):
+class L2Normalizer(Normalizer):
     """Give each token unit length."""
 
     per_token = True

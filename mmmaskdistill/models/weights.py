@@ -330,7 +330,7 @@ def adapt_to_vit(state: StateDict, vit: nn.Module) -> tuple[StateDict, list[str]
     """
     notes = []
     state = _place_tables(to_our_names(state, notes), vit, notes)
-    window = vit.patch_resolution
+    window = vit.grid
     resized = {}
     for key in [k for k in state if k.endswith(TABLE)]:
         rows = len(state[key])

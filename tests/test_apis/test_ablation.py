@@ -126,6 +126,10 @@ def test_mask_and_ratio_axes_change_the_mask_generator():
     assert attention.model.masking == dict(
         type='mmmaskdistill.AttentionMask', num_masking_patches=12
     )
+    pack = attention.train_dataloader.dataset.pipeline[-1]
+    assert pack == dict(type='PackInputs', algorithm_keys=['noise'])
+    back = cells(dict(mask=['block']), attention)['mask=block']
+    assert back.train_dataloader.dataset.pipeline[-1] == dict(type='PackInputs')
 
 
 def test_mask_none_shows_and_predicts_all_patches():
@@ -170,6 +174,21 @@ def test_teacher_axis_sets_head_channels_and_normalization(name, channels):
     assert made.model.head.out_channels == channels
     view = made.model.data_preprocessor
     assert (view.second_mean, view.second_std) == (view.mean, view.std)
+
+
+def test_teacher_axis_adds_and_removes_the_hook_of_a_momentum_teacher():
+    other = dict(type='EMAHook')
+    cfg = config()
+    cfg.custom_hooks = [other]
+    (momentum,) = cells(dict(teacher=['momentum']), cfg).values()
+    hook = dict(type='mmmaskdistill.MomentumTeacherHook')
+    assert momentum.custom_hooks == [other, hook]
+    (same,) = cells(dict(teacher=['momentum']), momentum).values()
+    assert same.custom_hooks == [other, hook]
+    (pixels,) = cells(dict(teacher=['pixel']), momentum).values()
+    assert pixels.custom_hooks == [other]
+    (plain,) = cells(dict(teacher=['pixel'])).values()
+    assert 'custom_hooks' not in plain
 
 
 def test_timm_teachers_set_head_channels_and_normalization():

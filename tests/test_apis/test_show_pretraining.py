@@ -127,7 +127,10 @@ def variant(model, mask=None):
     config = deepcopy(CONFIG)
     config.model = {**config.model, **deepcopy(model)}
     if mask:
-        config.train_dataloader.dataset.pipeline[2] = mask
+        pipeline = config.train_dataloader.dataset.pipeline
+        pipeline[2] = mask
+        if mask is NOISE:
+            pipeline[3].algorithm_keys = ['noise']
     return config
 
 

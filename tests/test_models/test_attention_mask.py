@@ -1,5 +1,7 @@
+import numpy as np
 import pytest
 import torch
+from mmpretrain.datasets import PackInputs
 from mmpretrain.structures import DataSample
 
 from mmmaskdistill.datasets.draws import seed_generators
@@ -16,18 +18,18 @@ def test_visible_patches_are_drawn_in_proportion_to_attention():
     attention = torch.tensor([[0.6, 0.3, 0.1]]).expand(20000, -1)
     seed_generators(0)
     draw = GumbelNoise((20000, 3))
-    noise = torch.from_numpy(draw({})['mask'])
+    noise = draw({})['noise']
     mask = AttentionMask(2)(attention, noise)
     assert (mask.sum(1) == 2).all()
     # Frequencies differ from it by less than five standard errors.
     assert ((~mask).float().mean(0) - attention[0]).abs().max() < 5 * 0.5 / 20000**0.5
     seed_generators(0)
-    assert torch.equal(torch.from_numpy(draw({})['mask']), noise)
+    assert torch.equal(draw({})['noise'], noise)
 
 
 def test_timm_teacher_returns_attention_of_its_last_block():
     teacher = TimmTeacher('test_vit', pretrained='random', img_size=64)
-    assert teacher.attends
+    assert teacher.returns_attention
     images = torch.randn(2, 3, 64, 64)
     features, attention = teacher.attend(images)
     torch.testing.assert_close(features, teacher(images))
@@ -80,10 +82,9 @@ def build(model_name='test_vit', **kwargs):
     return model.eval()
 
 
-def loss(model, drawn):
+def loss(model, **drawn):
     images = torch.randn(2, 3, 64, 64)
-    samples = [DataSample().set_mask(drawn)] * 2
-    return model.loss(images, samples)['loss']
+    return model.loss(images, [DataSample(**drawn)] * 2)['loss']
 
 
 def test_mask_distill_hides_the_masked_patches(monkeypatch):
@@ -95,19 +96,98 @@ def test_mask_distill_hides_the_masked_patches(monkeypatch):
         'forward',
         lambda images, mask: (seen.append(mask), forward(images, mask))[1],
     )
-    assert loss(model, torch.randn(4, 4)).isfinite()
+    assert loss(model, noise=torch.randn(4, 4)).isfinite()
     assert (seen[0].sum(1) == 12).all()
 
 
+def test_the_dtype_of_a_mask_does_not_matter():
+    """A mask of floating-point numbers is a mask: other values than 0 are hidden."""
+    model = build(masking=None)
+    mask = torch.arange(16).view(4, 4) % 3
+    images = torch.randn(2, 3, 64, 64)
+    whole, real = (
+        model.loss(images, [DataSample(mask=m)] * 2)['loss'] for m in (mask, 0.5 * mask)
+    )
+    assert torch.equal(whole, real)
+
+
+def test_noise_reaches_the_model_through_the_pipeline():
+    pack = PackInputs(algorithm_keys=['noise'])
+    sample = pack(GumbelNoise((4, 4))(dict(img=np.zeros((64, 64, 3), np.uint8))))
+    sample = sample['data_samples']
+    assert sample.noise.dtype == torch.float32 and sample.noise.shape == (4, 4)
+    assert 'mask' not in sample
+    # Tensors move to the device of the model with the data sample.
+    assert sample.to('meta').noise.device.type == 'meta'
+    assert loss(build(), noise=sample.noise).isfinite()
+
+
+@pytest.mark.parametrize(
+    'name, size',
+    [
+        ('pit_ti_224', 224),
+        ('volo_d1_224', 224),
+        ('xcit_nano_12_p16_224', 224),  # attends to channels
+        ('cait_xxs24_224', 224),
+        ('convit_tiny', 224),
+        ('crossvit_tiny_240', 240),
+        ('hiera_tiny_224', 224),
+        ('test_resnet', 64),
+        ('test_vit2', 64),  # has register tokens and no class token
+    ],
+)
+def test_models_without_attention_of_a_class_token_say_so(name, size):
+    with torch.device('meta'):
+        teacher = TimmTeacher(name, pretrained='random', img_size=size)
+    assert teacher.returns_attention is False
+    assert teacher.can_skip is (name == 'test_vit2')
+    with pytest.raises(ConfigError, match=f'{name} returns no attention'):
+        teacher.attend(torch.zeros(1))
+
+
+@pytest.mark.parametrize('name', ['pit_ti_224', 'volo_d1_224', 'crossvit_tiny_240'])
+def test_class_tokens_outside_of_the_blocks_are_refused(name):
+    """These models do not say how many tokens come before the patches."""
+    with (
+        torch.device('meta'),
+        pytest.raises(ConfigError, match=f'ViT with a class token.*{name}'),
+    ):
+        TimmTeacher(name, pretrained='random', class_token=True)
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'test_vit',
+        'beit_base_patch16_224',
+        'deit3_small_patch16_224',
+        'eva02_tiny_patch14_224',
+        'vit_relpos_base_patch16_cls_224',
+        'vit_small_patch16_dinov3',
+    ],
+)
+def test_vits_with_a_class_token_return_its_attention(name):
+    with torch.device('meta'):
+        teacher = TimmTeacher(name, pretrained='random', img_size=224)
+        assert teacher.returns_attention is True
+        _, attention = teacher.attend(torch.zeros(2, 3, 224, 224))
+    h, w = teacher.grid
+    assert attention.shape == (2, h * w)
+
+
 def test_masks_noise_and_grids_that_do_not_fit_are_refused():
-    with pytest.raises(ConfigError, match='GumbelNoise'):
-        loss(build(), torch.ones(4, 4).long())
-    with pytest.raises(ConfigError, match='AttentionMask'):
-        loss(build(masking=None), torch.randn(4, 4))
+    with pytest.raises(
+        ConfigError, match=r"GumbelNoise.*PackInputs', algorithm_keys=\['noise'\]"
+    ):
+        loss(build(), mask=torch.ones(4, 4).long())
+    with pytest.raises(ConfigError, match='no mask: .*MaskGenerator.*AttentionMask'):
+        loss(build(masking=None), noise=torch.randn(4, 4))
     with pytest.raises(ConfigError, match='test_resnet'):
         build(model_name='test_resnet')
-    with pytest.raises(ConfigError, match='masks of 3 x 3 patches.*has 4 x 4'):
-        loss(build(), torch.randn(3, 3))
+    with pytest.raises(
+        ConfigError, match='noise of 3 x 3 patches.*has 4 x 4.*of the GumbelNoise'
+    ):
+        loss(build(), noise=torch.randn(3, 3))
     with pytest.raises(ConfigError, match='num_masking_patches=12'):
         AttentionMask(12)(torch.rand(2, 9), torch.randn(2, 9))
     with pytest.raises(ConfigError, match='=16, but the student .* 4 x 4 patches'):

@@ -84,11 +84,12 @@ def student(request, tmp_path):
     torch.manual_seed(0)
     backbone = dict(STUDENTS[request.param][0], img_size=64)
     built = MODELS.build(backbone)
-    side = built.patch_resolution[0]
-    width = getattr(built, 'out_channels', None) or built.embed_dims
+    side = built.grid[0]
     stride = 64 // side
     head = dict(
-        type='mmmaskdistill.LinearHead', in_channels=width, out_channels=3 * stride**2
+        type='mmmaskdistill.LinearHead',
+        in_channels=built.width,
+        out_channels=3 * stride**2,
     )
     if request.param == 'VisibleViT':
         head.update(

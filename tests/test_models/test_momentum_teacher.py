@@ -1,8 +1,13 @@
+import subprocess
+import sys
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.optim import build_optim_wrapper
 from mmpretrain.structures import DataSample
 
@@ -54,24 +59,53 @@ def test_features_are_the_mean_of_normalized_block_outputs():
     torch.testing.assert_close(model.teacher(images), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_teacher_moves_towards_the_student_in_each_training_step():
+def test_teacher_moves_towards_the_student_in_each_update():
     model = build(momentum=0.75)
     name = 'blocks.0.mlp.fc1.weight'
     start = model.backbone.get_parameter(name).detach().clone()
     weight = dict(model.teacher.model.named_buffers())[name]
     assert torch.equal(weight, start)
-    images, samples = batch()
-    model.train()
     with torch.no_grad():
         model.backbone.get_parameter(name).add_(1.0)
-    model.loss(images, samples)
+    model.teacher.update(model.backbone)
     torch.testing.assert_close(weight, start + 0.25)
-    model.loss(images, samples)
+    model.teacher.update(model.backbone)
     torch.testing.assert_close(weight, start + 0.25 + 0.75 * 0.25)
-    model.eval()
-    model.loss(images, samples)
-    torch.testing.assert_close(weight, start + 0.25 + 0.75 * 0.25)
-    assert not any(module.training for module in model.teacher.modules())
+    images, samples = batch()
+    for mode in (True, False):
+        model.train(mode)
+        model.loss(images, samples)
+        torch.testing.assert_close(weight, start + 0.25 + 0.75 * 0.25)
+        assert not any(module.training for module in model.teacher.modules())
+
+
+@pytest.mark.parametrize('options', [dict(foreach=False), dict(fused=True), {}])
+def test_teacher_that_nobody_updates_is_refused(options):
+    """The second step is refused, because the teacher has not followed the first."""
+    model = build().train()
+    images, samples = batch()
+    optimizer = torch.optim.AdamW(model.parameters(), **options)
+    # Two batches without a step between them are accumulated gradients.
+    for _ in range(2):
+        model.loss(images, samples)['loss'].backward()
+    optimizer.step()
+    with pytest.raises(ConfigError, match='MomentumTeacherHook.*teacher.update'):
+        model.loss(images, samples)
+    model.eval().loss(images, samples)
+    model.train().teacher.update(model.backbone)
+    for _ in range(2):
+        model.loss(images, samples)['loss'].backward()
+        optimizer.step()
+
+
+def test_loading_weights_before_training_is_no_step():
+    model, trained = build().train(), build(momentum=0.5)
+    with torch.no_grad():
+        trained.backbone.cls_token.add_(1.0)
+    model.load_state_dict(trained.state_dict())
+    images, samples = batch()
+    for _ in range(2):
+        assert model.loss(images, samples)['loss'].isfinite()
 
 
 def test_teacher_is_in_checkpoints_but_not_in_optimizers():
@@ -88,41 +122,109 @@ def test_teacher_is_in_checkpoints_but_not_in_optimizers():
     assert model.double().teacher.model.cls_token.dtype == torch.float64
 
 
-def test_resumed_run_equals_an_uninterrupted_one(tmp_path):
+def dataloader(count):
+    torch.manual_seed(1)
+    images = torch.randn(count, 3, 64, 64)
+    samples = [DataSample().set_mask(torch.arange(16) < 6)] * count
+    return dict(
+        batch_size=2,
+        sampler=dict(type='DefaultSampler'),
+        collate_fn=dict(type='default_collate'),
+        dataset=[dict(inputs=x, data_samples=s) for x, s in zip(images, samples)],
+    )
 
-    def train(work_dir, max_epochs, resume=False):
-        model = build(data_preprocessor=dict(type='SelfSupDataPreprocessor'))
-        images, samples = batch()
-        torch.manual_seed(1)
-        images = torch.randn(2, 3, 64, 64)
-        runner = ResumableRunner(
-            model=model,
-            work_dir=str(tmp_path / work_dir),
-            train_dataloader=dict(
-                batch_size=2,
-                sampler=dict(type='DefaultSampler'),
-                collate_fn=dict(type='default_collate'),
-                dataset=[
-                    dict(inputs=x, data_samples=s) for x, s in zip(images, samples)
-                ],
-            ),
-            train_cfg=dict(by_epoch=True, max_epochs=max_epochs),
-            optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-2)),
-            default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1)),
-            default_scope='mmpretrain',
-            resume=resume,
-            randomness=dict(seed=0),
-            experiment_name=f'{work_dir}{resume}{max_epochs}',
-        )
+
+def make_runner(
+    work_dir,
+    iterations,
+    resume=False,
+    accumulate=1,
+    hooks=(),
+    model=None,
+    samples=2,
+    **kwargs,
+):
+    """A run that saves a checkpoint after each iteration."""
+    return ResumableRunner(
+        model=model or build(data_preprocessor=dict(type='SelfSupDataPreprocessor')),
+        work_dir=str(work_dir),
+        train_dataloader=dataloader(samples),
+        train_cfg=dict(by_epoch=False, max_iters=iterations),
+        optim_wrapper=dict(
+            optimizer=dict(type='AdamW', lr=1e-2), accumulative_counts=accumulate
+        ),
+        default_hooks=dict(
+            checkpoint=dict(type='CheckpointHook', interval=1, by_epoch=False)
+        ),
+        log_processor=dict(by_epoch=False),
+        custom_hooks=[dict(type='mmmaskdistill.MomentumTeacherHook'), *hooks],
+        default_scope='mmpretrain',
+        resume=resume,
+        randomness=dict(seed=0),
+        experiment_name=f'{work_dir}{resume}{iterations}',
+        **kwargs,
+    )
+
+
+@pytest.mark.parametrize('accumulate', [1, 2])
+def test_resumed_run_equals_an_uninterrupted_one(tmp_path, accumulate):
+
+    def train(work_dir, iterations, resume=False):
+        runner = make_runner(tmp_path / work_dir, iterations, resume, accumulate)
         runner.train()
         return runner.model.state_dict()
 
-    whole = train('whole', 3)
-    train('parts', 1)
-    parts = train('parts', 3, resume=True)
+    whole = train('whole', 6)
+    train('parts', 2)
+    parts = train('parts', 6, resume=True)
     assert set(whole) == set(parts)
     for key, tensor in whole.items():
         assert torch.equal(tensor, parts[key]), key
+
+
+class Recorder(Hook):
+    """Keep copies of a weight of the student and the teacher at each iteration."""
+
+    priority = 'LOWEST'
+
+    def __init__(self):
+        self.student, self.teacher = [], []
+
+    def before_train(self, runner):
+        self.first = self.model(runner).backbone.cls_token.detach().clone()
+
+    @staticmethod
+    def model(runner):
+        wrapped = is_model_wrapper(runner.model)
+        return runner.model.module if wrapped else runner.model
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        model = self.model(runner)
+        self.student.append(model.backbone.cls_token.detach().clone())
+        self.teacher.append(model.teacher.model.cls_token.clone())
+
+
+@pytest.mark.parametrize('accumulate', [1, 2])
+def test_hook_updates_once_per_step_of_the_optimizer(tmp_path, accumulate):
+    """The teacher is the moving average of the students after each step.
+
+    Each checkpoint contains student and teacher after the same step.
+    """
+    recorder = Recorder()
+    runner = make_runner(tmp_path, 7, accumulate=accumulate, hooks=[recorder])
+    runner.train()
+    expected, steps = recorder.first, 0
+    for i, (student, teacher) in enumerate(zip(recorder.student, recorder.teacher), 1):
+        # The last iteration makes a step, whatever has been accumulated.
+        if i % accumulate == 0 or i == 7:
+            expected = 0.9 * expected + 0.1 * student
+            steps += 1
+        torch.testing.assert_close(teacher, expected)
+        saved = torch.load(tmp_path / f'iter_{i}.pth', weights_only=False)
+        saved = saved['state_dict']
+        assert torch.equal(saved['backbone.cls_token'], student)
+        assert torch.equal(saved['teacher.model.cls_token'], teacher)
+    assert steps == (7 if accumulate == 1 else 4)
 
 
 def test_students_it_cannot_follow_are_refused():
@@ -134,3 +236,48 @@ def test_students_it_cannot_follow_are_refused():
         )
     with pytest.raises(ConfigError, match='num_layers=9'):
         build(teacher=dict(type='mmmaskdistill.MomentumTeacher', num_layers=9))
+
+
+def test_hook_without_a_teacher_to_update_is_refused(tmp_path):
+    pixels = build(
+        teacher=dict(type='mmmaskdistill.PixelTeacher', img_size=64),
+        head=dict(type='mmmaskdistill.LinearHead', in_channels=24, out_channels=768),
+        data_preprocessor=dict(type='SelfSupDataPreprocessor'),
+    )
+    with pytest.raises(ConfigError, match='PixelTeacher: remove it from custom_hooks'):
+        make_runner(tmp_path, 1, model=pixels).train()
+
+
+TWO_PROCESSES = """
+import sys
+import torch
+sys.path.insert(0, sys.argv[2])
+from mmengine.dist import all_gather
+from test_momentum_teacher import Recorder, make_runner
+
+recorder = Recorder()
+runner = make_runner(
+    sys.argv[1], 4, accumulate=2, hooks=[recorder], launcher='pytorch', samples=4
+)
+runner.train()
+assert len(recorder.student) == 4
+expected = recorder.first
+for i, (student, teacher) in enumerate(zip(recorder.student, recorder.teacher), 1):
+    if i % 2 == 0:
+        expected = 0.9 * expected + 0.1 * student
+    torch.testing.assert_close(teacher, expected)
+    first, second = all_gather(teacher)
+    assert torch.equal(first, second)
+assert not torch.equal(recorder.first, expected)
+"""
+
+
+def test_processes_have_the_same_teacher(tmp_path):
+    script = tmp_path / 'train.py'
+    script.write_text(TWO_PROCESSES)
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
+    subprocess.run(
+        [*command, '--nproc_per_node=2', script, tmp_path, Path(__file__).parent],
+        check=True,
+        timeout=300,
+    )

@@ -65,7 +65,7 @@ def test_features_of_selected_patches_equal_those_of_all(model, options):
         torch.nn.init.normal_(parameter, std=0.1)
     where = torch.rand(2, 36) < 0.4
     assert len(set(where.sum(1).tolist())) == 2
-    assert teacher.skips
+    assert teacher.can_skip
     some = teacher.at(IMAGES, where)
     torch.testing.assert_close(some, teacher(IMAGES)[where], rtol=1e-5, atol=1e-5)
     assert teacher.at(IMAGES, torch.zeros_like(where)).shape == (0, teacher.channels)
@@ -110,7 +110,7 @@ def test_unselected_patches_save_flops_in_the_last_block():
     ],
 )
 def test_teachers_that_cannot_skip_patches(model, options):
-    assert not TimmTeacher(model, pretrained='random', img_size=96, **options).skips
+    assert not TimmTeacher(model, pretrained='random', img_size=96, **options).can_skip
 
 
 def test_frozen_linear_layers_equal_the_plain_ones(tower):

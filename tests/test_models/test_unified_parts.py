@@ -156,7 +156,7 @@ def test_masked_swin_loads_into_mmpretrains_swin():
 )
 def test_masked_timm_hides_patches_and_loads_into_mmpretrain(name, fill):
     student = MaskedTimm(name, img_size=64, fill=fill)
-    h, w = student.patch_resolution
+    h, w = student.grid
     mask = torch.zeros(2, h * w, dtype=torch.bool)
     mask[:, ::2] = True
     images = torch.randn(2, 3, 64, 64)
@@ -165,7 +165,7 @@ def test_masked_timm_hides_patches_and_loads_into_mmpretrain(name, fill):
         pixels = pixels.repeat_interleave(64 // h, dim)
     student.eval()
     tokens = student(images, mask)
-    assert tokens.shape == (2, h * w, student.out_channels)
+    assert tokens.shape == (2, h * w, student.width)
     torch.testing.assert_close(student(images.masked_fill(pixels, 9.0), mask), tokens)
 
     teacher = dict(type='mmmaskdistill.PixelTeacher', patch_size=64 // h, img_size=64)
@@ -178,7 +178,7 @@ def test_masked_timm_hides_patches_and_loads_into_mmpretrain(name, fill):
         normalizer=dict(type='mmmaskdistill.NoNormalizer'),
         head=dict(
             type='mmmaskdistill.LinearHead',
-            in_channels=student.out_channels,
+            in_channels=student.width,
             out_channels=channels,
         ),
         loss=dict(type='mmmaskdistill.L1Loss'),
@@ -250,7 +250,7 @@ def test_class_token_of_the_teacher_is_predicted(features):
         expected = teacher.model.head(expected)
     torch.testing.assert_close(teacher(images), expected)
     torch.testing.assert_close(teacher.attend(images)[0], expected)
-    assert not teacher.skips
+    assert not teacher.can_skip
 
     model = MaskDistill(
         backbone=dict(

@@ -20,7 +20,7 @@ from mmpretrain.models.selfsup import (
 from mmpretrain.models.selfsup.cae import DALLEEncoder
 from mmpretrain.structures import DataSample
 
-from mmmaskdistill.models import MaskDistill
+from mmmaskdistill.models import MaskDistill, Teacher
 from mmmaskdistill.models.checkpoint_formats import to_our_names
 from mmmaskdistill.models.weights import load_backbone
 from mmmaskdistill.registry import MODELS
@@ -153,18 +153,12 @@ def test_mae_equals_mmpretrains(norm_pix, normalizer, tmp_path, monkeypatch):
 
 
 @MODELS.register_module()
-class FixedTeacher(torch.nn.Module):
+class FixedTeacher(Teacher):
     """A teacher that returns the given features for all images."""
 
-    name = 'FixedTeacher'
-
     def __init__(self, features, class_token=False):
-        super().__init__()
+        super().__init__(64, stride=16, channels=features.shape[-1])
         self.features, self.class_token = features, class_token
-        self.channels = features.shape[-1]
-
-    def match_grid(self, grid):
-        pass
 
     def forward(self, images, data_samples=None):
         return self.features

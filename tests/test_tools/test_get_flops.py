@@ -2,8 +2,13 @@
 
 import os.path as osp
 import re
+import runpy
 
 import pytest
+import torch
+
+from mmmaskdistill.apis.measure import count_flops
+from mmmaskdistill.models import MaskDistill
 
 CONFIGS = osp.join(osp.dirname(__file__), '../../configs')
 
@@ -52,3 +57,32 @@ def test_mae_encoder_computes_only_visible_patches(tool, capsys):
     # The linear layers into and out of the decoder.
     expected += 2 * 50 * 768 * 512 + 2 * 197 * 512 * 768
     assert gflop == pytest.approx(expected / 1e9, rel=0.01)
+
+
+def test_teacher_whose_features_are_resized_sees_its_own_images():
+    """Images of 64 pixels have 2 x 2 features, which become 4 x 4 without a product."""
+    count = runpy.run_path(osp.join(CONFIGS, '../tools/analysis_tools/get_flops.py'))[
+        'count'
+    ]
+    model = MaskDistill(
+        backbone=dict(
+            type='mmmaskdistill.MaskDistillViT',
+            arch=dict(
+                embed_dims=24, num_layers=1, num_heads=3, feedforward_channels=48
+            ),
+            img_size=64,
+        ),
+        teacher=dict(
+            type='mmmaskdistill.TimmTeacher',
+            model_name='test_resnet',
+            pretrained='random',
+            img_size=64,
+            resize='bilinear',
+        ),
+        normalizer=dict(type='mmmaskdistill.NoNormalizer'),
+        head=dict(type='mmmaskdistill.LinearHead', in_channels=24, out_channels=96),
+        loss=dict(type='mmmaskdistill.MSELoss'),
+    )
+    _, flops = count(model, (64, 64), 0.4)['teacher']
+    images = torch.randn(1, 3, 64, 64)
+    assert flops == count_flops(lambda: model.teacher.model.forward_features(images))

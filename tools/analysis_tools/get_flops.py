@@ -42,31 +42,26 @@ def count(
     import torch
 
     from mmmaskdistill.apis.measure import count_flops
-    from mmmaskdistill.models import CachedTeacher, MaskDistill
+    from mmmaskdistill.models import MaskDistill
 
     image = torch.randn(1, 3, *shape)
     parts = {type(model).__name__: ([model], lambda: model(image))}
     if isinstance(model, MaskDistill):
-        teacher = model.teacher
-        if isinstance(teacher, CachedTeacher):
-            teacher = teacher.teacher
-        hidden = torch.arange(math.prod(teacher.grid))[None] < round(
-            masked * math.prod(teacher.grid)
-        )
-        where = model._where(hidden)
-        # All teachers of a TeacherList receive the same images, so the first
-        # teacher tells their size.
-        first = getattr(teacher, 'teachers', [teacher])[0]
-        view = torch.randn(1, 3, *(side * first.stride for side in first.grid))
+        patches = math.prod(model.backbone.grid)
+        hidden = torch.arange(patches)[None] < round(masked * patches)
+        where = model.counted(hidden)
+        view = torch.randn(1, 3, *model.teacher.img_size)
         parts = {
             'student and head': (
                 [model.backbone, model.head],
-                lambda: model._predict(image, hidden, where),
+                lambda: model.predictions(image, hidden, where),
             ),
             'teacher': (
-                [teacher],
+                [model.teacher],
                 lambda: (
-                    teacher.at(view, where) if model._teacher_skips else teacher(view)
+                    model.target(view, where)
+                    if model.masking is None
+                    else model.teacher.attend(view)
                 ),
             ),
         }

@@ -5,6 +5,7 @@ from .mask_distill_vit import MaskDistillViT
 from .masked_swin import MaskedSwin
 from .masked_timm import MaskedTimm
 from .patch_aggregation_vit import PatchAggregationViT
+from .student import Student
 from .visible_vit import VisibleViT
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     'MaskedSwin',
     'MaskedTimm',
     'PatchAggregationViT',
+    'Student',
     'VisibleViT',
 ]

@@ -19,12 +19,9 @@ class AllTokensViT(MaskDistillViT):
         class_token (bool): Whether the returned tokens begin with the class token,
             [B, 1+N, D]. Defaults to False.
         **kwargs: Keyword arguments of :class:`MaskDistillViT`.
-
-    Attributes:
-        gives (str): Tells the algorithm that tokens of all patches are returned.
     """
 
-    gives = 'all'
+    tokens = 'all'
 
     def __init__(self, *args, class_token: bool = False, **kwargs):
         super().__init__(*args, **kwargs)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from mmengine.logging import print_log
-from mmengine.model import BaseModule, PretrainedInit, initialize
+from mmengine.model import PretrainedInit, initialize
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -22,6 +22,7 @@ from ..layers import (
     resize_position_embedding,
 )
 from ..weights import adapt_to_vit, load_backbone
+from .student import Student
 
 ARCHS = {
     name: dict(
@@ -42,7 +43,7 @@ OUT_TYPES = ('cls_token', 'avg_featmap', 'featmap', 'raw')
 
 
 @MODELS.register_module()
-class MaskDistillViT(BaseModule):
+class MaskDistillViT(Student):
     """The ViT of the BEiT family: student in pre-training, backbone afterwards.
 
     Its parameters have the names of the family's public checkpoints. Images may have
@@ -132,7 +133,7 @@ class MaskDistillViT(BaseModule):
             init_cfg = dict(type='Pretrained', checkpoint=pretrained)
         super().__init__(init_cfg=init_cfg)
         arch = _parse_arch(arch)
-        self.embed_dims = arch['embed_dims']
+        self.embed_dims = self.width = arch['embed_dims']
         self.num_layers = arch['num_layers']
         num_heads = arch['num_heads']
 
@@ -156,9 +157,8 @@ class MaskDistillViT(BaseModule):
 
         if isinstance(img_size, int):
             img_size = (img_size, img_size)
-        self.patch_size = patch_size
-        self.patch_resolution = tuple(math.ceil(side / patch_size) for side in img_size)
-        window = self.patch_resolution
+        self.patch_size = self.stride = patch_size
+        self.grid = tuple(math.ceil(side / patch_size) for side in img_size)
 
         self.patch_embed = PatchEmbed(in_channels, self.embed_dims, patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims))
@@ -169,12 +169,14 @@ class MaskDistillViT(BaseModule):
             torch.zeros(1, 1, self.embed_dims), requires_grad=False
         )
         self.pos_embed = (
-            nn.Parameter(torch.zeros(1, 1 + window[0] * window[1], self.embed_dims))
+            nn.Parameter(torch.zeros(1, 1 + math.prod(self.grid), self.embed_dims))
             if use_abs_pos_emb
             else None
         )
         self.rel_pos_bias = (
-            RelativePositionBias(window, num_heads) if use_shared_rel_pos_bias else None
+            RelativePositionBias(self.grid, num_heads)
+            if use_shared_rel_pos_bias
+            else None
         )
         self.drop_path_rates = torch.linspace(
             0, drop_path_rate, self.num_layers
@@ -185,7 +187,7 @@ class MaskDistillViT(BaseModule):
                 num_heads,
                 arch['feedforward_channels'],
                 layer_scale_init_value,
-                window if use_rel_pos_bias else None,
+                self.grid if use_rel_pos_bias else None,
             )
             for _ in range(self.num_layers)
         )
@@ -263,9 +265,7 @@ class MaskDistillViT(BaseModule):
             x = torch.where(mask[..., None], self.mask_token, x)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
         if self.pos_embed is not None:
-            x = x + resize_position_embedding(
-                self.pos_embed, self.patch_resolution, grid
-            )
+            x = x + resize_position_embedding(self.pos_embed, self.grid, grid)
         return x, grid
 
     def _shared_bias(self, grid: tuple[int, int]) -> Tensor | None:

@@ -3,6 +3,8 @@ from torch import Tensor
 
 from mmmaskdistill.registry import MODELS
 
+from .student import Student
+
 # Pixels along one side of a position in the last stage's feature map, and of one of the
 # patches that the first stage sees.
 STRIDE = 32
@@ -10,7 +12,7 @@ PATCH = 4
 
 
 @MODELS.register_module()
-class MaskedSwin(SimMIMSwinTransformer):
+class MaskedSwin(SimMIMSwinTransformer, Student):
     """SimMIM's student: a Swin Transformer whose hidden patches become a mask token.
 
     This is mmpretrain's ``SimMIMSwinTransformer`` with masks on the grid of the last
@@ -22,19 +24,17 @@ class MaskedSwin(SimMIMSwinTransformer):
             ``'tiny'``.
         img_size (int): Side of the square images in pixels. Defaults to 192.
         **kwargs: Further arguments of ``SimMIMSwinTransformer``.
-
-    Attributes:
-        gives (str): Tells the algorithm that tokens of all patches are returned.
     """
 
-    gives = 'all'
+    tokens = 'all'
 
     def __init__(self, arch: str | dict = 'tiny', img_size: int = 192, **kwargs):
         super().__init__(arch=arch, img_size=img_size, **kwargs)
         # An algorithm that masks turns the mask token's gradient on.
         self.mask_token.requires_grad_(False)
-        self.patch_resolution = (img_size // STRIDE, img_size // STRIDE)
-        self.out_channels = self.num_features[-1]
+        self.grid = (img_size // STRIDE, img_size // STRIDE)
+        self.stride = STRIDE
+        self.width = self.num_features[-1]
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None
@@ -44,7 +44,7 @@ class MaskedSwin(SimMIMSwinTransformer):
         Args:
             x (Tensor): Images [B, C, H, W]. With a mask, H and W must be ``img_size``.
             mask (Tensor, optional): Hidden patches of the last stage's grid, [B, N]
-                bool, True = hidden, where N = h*w and (h, w) is ``patch_resolution``.
+                bool, True = hidden, where N = h*w and (h, w) is ``grid``.
                 Defaults to None: the model is a backbone.
 
         Returns:
@@ -57,7 +57,7 @@ class MaskedSwin(SimMIMSwinTransformer):
             return super().forward(x, None)
         # Swin needs a mask of its own patches, [B, H/4, W/4], which are finer than
         # those of the last stage.
-        fine = mask.unflatten(1, self.patch_resolution).int()
+        fine = mask.unflatten(1, self.grid).int()
         for dim in (1, 2):
             fine = fine.repeat_interleave(STRIDE // PATCH, dim)
         return super().forward(x, fine)[-1].flatten(2).mT  # [B, N, D]

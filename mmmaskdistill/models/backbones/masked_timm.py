@@ -3,16 +3,17 @@ from collections.abc import Sequence
 
 import timm
 import torch
-from mmengine.model import BaseModule
 from timm.models import group_parameters
 from torch import Tensor, nn
 
 from mmmaskdistill.errors import CheckpointError, ConfigError
 from mmmaskdistill.registry import MODELS
 
+from .student import Student
+
 
 @MODELS.register_module()
-class MaskedTimm(BaseModule):
+class MaskedTimm(Student):
     """Student made of any timm model; hidden patches are replaced in the image.
 
     With a mask, ``forward`` returns the tokens of all patches of the last feature map,
@@ -37,15 +38,12 @@ class MaskedTimm(BaseModule):
         init_cfg (dict, optional): Initialization. Defaults to None, timm's own
             initialization.
 
-    Attributes:
-        gives (str): Tells the algorithm that tokens of all patches are returned.
-
     Raises:
         ConfigError: If ``fill`` has another value, or timm has no such model.
         CheckpointError: When a checkpoint is loaded that has none of these keys.
     """
 
-    gives = 'all'
+    tokens = 'all'
 
     def __init__(
         self,
@@ -81,9 +79,9 @@ class MaskedTimm(BaseModule):
         )
         self.out_indices = list(out_indices)
         last = self.timm_model.feature_info[-1]
-        self.out_channels = last['num_chs']
+        self.width = last['num_chs']
         self.stride = last['reduction']
-        self.patch_resolution = tuple(-(-side // self.stride) for side in img_size)
+        self.grid = tuple(-(-side // self.stride) for side in img_size)
         self.register_load_state_dict_pre_hook(_adapt_before_loading)
 
     def forward(
@@ -94,7 +92,7 @@ class MaskedTimm(BaseModule):
         Args:
             x (Tensor): Images [B, 3, H, W], normalized with the data set's mean.
             mask (Tensor, optional): Hidden patches, [B, N] bool, True = hidden, where
-                N = h*w and (h, w) is ``patch_resolution``. Defaults to None: the model
+                N = h*w and (h, w) is ``grid``. Defaults to None: the model
                 is a backbone.
 
         Returns:
@@ -104,7 +102,7 @@ class MaskedTimm(BaseModule):
         """
         if mask is None:
             return tuple(self._maps(x, self.out_indices))
-        hidden = mask.unflatten(1, self.patch_resolution)
+        hidden = mask.unflatten(1, self.grid)
         for dim in (1, 2):
             hidden = hidden.repeat_interleave(self.stride, dim)
         hidden = hidden[:, None, : x.shape[2], : x.shape[3]]

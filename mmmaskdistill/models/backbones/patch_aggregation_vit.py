@@ -69,7 +69,7 @@ class PatchAggregationViT(MaskDistillViT):
                 arch['num_heads'],
                 arch['feedforward_channels'],
                 layer_scale_init_value,
-                self.patch_resolution if kwargs.get('use_rel_pos_bias') else None,
+                self.grid if kwargs.get('use_rel_pos_bias') else None,
             )
             for _ in range(num_aggregation_layers)
         )

@@ -28,16 +28,12 @@ class VisibleViT(MaskDistillViT):
         **kwargs: Further keyword arguments of :class:`MaskDistillViT`.
             ``use_abs_pos_emb`` is always True.
 
-    Attributes:
-        gives (str): Tells the algorithm that tokens of the visible patches are
-            returned.
-
     Raises:
         ConfigError: If a relative position bias is asked for, or the patch grid is not
             square. See also :class:`MaskDistillViT`.
     """
 
-    gives = 'visible'
+    tokens = 'visible'
 
     def __init__(self, layer_scale_init_value: float = 0.0, **kwargs):
         if kwargs.get('use_rel_pos_bias') or kwargs.get('use_shared_rel_pos_bias'):
@@ -49,7 +45,7 @@ class VisibleViT(MaskDistillViT):
             layer_scale_init_value=layer_scale_init_value,
             **{**kwargs, 'use_abs_pos_emb': True, 'use_shared_rel_pos_bias': False},
         )
-        rows, columns = self.patch_resolution
+        rows, columns = self.grid
         if rows != columns:
             raise ConfigError(
                 f'img_size makes {rows} x {columns} patches, but the sine-cosine '
@@ -69,9 +65,7 @@ class VisibleViT(MaskDistillViT):
                 'patches: VisibleViT needs masks that leave the same number of patches '
                 'visible in every image'
             )
-        position = resize_position_embedding(
-            self.pos_embed, self.patch_resolution, grid
-        )
+        position = resize_position_embedding(self.pos_embed, self.grid, grid)
         patches = (patches + position[:, 1:])[visible]  # [B*V, D]
         cls_token = (self.cls_token + position[:, :1]).expand(len(x), -1, -1)
         tokens = torch.cat(
@@ -93,6 +87,6 @@ class VisibleViT(MaskDistillViT):
         nn.init.normal_(self.cls_token, std=0.02)
         self.pos_embed.copy_(
             build_2d_sincos_position_embedding(
-                self.patch_resolution[0], self.embed_dims, cls_token=True
+                self.grid[0], self.embed_dims, cls_token=True
             )
         )

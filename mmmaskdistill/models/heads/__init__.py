@@ -1,3 +1,4 @@
+from .base import Head
 from .codebook_head import CodebookHead
 from .decoder_head import DecoderHead, PromptDecoderHead
 from .head_list import HeadList
@@ -7,6 +8,7 @@ from .mlp_head import MLPHead
 __all__ = [
     'CodebookHead',
     'DecoderHead',
+    'Head',
     'HeadList',
     'LinearHead',
     'MLPHead',

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import MODELS
 
+from .base import Head
+
 
 class _DecodesVisible:
     """Arguments and initial weights that the two decoder heads have in common.
@@ -14,7 +16,6 @@ class _DecodesVisible:
     :class:`DecoderHead`.
     """
 
-    #: The head takes the visible tokens and the mask, and predicts all patches.
     decodes_visible = True
 
     def __init__(
@@ -74,7 +75,7 @@ def visible_first(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @MODELS.register_module()
-class DecoderHead(_DecodesVisible, MAEPretrainDecoder):
+class DecoderHead(_DecodesVisible, MAEPretrainDecoder, Head):
     """MAE's Transformer decoder as head H. It adds the mask tokens itself.
 
     This is mmpretrain's ``MAEPretrainDecoder`` for any mask and any target
@@ -108,7 +109,7 @@ class DecoderHead(_DecodesVisible, MAEPretrainDecoder):
 
 
 @MODELS.register_module()
-class PromptDecoderHead(_DecodesVisible, MILANPretrainDecoder):
+class PromptDecoderHead(_DecodesVisible, MILANPretrainDecoder, Head):
     """MILAN's decoder as head H. It does not update the visible tokens.
 
     This is mmpretrain's ``MILANPretrainDecoder`` for any mask and any target

@@ -8,39 +8,43 @@ from torch import Tensor, nn
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import MODELS
 
+from ..contracts import check_part
+from .base import Head
+
 
 @MODELS.register_module()
-class HeadList(nn.ModuleList):
+class HeadList(nn.ModuleList, Head):
     """The head H for several teachers: one head for each of them.
 
     Args:
         heads (list[dict]): Configs of the heads, in the order of the teachers.
 
     Attributes:
-        in_features (int): Width Ds of the student's tokens.
-        decodes_visible (bool): Whether the heads are decoders, which take the
-            visible tokens and the mask.
         splits (list[int]): Channels Dt that each head predicts.
         out_features (int): Sum of the channels of all heads.
+        in_features, decodes_visible, grid, class_token: Those that all heads have
+            in common.
 
     Raises:
         ConfigError: If the heads do not take the same tokens.
     """
 
     def __init__(self, heads: Sequence[dict]):
-        super().__init__(MODELS.build(cfg) for cfg in heads)
+        super().__init__(check_part(MODELS.build(cfg), Head) for cfg in heads)
         kinds = {
-            (head.in_features, getattr(head, 'decodes_visible', False)) for head in self
+            (head.in_features, head.decodes_visible, head.grid, head.class_token)
+            for head in self
         }
         if len(kinds) != 1:
             raise ConfigError(
                 'HeadList has the heads '
                 f'{", ".join(type(head).__name__ for head in self)} with '
-                f'in_channels {[head.in_features for head in self]}: give all of '
-                'them the same in_channels, and use either decoder heads only or '
-                'none'
+                f'in_channels {[head.in_features for head in self]}, grid '
+                f'{[head.grid for head in self]} and class_token '
+                f'{[head.class_token for head in self]}: give all of them the same '
+                'of each, and use either decoder heads only or none'
             )
-        ((self.in_features, self.decodes_visible),) = kinds
+        ((self.in_features, self.decodes_visible, self.grid, self.class_token),) = kinds
         self.splits = [head.out_features for head in self]
         self.out_features = sum(self.splits)
 

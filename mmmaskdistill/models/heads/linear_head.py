@@ -5,9 +5,11 @@ from torch import nn
 
 from mmmaskdistill.registry import MODELS
 
+from .base import Head
+
 
 @MODELS.register_module()
-class LinearHead(nn.Linear):
+class LinearHead(nn.Linear, Head):
     """The head H as one linear layer.
 
     It maps the student's tokens [..., Ds] to predictions [..., Dt].

@@ -7,9 +7,11 @@ from torch import nn
 
 from mmmaskdistill.registry import MODELS
 
+from .base import Head
+
 
 @MODELS.register_module()
-class MLPHead(nn.Sequential):
+class MLPHead(nn.Sequential, Head):
     """The head H as several linear layers with GELU between them.
 
     It maps the student's tokens [..., Ds] to predictions [..., Dt].

@@ -7,9 +7,11 @@ from torch import Tensor, nn
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import MODELS
 
+from .base import Loss, classifies
+
 
 @MODELS.register_module()
-class LossList(nn.Module):
+class LossList(Loss):
     """The loss L for several teachers: a weighted sum of one loss for each.
 
     Args:
@@ -20,6 +22,7 @@ class LossList(nn.Module):
 
     Attributes:
         splits (list[int]): Channels Dt of each teacher.
+        classifies (bool): Whether one of the losses does.
 
     Raises:
         ConfigError: If the numbers of losses, channels and weights differ.
@@ -36,6 +39,7 @@ class LossList(nn.Module):
             )
         self.losses = nn.ModuleList(MODELS.build(cfg) for cfg in losses)
         self.splits = list(channels)
+        self.classifies = any(map(classifies, self.losses))
         self.weights = weights
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:

@@ -1,13 +1,15 @@
 """Masks that the teacher's attention determines."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import MODELS
 
+from .masking import Masking
+
 
 @MODELS.register_module()
-class AttentionMask(nn.Module):
+class AttentionMask(Masking):
     """Draw a mask m that keeps the patches to which the teacher attends.
 
     This is MILAN's semantic-aware sampling (arXiv 2208.06049, section 3.4). The
@@ -21,10 +23,6 @@ class AttentionMask(nn.Module):
         num_masking_patches (int): Number of patches to hide in each image.
     """
 
-    def __init__(self, num_masking_patches: int):
-        super().__init__()
-        self.num_masking_patches = num_masking_patches
-
     def forward(self, attention: Tensor, noise: Tensor) -> Tensor:
         """Draw the mask of each image.
 
@@ -37,15 +35,9 @@ class AttentionMask(nn.Module):
             Tensor: The mask m, [B, N] bool, True = hidden.
 
         Raises:
-            ConfigError: If the pipeline draws masks and not noise, if noise and
-                attention differ in shape, or if there are not more patches than
-                are to be hidden.
+            ConfigError: If noise and attention differ in shape, or if there are
+                not more patches than are to be hidden.
         """
-        if not noise.is_floating_point():
-            raise ConfigError(
-                'AttentionMask needs noise, but the pipeline draws masks: replace '
-                'its mask generator by mmmaskdistill.GumbelNoise'
-            )
         if (
             noise.shape != attention.shape
             or not 0 < self.num_masking_patches < noise.shape[1]

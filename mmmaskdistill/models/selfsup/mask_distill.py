@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,12 @@ from torch import Tensor
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import MODELS
 
-from .combinations import check_combination
+from ..contracts import check_part
+from ..heads import Head
+from ..normalizers import Normalizer
+from ..teachers import Teacher
+from .combinations import check_combination, check_student
+from .masking import Masking
 
 
 class Comparison(NamedTuple):
@@ -68,34 +74,21 @@ class MaskDistill(BaseSelfSupervisor):
     BEiT, MAE, SimMIM, MaskFeat, data2vec and others are further choices of
     teacher, normalizer, student, head, loss and mask: see ``configs/unified``.
 
-    The teacher stays in eval mode and no optimizer updates it. A teacher with a
-    method ``follow`` learns from the student, as ``MomentumTeacher`` does, and
-    belongs to the model's checkpoints. Any other teacher is not contained in
-    checkpoints, and copies of the model share it.
+    Each part inherits from the class that says what it owes: :class:`Teacher`,
+    :class:`Normalizer`, :class:`Student`, :class:`Head` and :class:`Masking`. The
+    loss may be any module, see :class:`Loss`.
+
+    The teacher stays in eval mode and no optimizer updates it. A teacher that
+    follows the student, as ``MomentumTeacher`` does, belongs to the model's
+    checkpoints, and ``MomentumTeacherHook`` updates it. Any other teacher is not
+    contained in checkpoints, and copies of the model share it.
 
     Args:
-        backbone (dict): Config of the student S. It takes images [B, 3, H, W]
-            and a mask [B, N]. Its attribute ``gives`` says which tokens it
-            returns:
-
-            - ``'hidden'`` (or no such attribute): the hidden patches,
-              [mask.sum(), Ds];
-            - ``'all'``: all patches, [B, N, Ds], or [B, 1+N, Ds] with the class
-              token first if its attribute ``class_token`` is True;
-            - ``'visible'``: the class token and the V visible patches of each
-              image, [B, 1+V, Ds].
-
-            It may also return a tuple of several outputs of this kind. The head
-            then predicts from each of them, and the losses are added.
-        teacher (dict): Config of the teacher T. It takes images and returns
-            features [B, N, Dt], or token ids [B, N] if it has a
-            ``vocab_size``. If its attribute ``class_token`` is True, the class
-            token comes before the patches, and always counts in the loss.
-        normalizer (dict): Config of the normalizer N.
-        head (dict): Config of the head H, from Ds channels to Dt, or to the
-            scores of a vocabulary. A head whose attribute ``decodes_visible``
-            is True takes visible tokens and the mask, and returns predictions
-            [B, N, Dt] for all patches.
+        backbone (dict): Config of the student S, a :class:`Student`.
+        teacher (dict): Config of the teacher T, a :class:`Teacher`.
+        normalizer (dict): Config of the normalizer N, a :class:`Normalizer`.
+        head (dict): Config of the head H, a :class:`Head`, from Ds channels to Dt,
+            or to the scores of a vocabulary.
         loss (dict): Config of the loss L.
         data_preprocessor (dict, optional): Config of the data preprocessor. It
             returns ``inputs`` either as one batch, or as two batches with the
@@ -106,10 +99,10 @@ class MaskDistill(BaseSelfSupervisor):
         init_cfg (dict, optional): Initialization of the whole model.
         predict (str): Patches that count in the loss: ``'hidden'`` (as in the
             formula), ``'all'`` or ``'visible'``. Defaults to ``'hidden'``.
-        masking (dict, optional): Config of a module, such as ``AttentionMask``,
-            that makes the mask from the teacher's attention and from the noise
-            that the pipeline has drawn. Defaults to None: the pipeline draws
-            the mask.
+        masking (dict, optional): Config of a :class:`Masking`, such as
+            ``AttentionMask``, that makes the mask from the teacher's attention and
+            from the noise that the pipeline has drawn. Defaults to None: the
+            pipeline draws the mask.
 
     Raises:
         ConfigError: If two of the parts do not fit together.
@@ -133,36 +126,34 @@ class MaskDistill(BaseSelfSupervisor):
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg,
         )
+        check_student(self.backbone)
         # Backbones create their mask token frozen, because only pre-training
         # uses it. Some students have no mask token.
-        if getattr(self.backbone, 'mask_token', None) is not None:
+        if self.backbone.mask_token is not None:
             self.backbone.mask_token.requires_grad_()
-        self.normalizer = MODELS.build(normalizer)
+        check_part(self.head, Head)
+        self.normalizer = check_part(MODELS.build(normalizer), Normalizer)
         self.distance = MODELS.build(loss)
         self.predict = predict
-        self.masking = None if masking is None else MODELS.build(masking)
-        teacher = MODELS.build(teacher)
-        self._learns = hasattr(teacher, 'follow')
-        if self._learns:
+        self.masking = (
+            None if masking is None else check_part(MODELS.build(masking), Masking)
+        )
+        teacher = check_part(MODELS.build(teacher), Teacher)
+        if teacher.follows_student:
             teacher.follow(self.backbone)
             self.teacher = teacher
         else:
             # Assigning the attribute would register the teacher as a submodule,
             # and then `parameters`, `state_dict` and `train` would include it.
             self.__dict__['teacher'] = teacher
-        self._owns_teacher = not self._learns
+        self._owns_teacher = not teacher.follows_student
+        self._at_first_loss, self._followed = None, False
         check_combination(self)
-        self._teacher_skips = (
-            predict == 'hidden'
-            and masking is None
-            and getattr(teacher, 'skips', False)
-            and getattr(self.normalizer, 'per_token', False)
-        )
 
     def init_weights(self) -> None:
-        """Initialize the model, and copy the student to a teacher that learns."""
+        """Initialize the model, and copy the student to a teacher that follows it."""
         super().init_weights()
-        if self._learns:
+        if self.teacher.follows_student:
             self.teacher.update(self.backbone, momentum=0.0)
 
     def loss(
@@ -175,87 +166,105 @@ class MaskDistill(BaseSelfSupervisor):
                 view of the same crops, [B, 3, H, W] each, or one batch
                 [B, 3, H, W] for both. The two views may differ in size.
             data_samples (list[DataSample]): Data samples with a ``mask``, [h, w]
-                or [N], in which nonzero means hidden. With ``masking`` it is
-                the noise that the module needs.
+                or [N], in which nonzero means hidden. With ``masking`` they have
+                the ``noise`` that the module needs instead, of the same shape.
 
         Returns:
             dict[str, Tensor]: ``loss``, a scalar.
 
         Raises:
-            ConfigError: If the pipeline draws masks for another patch grid than
-                the student's, or noise where a mask is needed, or if no patch
-                of the batch counts in the loss.
+            ConfigError: If the samples have no mask, or no noise where it is
+                needed, or that of another patch grid than the student's, if no
+                patch of the batch counts in the loss, or if nobody updates a
+                teacher that follows the student.
         """
+        self._check_teacher_follows()
         student_view, teacher_view = self._views(inputs)
-        if self._learns and self.training:
-            # The student has been updated by the previous step. A checkpoint
-            # contains the student after its last step and the teacher before
-            # this update, so a resumed run computes the same average.
-            self.teacher.update(self.backbone)
-        drawn = torch.stack([sample.mask for sample in data_samples])
-        self._check_grid(drawn)
-        drawn = drawn.flatten(1)
-        if self._teacher_skips and not drawn.is_floating_point():
-            # The teacher leaves out the patches that are not hidden.
-            mask = where = drawn.bool()
-            target = self.normalizer(self.teacher.at(teacher_view, where))
-        else:
-            target, mask = self._teach(teacher_view, drawn, data_samples)
-            where = self._where(mask)
-            target = target[where]  # N(T(x))[m]
+        drawn = self._drawn(data_samples)
+        # m, what [m] selects, and N(T(x))[m]
+        mask, where, target = self._teach(teacher_view, drawn, data_samples)
         if not len(target):
             raise ConfigError(
                 f'predict={self.predict!r}, but no patch of the batch is '
                 f'{self.predict}: let the pipeline draw another mask, or set '
                 "predict='all'"
             )
-        predictions = self._predict(student_view, mask, where)  # H(S(x, m))[m]
+        predictions = self.predictions(student_view, mask, where)  # H(S(x, m))[m]
         return dict(loss=sum(self.distance(p, target) for p in predictions))
-
-    def _check_grid(self, drawn: Tensor):
-        """Check that the pipeline draws masks for the student's patch grid."""
-        rows, columns = self.backbone.patch_resolution
-        if drawn.shape[1:] not in ((rows, columns), (rows * columns,)):
-            grid = ' x '.join(map(str, drawn.shape[1:]))
-            raise ConfigError(
-                f'the pipeline draws masks of {grid} patches, the '
-                f'student {type(self.backbone).__name__} has {rows} x '
-                f'{columns}: set input_size=({rows}, {columns}) of the '
-                'mask generator in train_pipeline'
-            )
 
     def _teach(
         self, images: Tensor, drawn: Tensor, data_samples: list[DataSample] | None
-    ) -> tuple[Tensor, Tensor]:
-        """Compute the targets N(T(x)), [B, N, Dt], and the mask m, [B, N] bool."""
-        if self.masking is None:
-            if drawn.is_floating_point():
-                raise ConfigError(
-                    'the pipeline draws noise, but a mask is needed: set '
-                    "masking=dict(type='mmmaskdistill.AttentionMask', ...)"
-                )
-            features = self.teacher(images, data_samples)
-            return self.normalizer(features), drawn.bool()
-        features, attention = self.teacher.attend(images)
-        return self.normalizer(features), self.masking(attention, drawn)
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Find the mask m, the tokens that count, and their targets N(T(x))[m].
 
-    def _where(self, mask: Tensor) -> Tensor:
-        """Find the targets that count in the loss, [B, N] or [B, 1+N] bool."""
+        Args:
+            images (Tensor): The teacher's view of the images, [B, 3, H, W].
+            drawn (Tensor): The mask or the noise from the pipeline, [B, N].
+            data_samples (list[DataSample] | None): Data samples for the teacher.
+
+        Returns:
+            tuple[Tensor, Tensor, Tensor]: The mask m, [B, N] bool, the tokens that
+            count as :meth:`counted` returns them, and their targets as
+            :meth:`target` returns them.
+        """
+        if self.masking is None:
+            mask = drawn.bool()
+            where = self.counted(mask)
+            return mask, where, self.target(images, where, data_samples)
+        features, attention = self.teacher.attend(images)
+        mask = self.masking(attention, drawn)
+        where = self.counted(mask)
+        return mask, where, self.normalizer(features)[where]
+
+    def counted(self, mask: Tensor) -> Tensor:
+        """Find the tokens that count in the loss.
+
+        Args:
+            mask (Tensor): The mask m, [B, N] bool, True = hidden.
+
+        Returns:
+            Tensor: [B, N] bool, or [B, 1+N] if the teacher returns its class
+            token, which always counts.
+        """
         if self.predict == 'all':
             where = torch.ones_like(mask)
         else:
             where = mask if self.predict == 'hidden' else ~mask
-        if getattr(self.teacher, 'class_token', False):
-            where = F.pad(where, (1, 0), value=True)
-        return where
+        return F.pad(where, (1, 0), value=True) if self.teacher.class_token else where
 
-    def _predict(self, images: Tensor, mask: Tensor, where: Tensor) -> list[Tensor]:
-        """Compute the predictions H(S(x, m)) that count in the loss.
+    def target(
+        self,
+        images: Tensor,
+        where: Tensor,
+        data_samples: list[DataSample] | None = None,
+    ) -> Tensor:
+        """Compute the targets N(T(x))[m].
+
+        Args:
+            images (Tensor): The teacher's view of the images, [B, 3, H, W].
+            where (Tensor): The tokens that count, see :meth:`counted`.
+            data_samples (list[DataSample], optional): Data samples for the teacher.
+                Defaults to None.
+
+        Returns:
+            Tensor: Normalized features [where.sum(), Dt], or token ids
+            [where.sum()].
+        """
+        if (
+            self.predict == 'hidden'
+            and self.teacher.can_skip
+            and self.normalizer.per_token
+        ):
+            return self.normalizer(self.teacher.at(images, where))
+        return self.normalizer(self.teacher(images, data_samples))[where]
+
+    def predictions(self, images: Tensor, mask: Tensor, where: Tensor) -> list[Tensor]:
+        """Compute the predictions H(S(x, m))[m].
 
         Args:
             images (Tensor): The student's view of the images, [B, 3, H, W].
-            mask (Tensor): The mask m, [B, N] bool.
-            where (Tensor): What counts in the loss, see :meth:`_where`.
+            mask (Tensor): The mask m, [B, N] bool, True = hidden.
+            where (Tensor): The tokens that count, see :meth:`counted`.
 
         Returns:
             list[Tensor]: Predictions [where.sum(), Dt] from each output of the
@@ -264,10 +273,9 @@ class MaskDistill(BaseSelfSupervisor):
         outputs = self.backbone(images, mask)
         if not isinstance(outputs, tuple):
             outputs = (outputs,)
-        gives = getattr(self.backbone, 'gives', 'hidden')
-        if gives == 'visible':
+        if self.backbone.tokens == 'visible':
             return [self.head(tokens, mask)[where] for tokens in outputs]
-        if gives == 'all':
+        if self.backbone.tokens == 'all':
             outputs = [tokens[where] for tokens in outputs]
         return [self.head(tokens) for tokens in outputs]
 
@@ -285,13 +293,15 @@ class MaskDistill(BaseSelfSupervisor):
             Comparison: Mask, targets, predictions and errors of the patches.
 
         Raises:
-            ConfigError: If the pipeline draws noise where a mask is needed.
+            ConfigError: If the samples have no mask, or no noise where it is
+                needed, or that of another patch grid than the student's.
         """
         student_view, teacher_view = self._views(inputs)
-        drawn = torch.stack([sample.mask for sample in data_samples])
-        target, mask = self._teach(teacher_view, drawn.flatten(1), None)
-        where = self._where(mask)
-        predictions = self._predict(student_view, mask, where)
+        # Without data samples a `CachedTeacher` does not keep the features.
+        mask, where, target = self._teach(teacher_view, self._drawn(data_samples), None)
+        predictions = self.predictions(student_view, mask, where)
+        # The picture shows the targets of the patches that do not count, too.
+        everywhere = self.normalizer(self.teacher(teacher_view))
         prediction = predictions[0].new_full(
             (*where.shape, predictions[0].shape[-1]), torch.nan
         )
@@ -303,15 +313,84 @@ class MaskDistill(BaseSelfSupervisor):
             torch.stack(
                 [
                     self.distance(predicted[None], wanted[None])
-                    for predicted, wanted in zip(p, target[where])
+                    for predicted, wanted in zip(p, target)
                 ]
             )
             for p in predictions
         )
         patches = slice(where.shape[1] - mask.shape[1], None)
         return Comparison(
-            mask, target[:, patches], prediction[:, patches], error[:, patches]
+            mask, everywhere[:, patches], prediction[:, patches], error[:, patches]
         )
+
+    def _drawn(self, data_samples: list[DataSample]) -> Tensor:
+        """Stack what the pipeline has drawn: masks, or noise with ``masking``.
+
+        Returns:
+            Tensor: [B, N].
+        """
+        key = 'mask' if self.masking is None else 'noise'
+        if not all(key in sample for sample in data_samples):
+            raise ConfigError(self._missing(key))
+        drawn = torch.stack([sample.get(key) for sample in data_samples])
+        rows, columns = self.backbone.grid
+        if drawn.shape[1:] not in ((rows, columns), (rows * columns,)):
+            grid = ' x '.join(map(str, drawn.shape[1:]))
+            drawer = 'mask generator' if key == 'mask' else 'GumbelNoise'
+            raise ConfigError(
+                f'the pipeline draws {"masks" if key == "mask" else "noise"} of '
+                f'{grid} patches, the student {type(self.backbone).__name__} has '
+                f'{rows} x {columns}: set input_size=({rows}, {columns}) of the '
+                f'{drawer} in train_pipeline'
+            )
+        return drawn.flatten(1)
+
+    def _missing(self, key: str) -> str:
+        """Say what to add to a pipeline whose samples lack the mask or the noise."""
+        if key == 'mask':
+            return (
+                'the samples have no mask: add a mask generator, such as '
+                'mmmaskdistill.BlockMaskGenerator, to train_pipeline, or, if it '
+                'draws noise, set '
+                "model.masking=dict(type='mmmaskdistill.AttentionMask', ...)"
+            )
+        return (
+            f'{type(self.masking).__name__} needs noise, but the samples have none: '
+            "set dict(type='mmmaskdistill.GumbelNoise', ...) in place of the mask "
+            "generator, and dict(type='PackInputs', algorithm_keys=['noise']) at the "
+            'end of train_pipeline'
+        )
+
+    def _check_teacher_follows(self):
+        """Check that somebody updates a teacher that follows the student.
+
+        Nobody does if a weight of the student has changed since the first loss of
+        the training, and no tensor of the teacher has. The check ends with the first
+        update, so that later steps do not wait for the device.
+        """
+        if self._followed or not (self.training and self.teacher.follows_student):
+            return
+        weight = next(p for p in self.backbone.parameters() if p.requires_grad)
+        # torch counts how often a tensor was changed in place. It does not count
+        # the steps of fused optimizers, so this serves for the teacher only.
+        changes = sum(
+            tensor._version
+            for tensor in chain(self.teacher.parameters(), self.teacher.buffers())
+        )
+        if self._at_first_loss is None:
+            self._at_first_loss = weight.detach().clone(), changes
+            return
+        first_weight, first_changes = self._at_first_loss
+        self._followed = changes != first_changes
+        if not self._followed and not torch.equal(weight, first_weight.to(weight)):
+            raise ConfigError(
+                f'the student has taken a step, but its teacher {self.teacher.name} '
+                'has not followed it: add '
+                "dict(type='mmmaskdistill.MomentumTeacherHook') to custom_hooks, or, "
+                'in a training loop of your own, call '
+                'model.teacher.update(model.backbone) after each step of the '
+                'optimizer'
+            )
 
     @staticmethod
     def _views(inputs: Sequence[Tensor] | Tensor) -> Sequence[Tensor]:
@@ -331,7 +410,7 @@ class MaskDistill(BaseSelfSupervisor):
         """
         copy = type(self).__new__(type(self))
         memo[id(self)] = copy
-        if not self._learns:
+        if not self.teacher.follows_student:
             memo[id(self.teacher)] = self.teacher
         copy.__dict__.update(deepcopy(self.__dict__, memo), _owns_teacher=False)
         return copy

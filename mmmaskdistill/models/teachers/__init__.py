@@ -1,3 +1,4 @@
+from .base import Teacher
 from .cached_teacher import CachedTeacher
 from .hog_teacher import HOGTeacher
 from .momentum_teacher import MomentumTeacher
@@ -12,6 +13,7 @@ __all__ = [
     'HOGTeacher',
     'MomentumTeacher',
     'PixelTeacher',
+    'Teacher',
     'TeacherList',
     'TimmTeacher',
     'VQKDTeacher',

@@ -2,14 +2,17 @@
 
 import torch
 from mmpretrain.structures import DataSample
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import MODELS
 
+from ..contracts import check_part
+from .base import Teacher
+
 
 @MODELS.register_module()
-class CachedTeacher(nn.Module):
+class CachedTeacher(Teacher):
     """A teacher T that is run once per file, for pipelines without random crops.
 
     The features are kept in CPU memory in half precision, under the
@@ -17,27 +20,47 @@ class CachedTeacher(nn.Module):
     teacher in every epoch. This is checked once, on the first batch that
     contains samples which have been seen before.
 
+    All attributes are those of the teacher that computes the features, with two
+    exceptions: ``can_skip`` is False, because other patches are hidden in later
+    epochs, and ``returns_attention`` is False, because attention is not kept.
+
     Args:
         teacher (dict): Config of the teacher that computes the features.
 
-    Attributes:
-        name (str): Name of the teacher in messages.
-        grid (tuple[int, int]): Patch grid (h, w) of the features, N = h*w.
-        channels (int): Channels Dt of the features.
-        class_token (bool): Whether the features contain the class token.
+    Raises:
+        ConfigError: If the teacher returns token ids or follows the student.
     """
 
     def __init__(self, teacher: dict):
-        super().__init__()
-        self.teacher = MODELS.build(teacher)
+        teacher = check_part(MODELS.build(teacher), Teacher)
+        if teacher.follows_student:
+            raise ConfigError(
+                f'CachedTeacher cannot keep the features of {teacher.name}, which '
+                'change while the student learns: use it without CachedTeacher'
+            )
+        if teacher.vocab_size is not None:
+            raise ConfigError(
+                'CachedTeacher keeps features in half precision, which cannot hold '
+                f'the token ids of {teacher.name}: use it without CachedTeacher'
+            )
+        super().__init__(teacher.img_size, teacher.stride, teacher.channels)
+        self.teacher = teacher
+        self.grid = teacher.grid
+        self.class_token = teacher.class_token
+        self.splits = teacher.splits
         self._features = {}
         self._checked = False
         self.eval()
 
-    name = property(lambda self: self.teacher.name)
-    grid = property(lambda self: self.teacher.grid)
-    channels = property(lambda self: self.teacher.channels)
-    class_token = property(lambda self: getattr(self.teacher, 'class_token', False))
+    @property
+    def name(self) -> str:
+        """Name of the teacher that computes the features."""
+        return self.teacher.name
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the teachers that compute the features."""
+        return self.teacher.names
 
     def match_grid(self, grid: tuple[int, int]) -> None:
         """Fit the teacher to the student's patch grid, or raise an error.
@@ -49,10 +72,7 @@ class CachedTeacher(nn.Module):
             ConfigError: If the teacher cannot have this patch grid.
         """
         self.teacher.match_grid(grid)
-
-    def train(self, mode: bool = True) -> 'CachedTeacher':
-        """Stay in eval mode, whatever the mode of the model around it."""
-        return super().train(False)
+        self.grid = self.teacher.grid
 
     def forward(
         self, images: Tensor, data_samples: list[DataSample] | None = None

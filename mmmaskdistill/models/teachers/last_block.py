@@ -1,19 +1,20 @@
-"""The last block of a timm ViT, computed only for the tokens that are needed."""
+"""What the last block of a timm ViT can do besides computing all tokens."""
 
 import torch
 import torch.nn.functional as F
 from timm.layers import Attention
 from timm.models.vision_transformer import Block
+from timm.models.xcit import XCA
 from torch import Tensor, nn
 
 from ..layers import linear, take
 
 
-def can_skip(block: nn.Module) -> bool:
+def can_skip(block: nn.Module | None) -> bool:
     """Whether :func:`run_at` can compute a block.
 
     Args:
-        block (nn.Module): A block of a timm model.
+        block (nn.Module | None): A block of a timm model.
 
     Returns:
         bool: True for timm's plain ``Block`` with its plain ``Attention`` and
@@ -23,6 +24,25 @@ def can_skip(block: nn.Module) -> bool:
         type(block) is Block
         and type(block.attn) is Attention
         and getattr(block.attn, 'gate', None) is None
+    )
+
+
+def returns_attention(block: nn.Module | None) -> bool:
+    """Whether the attention weights of a block's tokens can be read.
+
+    Args:
+        block (nn.Module | None): A block of a timm model.
+
+    Returns:
+        bool: True if the block has an attention layer that passes the weights
+        [B, heads, L, L] of its L tokens through a dropout layer as soon as fused
+        attention is switched off. XCiT's weights are those of channels.
+    """
+    attn = getattr(block, 'attn', None)
+    return (
+        hasattr(attn, 'attn_drop')
+        and hasattr(attn, 'fused_attn')
+        and not isinstance(attn, XCA)
     )
 
 

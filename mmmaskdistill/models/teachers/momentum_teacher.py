@@ -24,8 +24,10 @@ class MomentumTeacher(Teacher):
     The weights of the average exist nowhere else, so checkpoints contain them.
     They are buffers and not parameters, because no optimizer may update them.
 
-    The patch grid, the stride and the channels are those of the student; they
-    are known after :meth:`follow`.
+    ``MomentumTeacherHook`` moves the average after each step of the optimizer.
+
+    The image size, the patch grid, the stride and the channels are those of the
+    student; they are known after :meth:`follow`.
 
     Args:
         momentum (float): Weight of the old average in an update; the weight of
@@ -33,6 +35,8 @@ class MomentumTeacher(Teacher):
         num_layers (int): Number of blocks, counted from the last one, whose
             outputs are averaged. Defaults to 6.
     """
+
+    follows_student = True
 
     def __init__(self, momentum: float = 0.9998, num_layers: int = 6):
         # Teacher.__init__ needs the image size, which only the student knows.
@@ -61,9 +65,10 @@ class MomentumTeacher(Teacher):
                 f'num_layers={self.num_layers}: expected 1 to '
                 f'{student.num_layers}, the number of blocks of the student'
             )
-        self.stride = student.patch_size
-        self.grid = student.patch_resolution
-        self.channels = student.embed_dims
+        self.stride = student.stride
+        self.grid = student.grid
+        self.img_size = tuple(side * self.stride for side in self.grid)
+        self.channels = student.width
         model = deepcopy(student)
         model.out_type = 'featmap'
         model.out_indices = list(

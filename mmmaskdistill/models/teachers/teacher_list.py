@@ -9,9 +9,13 @@ from torch import Tensor, nn
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import MODELS
 
+from ..contracts import check_part
+from ..normalizers import Normalizer
+from .base import Teacher
+
 
 @MODELS.register_module()
-class TeacherList(nn.Module):
+class TeacherList(Teacher):
     """Several teachers as one teacher T.
 
     The features of each teacher are normalized by a normalizer of its own and
@@ -30,9 +34,10 @@ class TeacherList(nn.Module):
             the same images.
 
     Attributes:
-        name (str): Names of all teachers, for messages.
+        name (str): Names of all teachers.
         splits (list[int]): Channels Dt of each teacher.
         channels (int): Sum of the channels of all teachers.
+        img_size, grid, stride: Those of the first teacher.
 
     Raises:
         ConfigError: If the numbers of teachers, normalizers and views differ,
@@ -46,7 +51,6 @@ class TeacherList(nn.Module):
         normalizers: Sequence[dict],
         views: Sequence[dict] | None = None,
     ):
-        super().__init__()
         counts = [len(teachers), len(normalizers)]
         counts += [] if views is None else [len(views)]
         if len(set(counts)) > 1:
@@ -55,32 +59,37 @@ class TeacherList(nn.Module):
                 f'{counts[1]} normalizers and '
                 f'{counts[-1]} views: give the same number of each'
             )
-        self.teachers = nn.ModuleList(MODELS.build(cfg) for cfg in teachers)
-        self.normalizers = nn.ModuleList(MODELS.build(cfg) for cfg in normalizers)
-        for teacher in self.teachers:
-            if (
-                getattr(teacher, 'vocab_size', None)
-                or getattr(teacher, 'class_token', False)
-                or hasattr(teacher, 'follow')
-            ):
+        teachers = [check_part(MODELS.build(cfg), Teacher) for cfg in teachers]
+        for teacher in teachers:
+            if teacher.vocab_size or teacher.class_token or teacher.follows_student:
                 raise ConfigError(
                     f'TeacherList cannot use {type(teacher).__name__} as it is '
                     'configured: use frozen teachers that return continuous '
                     'features of the patches alone'
                 )
+        splits = [teacher.channels for teacher in teachers]
+        super().__init__(teachers[0].img_size, teachers[0].stride, sum(splits))
+        self.splits = splits
+        self.grid = teachers[0].grid
+        self.teachers = nn.ModuleList(teachers)
+        self.normalizers = nn.ModuleList(
+            check_part(MODELS.build(cfg), Normalizer) for cfg in normalizers
+        )
         self.views = [
             tuple(torch.tensor(view[key]).view(3, 1, 1) for key in ('mean', 'std'))
             for view in views or []
         ]
-        self.name = ' + '.join(teacher.name for teacher in self.teachers)
-        self.splits = [teacher.channels for teacher in self.teachers]
-        self.channels = sum(self.splits)
         self.eval()
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """Patch grid (h, w) of the features, N = h*w."""
-        return self.teachers[0].grid
+    def name(self) -> str:
+        """Names of all teachers, for messages."""
+        return ' + '.join(self.names)
+
+    @property
+    def names(self) -> list[str]:
+        """Name of each teacher."""
+        return [teacher.name for teacher in self.teachers]
 
     def match_grid(self, grid: tuple[int, int]) -> None:
         """Fit all teachers to the student's patch grid, or raise an error.
@@ -93,10 +102,7 @@ class TeacherList(nn.Module):
         """
         for teacher in self.teachers:
             teacher.match_grid(grid)
-
-    def train(self, mode: bool = True) -> 'TeacherList':
-        """Stay in eval mode, whatever the mode of the model around it."""
-        return super().train(False)
+        self.grid = self.teachers[0].grid
 
     @torch.no_grad()
     def forward(

@@ -17,13 +17,14 @@ from mmmaskdistill.registry import MODELS
 
 from ..layers import find, freeze_layers
 from ..weights import first_few, first_line, read_state_dict
-from .last_block import can_skip, run_at
+from .base import Teacher
+from .last_block import can_skip, returns_attention, run_at
 
 FEATURES = ('block', 'norm', 'proj')
 
 
 @MODELS.register_module()
-class TimmTeacher(nn.Module):
+class TimmTeacher(Teacher):
     """The patch features of any timm model as teacher T. The model is frozen.
 
     ``features='block'`` with ``layer=-1`` takes the patch tokens of the last
@@ -58,9 +59,6 @@ class TimmTeacher(nn.Module):
 
     Attributes:
         name (str): Name of the timm model.
-        grid (tuple[int, int]): Patch grid (h, w) of the features, N = h*w.
-        channels (int): Channels Dt of the features.
-        stride (int): Distance between neighboring features, in pixels.
         layers (list[int]): Non-negative indices of ``layer``, in rising order.
 
     Raises:
@@ -68,6 +66,8 @@ class TimmTeacher(nn.Module):
         ConfigError: If an argument has none of the values above, or does not
             fit the model or the other arguments.
     """
+
+    _grid_advice = ", or resize its features with teacher.resize='bilinear'"
 
     def __init__(
         self,
@@ -80,65 +80,54 @@ class TimmTeacher(nn.Module):
         resize: str | None = None,
         class_token: bool = False,
     ):
-        super().__init__()
         if features not in FEATURES:
             raise ConfigError(
                 f'features={features!r}: expected one of {", ".join(FEATURES)}'
             )
         if resize not in (None, 'bilinear'):
             raise ConfigError(f"resize={resize!r}: expected None or 'bilinear'")
-        self.name = model_name
-        self.features = features
-        self.resize = resize
         if isinstance(img_size, int):
             img_size = (img_size, img_size)
-        self.model = _create_model(
+        model = _create_model(
             model_name, checkpoint, pretrained, img_size, with_head=features == 'proj'
         )
-        self.requires_grad_(False).eval()
-        freeze_layers(self.model)
-
-        stages = list(self.model.feature_info)
-        layers = [layer] if isinstance(layer, int) else layer
-        for index in layers:
-            if not -len(stages) <= index < len(stages):
-                raise ConfigError(
-                    f'layer={layer}: {model_name} has {len(stages)} layers, '
-                    f'expected {-len(stages)} to {len(stages) - 1}'
-                )
-        self.layers = sorted(index % len(stages) for index in layers)
-        kinds = {(stages[i]['num_chs'], stages[i]['reduction']) for i in self.layers}
-        if len(kinds) != 1:
-            raise ConfigError(
-                f'layer={layer}: expected layers of {model_name}'
-                ' with the same width and stride'
-            )
-        ((width, self.stride),) = kinds
-        if len(self.layers) > 1 and features != 'block':
+        layers, width, stride = _find_layers(model, layer, model_name)
+        if len(layers) > 1 and features != 'block':
             raise ConfigError(
                 f'layer={layer} with features={features!r}: the mean of '
                 "several layers needs features='block'"
             )
-        if features == 'proj' and not isinstance(
-            getattr(self.model, 'head', None), nn.Linear
-        ):
-            raise ConfigError(
-                f"features='proj': {model_name} has no linear "
-                'projection; use a CLIP model'
-            )
-        self.channels = self.model.head.out_features if features == 'proj' else width
-        self.grid = tuple(math.ceil(side / self.stride) for side in img_size)
-        self.class_token = class_token
+        if features == 'proj':
+            if not isinstance(getattr(model, 'head', None), nn.Linear):
+                raise ConfigError(
+                    f"features='proj': {model_name} has no linear "
+                    'projection; use a CLIP model'
+                )
+            width = model.head.out_features
         if class_token and (
-            getattr(self.model, 'cls_token', None) is None
-            or len(self.layers) > 1
-            or resize is not None
+            not _has_class_token(model) or len(layers) > 1 or resize is not None
         ):
             raise ConfigError(
                 'class_token=True: expected a ViT with a class token, a single '
                 f'layer and no resizing, not {model_name}, layer={layer} and '
                 f'resize={resize!r}'
             )
+        super().__init__(img_size, stride, width)
+        # timm's models pad images that the stride does not divide.
+        self.grid = tuple(math.ceil(side / stride) for side in img_size)
+        self.model_name = model_name
+        self.features = features
+        self.layers = layers
+        self.resize = resize
+        self.class_token = class_token
+        self.model = model
+        self.requires_grad_(False).eval()
+        freeze_layers(self.model)
+
+    @property
+    def name(self) -> str:
+        """Name of the timm model."""
+        return self.model_name
 
     def match_grid(self, grid: tuple[int, int]) -> None:
         """Resize the features to the student's patch grid, if ``resize`` is set.
@@ -150,20 +139,9 @@ class TimmTeacher(nn.Module):
             ConfigError: If the grids differ and ``resize`` is None.
         """
         if self.resize is not None:
-            self.grid = grid
-        elif self.grid != grid:
-            side = ' x '.join(str(patches * self.stride) for patches in grid)
-            raise ConfigError(
-                f'the teacher {self.name} has a grid of {self.grid[0]} x '
-                f'{self.grid[1]} patches, the student has one of {grid[0]} x '
-                f'{grid[1]}. Feed the teacher {side} pixels (set its img_size '
-                'and the second size in the pipeline), or resize its features '
-                "with teacher.resize='bilinear'"
-            )
-
-    def train(self, mode: bool = True) -> 'TimmTeacher':
-        """Stay in eval mode, whatever the mode of the model around it."""
-        return super().train(False)
+            self.grid = tuple(grid)
+        else:
+            super().match_grid(grid)
 
     @torch.no_grad()
     def forward(
@@ -229,27 +207,27 @@ class TimmTeacher(nn.Module):
             )
 
     @property
-    def skips(self) -> bool:
-        """Whether :meth:`at` can be used and computes less than :meth:`forward`."""
+    def can_skip(self) -> bool:
+        """Whether :meth:`at` computes only the tokens that it returns."""
         return (
             self.resize is None
             and not self.class_token
             and len(self.layers) == 1
             and self.layers[0] > 0
-            and hasattr(self.model, 'blocks')
-            and can_skip(self.model.blocks[self.layers[0]])
+            and can_skip(_block(self.model, self.layers[0]))
         )
 
     @torch.no_grad()
     def at(self, images: Tensor, where: Tensor) -> Tensor:
         """Compute the features of some patches only.
 
-        The layer that is read computes these patches only, since nothing uses
-        the others. The teacher must support this, see :attr:`skips`.
+        With ``can_skip``, the layer that is read computes these patches only,
+        since nothing uses the others.
 
         Args:
             images (Tensor): Normalized images [B, 3, H, W].
-            where (Tensor): Patches to compute, [B, N] bool.
+            where (Tensor): Patches to compute, [B, N] bool, or [B, 1+N] with
+                ``class_token``.
 
         Returns:
             Tensor: Features [where.sum(), Dt], image by image.
@@ -257,6 +235,8 @@ class TimmTeacher(nn.Module):
         Raises:
             ConfigError: If the images do not have the size that ``grid`` needs.
         """
+        if not self.can_skip:
+            return super().at(images, where)
         model, last = self.model, self.layers[0]
         self._check_size(images)
         index, real = find(where)
@@ -270,19 +250,16 @@ class TimmTeacher(nn.Module):
         return self._project(tokens)
 
     @property
-    def attends(self) -> bool:
+    def returns_attention(self) -> bool:
         """Whether the model is a ViT for which :meth:`attend` can be used."""
-        blocks = getattr(self.model, 'blocks', None)
         return (
             self.resize is None
-            and getattr(self.model, 'cls_token', None) is not None
-            and hasattr(getattr(blocks[-1], 'attn', None), 'attn_drop')
+            and _has_class_token(self.model)
+            and returns_attention(_block(self.model, self.layers[-1]))
         )
 
     def attend(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the features and the class token's attention to each patch.
-
-        The teacher must support this, see :attr:`attends`.
 
         Args:
             images (Tensor): Normalized images [B, 3, H, W].
@@ -293,8 +270,12 @@ class TimmTeacher(nn.Module):
             of the last one of ``layer``.
 
         Raises:
-            ConfigError: If the images do not have the size that ``grid`` needs.
+            ConfigError: If the model does not have this attention, see
+                :attr:`returns_attention`, or the images do not have the size that
+                ``grid`` needs.
         """
+        if not self.returns_attention:
+            return super().attend(images)
         layer = self.model.blocks[self.layers[-1]].attn
         maps = []
         hook = layer.attn_drop.register_forward_pre_hook(
@@ -311,6 +292,49 @@ class TimmTeacher(nn.Module):
         # The class token is the first query.
         patches = maps[0][:, :, 0, self.model.num_prefix_tokens :]  # [B, heads, N]
         return features, patches.mean(1)
+
+
+def _find_layers(
+    model: nn.Module, layer: int | Sequence[int], name: str
+) -> tuple[list[int], int, int]:
+    """Find layers; return their indices in rising order, their width and stride."""
+    stages = list(model.feature_info)
+    indices = [layer] if isinstance(layer, int) else layer
+    for index in indices:
+        if not -len(stages) <= index < len(stages):
+            raise ConfigError(
+                f'layer={layer}: {name} has {len(stages)} layers, '
+                f'expected {-len(stages)} to {len(stages) - 1}'
+            )
+    indices = sorted(index % len(stages) for index in indices)
+    kinds = {(stages[i]['num_chs'], stages[i]['reduction']) for i in indices}
+    if len(kinds) != 1:
+        raise ConfigError(
+            f'layer={layer}: expected layers of {name} with the same width and stride'
+        )
+    ((width, stride),) = kinds
+    return indices, width, stride
+
+
+def _block(model: nn.Module, layer: int) -> nn.Module | None:
+    """Return the block of a layer, or None if the model's layers are not blocks."""
+    blocks = getattr(model, 'blocks', None)
+    is_list = isinstance(blocks, (nn.ModuleList, nn.Sequential))
+    if not is_list or len(blocks) != len(model.feature_info):
+        return None
+    return blocks[layer]
+
+
+def _has_class_token(model: nn.Module) -> bool:
+    """Tell whether a class token runs through the blocks of a timm model.
+
+    timm's PiT and VOLO have a class token, but do not say how many tokens come
+    before the patches.
+    """
+    return (
+        getattr(model, 'cls_token', None) is not None
+        and getattr(model, 'num_prefix_tokens', 0) > 0
+    )
 
 
 def _mean(maps: list[Tensor]) -> Tensor:

@@ -1,0 +1,70 @@
+"""The base class of all students S, which says what a student owes."""
+
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+
+class Student(BaseModule):
+    """A student S: it sees images without their hidden patches.
+
+    The student is also the backbone of classifiers and segmentors afterwards, so
+    one class does both: with a mask it returns tokens, without one a tuple of
+    feature maps. A backbone of another library becomes a student by inheriting
+    from this class as well, last: ``class MaskedSwin(SimMIMSwinTransformer, Student)``.
+
+    For layer-wise learning-rate decay a student also has mmpretrain's
+    ``get_layer_depth(param_name, prefix)``, which returns the depth of a parameter
+    and the number of depths.
+
+    Args:
+        init_cfg (dict, optional): Initialization. Defaults to None.
+
+    Attributes:
+        tokens (str): Which tokens :meth:`forward` returns with a mask:
+
+            - ``'hidden'``: those of the hidden patches, [mask.sum(), Ds],
+              batch-major;
+            - ``'all'``: those of all patches, [B, N, Ds], or [B, 1+N, Ds] with
+              ``class_token``;
+            - ``'visible'``: the class token and those of the V visible patches of
+              each image, [B, 1+V, Ds].
+
+            Defaults to ``'hidden'``.
+        grid (tuple[int, int]): Patch grid (h, w) of images of the usual size,
+            N = h*w. Each subclass sets it.
+        stride (int): Side of a patch, in pixels. Each subclass sets it.
+        width (int): Width Ds of the tokens. Each subclass sets it.
+        class_token (bool): Whether the student predicts the teacher's class token,
+            too. Its own class token then precedes the patches. Defaults to False.
+        mask_token (nn.Parameter | None): What stands for a hidden patch. Each
+            subclass sets it, to None if it has no such token. It is created
+            without gradient, because no loss reaches it downstream, where
+            DistributedDataParallel would refuse it; pre-training turns its
+            gradient on.
+    """
+
+    tokens: str = 'hidden'
+    class_token: bool = False
+    grid: tuple[int, int]
+    stride: int
+    width: int
+    mask_token: nn.Parameter | None
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, ...] | Tensor:
+        """Compute features as a backbone, or with a mask as the student.
+
+        Args:
+            x (Tensor): Images [B, 3, H, W].
+            mask (Tensor, optional): The mask m, [B, N] bool, True = hidden.
+                Defaults to None: the model is a backbone.
+
+        Returns:
+            tuple[Tensor, ...] | Tensor: Without a mask, a tuple of feature maps
+            [B, D, h, w], as backbones of mmpretrain and mmseg return them. With a
+            mask, the tokens that ``tokens`` describes, or a tuple of several such
+            outputs; the head then predicts from each of them, and the losses are
+            added.
+        """
+        raise NotImplementedError(f'{type(self).__name__} must implement forward')

@@ -1,0 +1,36 @@
+"""The base class of masks that the model makes from the teacher's attention."""
+
+from torch import Tensor, nn
+
+
+class Masking(nn.Module):
+    """A mask m that depends on the teacher's attention.
+
+    All other masks are drawn in the pipeline, see
+    :class:`mmmaskdistill.datasets.MaskGenerator`. Random numbers come from the
+    pipeline here as well (``GumbelNoise``), so that the run's seed determines the
+    masks.
+
+    Args:
+        num_masking_patches (int): Number of patches to hide in each image.
+
+    Attributes:
+        num_masking_patches (int): Number of patches that are hidden in each image.
+    """
+
+    def __init__(self, num_masking_patches: int):
+        super().__init__()
+        self.num_masking_patches = num_masking_patches
+
+    def forward(self, attention: Tensor, noise: Tensor) -> Tensor:
+        """Make the mask of each image.
+
+        Args:
+            attention (Tensor): The attention of the teacher's class token to each
+                patch, [B, N].
+            noise (Tensor): Noise from the pipeline, [B, N].
+
+        Returns:
+            Tensor: The mask m, [B, N] bool, True = hidden.
+        """
+        raise NotImplementedError(f'{type(self).__name__} must implement forward')
