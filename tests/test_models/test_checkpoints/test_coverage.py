@@ -174,3 +174,23 @@ def test_report_says_what_was_left_out_and_why(student, downstream):
         'neck for it)',
         'not in the model: neck.conv.weight',
     ]
+
+
+def test_wrapped_models_and_older_batch_norms_are_covered():
+    model = BatchNormModel()
+    state = model.state_dict()
+    del state['layers.1.num_batches_tracked']
+    wrapped = nn.DataParallel(model)
+    for weights in (state, {f'module.{key}': v for key, v in state.items()}):
+        report = judge(wrapped, weights)
+        assert report == ['model from a.pth: 8 of 8 tensors matched']
+
+
+def test_versions_of_modules_stay_with_the_weights():
+    """torch keeps them in an attribute of the state dict."""
+    model = BatchNormModel()
+    content = dict(state_dict=model.state_dict())
+    versions = content['state_dict']._metadata
+    fit_content(model, content, 'a.pth')
+    assert content['state_dict']._metadata is versions
+    assert content['state_dict'].keys() == model.state_dict().keys()

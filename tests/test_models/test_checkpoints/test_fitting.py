@@ -103,6 +103,8 @@ def test_fitting_changes_nothing_and_logs_nothing(student, downstream, log):
     assert fitted.keys() == after.keys() - {'head.weight'}
     # The model's own loading is as it was.
     assert model.load_state_dict(before) == ([], [])
+    with pytest.raises(RuntimeError, match='size mismatch for head.weight'):
+        model.load_state_dict({**before, 'head.weight': torch.ones(3, 2)})
 
 
 def test_fitted_tensors_need_no_fitting(student, downstream):
