@@ -141,7 +141,7 @@ def test_another_backbone_gets_no_advice_for_vits(downstream):
         CheckpointError, match='whole model with this backbone'
     ) as error:
         judge(model, {'backbone.conv1.weight': torch.zeros(1)}, complete=False)
-    assert 'use_shared_rel_pos_bias' not in str(error.value)
+    assert 'use_rel_pos_bias' not in str(error.value)
 
 
 def test_backbones_of_other_libraries_may_lack_only_optional_parts():

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mmmaskdistill.errors import CheckpointError
-from mmmaskdistill.models import MaskDistillViT
+from mmmaskdistill.models import MaskDistillViT, MaskedTimm
 from mmmaskdistill.models.checkpoints import fit, load_backbone
 from mmmaskdistill.models.layers import resize_relative_position_table
 
@@ -150,9 +150,12 @@ def test_compiled_parts_have_the_same_checkpoints(student, downstream):
     compiled.blocks[1] = torch.compile(compiled.blocks[1])
     name = 'blocks.1._orig_mod.norm1.weight'
     assert name in compiled.state_dict()
-    fitted, report = fit(compiled, student.state_dict())
+    state = {**student.state_dict(), f'blocks.1.attn.{TABLE}': torch.ones(52, 3)}
+    fitted, report = fit(compiled, state)
     assert report.missing == []
     assert torch.equal(fitted[name], student.blocks[1].norm1.weight)
+    table = fitted[f'blocks.1._orig_mod.attn.{TABLE}']
+    assert torch.equal(table, 1 + state[f'rel_pos_bias.{TABLE}'])
     compiled.load_state_dict(fitted, strict=False)
     assert plain.load_state_dict(compiled.state_dict()) == ([], [])
     assert torch.equal(plain.blocks[1].norm1.weight, student.blocks[1].norm1.weight)
@@ -178,3 +181,13 @@ def test_tensors_of_impossible_shapes_are_named(
     state = {**student.state_dict(), key: torch.zeros(shape)}
     with pytest.raises(CheckpointError, match=message):
         fit(downstream(use_abs_pos_emb=True), state)
+
+
+def test_counters_of_batch_norms_may_be_missing():
+    student = MaskedTimm('test_resnet', img_size=64)
+    state = student.state_dict()
+    counters = [key for key in state if key.endswith('num_batches_tracked')]
+    assert counters
+    fitted, report = fit(student, {k: v for k, v in state.items() if k not in counters})
+    assert report.missing == []
+    assert report.matched == len(report.wanted) == len(fitted)
