@@ -1,4 +1,4 @@
-"""Errors that the user who starts a run can correct.
+"""Errors that the user who starts a run can correct, and help to phrase them.
 
 The tools print the message of such an error as a single line without a traceback.
 """
@@ -10,3 +10,28 @@ class ConfigError(ValueError):
 
 class CheckpointError(RuntimeError):
     """A checkpoint is missing, unreadable or from another model."""
+
+
+def first_few(items: list[str], count: int = 3) -> str:
+    """Join the first items of a list for a message, and count the others.
+
+    Args:
+        items (list[str]): The list.
+        count (int): How many items to name. Defaults to 3.
+
+    Returns:
+        str: Such as ``'a, b, c and 2 more'``.
+    """
+    more = f' and {len(items) - count} more' if len(items) > count else ''
+    return ', '.join(items[:count]) + more
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or else the name of its type.
+
+    Args:
+        error (Exception): The error. What torch puts before the message of its
+            ``WeightsUnpickler`` is left out.
+    """
+    message = str(error).split('WeightsUnpickler error:')[-1].strip()
+    return message.split('\n')[0] or type(error).__name__

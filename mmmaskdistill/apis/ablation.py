@@ -11,8 +11,7 @@ import timm
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 
-from mmmaskdistill.errors import CheckpointError, ConfigError
-from mmmaskdistill.models.weights import first_line
+from mmmaskdistill.errors import CheckpointError, ConfigError, first_line
 from mmmaskdistill.registry import MODELS
 
 from .configs import change_config

@@ -14,6 +14,7 @@ from torch import nn
 from mmmaskdistill.datasets.storage import FOLDERS
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.models import MaskDistill
+from mmmaskdistill.models.checkpoints.files import is_address
 
 from .pipelines import class_name, mask_generator
 
@@ -58,7 +59,7 @@ def check_weights(cfg: dict) -> None:
     if cfg.get('load_from'):
         named.append(('load_from', cfg['load_from']))
     for option, path in named:
-        if _is_local(path) and not osp.isfile(path):
+        if not is_address(path) and not osp.isfile(path):
             raise ConfigError(
                 f'checkpoint not found: {path!r} ({option}, from '
                 f'{osp.abspath(osp.curdir)!r}). Give the path of an existing '

@@ -9,10 +9,9 @@ from mmengine.registry import init_default_scope
 
 import mmmaskdistill  # noqa: F401  registers the classes that the config names
 from mmmaskdistill.datasets.draws import seed_generators
-from mmmaskdistill.engine.checkpoints import check_coverage
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.models import MaskDistill
-from mmmaskdistill.models.weights import read_state_dict
+from mmmaskdistill.models.checkpoints import load_model
 from mmmaskdistill.registry import MODELS
 from mmmaskdistill.visualization import draw_pretraining
 
@@ -72,9 +71,7 @@ def init_pretraining(
     if checkpoint is None:
         model.init_weights()
     else:
-        weights = read_state_dict(checkpoint)
-        check_coverage(model, weights, checkpoint)
-        model.load_state_dict(weights, strict=False)
+        load_model(model, checkpoint)
     model.cfg = config
     return model.to(device).eval()
 

@@ -13,14 +13,10 @@ from mmmaskdistill.datasets.draws import (
     SeededDataset,
     seed_generators,
 )
+from mmmaskdistill.models.checkpoints import fit_content
 from mmmaskdistill.registry import HOOKS, RUNNERS
 
-from .checkpoints import (
-    adopt_backbone,
-    check_coverage,
-    latest_checkpoint,
-    read_resume_point,
-)
+from .checkpoints import latest_checkpoint, read_resume_point
 from .compiling import transformer_blocks
 
 
@@ -56,7 +52,7 @@ class IterationSeedHook(Hook):
 
 @HOOKS.register_module()
 class CheckpointFitHook(Hook):
-    """Check that a checkpoint fits the model before it is loaded.
+    """Fit a checkpoint to the model before it is loaded, or refuse it.
 
     A checkpoint to resume from or to evaluate must cover the whole model. A
     checkpoint that training starts from must cover the backbone.
@@ -65,30 +61,24 @@ class CheckpointFitHook(Hook):
     priority = 'VERY_HIGH'
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Check a checkpoint that was read from its file.
-
-        If training starts from a ViT alone, its keys are changed to those of the
-        model's backbone.
+        """Fit a checkpoint that was read from its file.
 
         Args:
             runner (Runner): The runner.
-            checkpoint (dict): The checkpoint's content.
+            checkpoint (dict): The checkpoint's content, changed in place. If
+                training starts from it, it may be that of a ViT alone.
 
         Raises:
             CheckpointError: If the checkpoint does not cover the model or, at
                 the start of training, its backbone.
         """
         training = isinstance(runner._train_loop, BaseLoop)
-        if training and not runner._resume:
-            adopt_backbone(runner.model, checkpoint, str(runner._load_from))
-        state_dict = checkpoint.get('state_dict', checkpoint)
-        report = check_coverage(
+        fit_content(
             runner.model,
-            {key.removeprefix('module.'): tensor for key, tensor in state_dict.items()},
-            name=str(runner._load_from),
+            checkpoint,
+            str(runner._load_from),
             complete=runner._resume or not training,
         )
-        runner.logger.info(report)
 
 
 class OwedValidationHook(Hook):

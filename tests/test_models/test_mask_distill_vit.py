@@ -5,12 +5,12 @@ import torch
 from timm.models.beit import Beit
 
 from mmmaskdistill.models import MaskDistillViT
-from mmmaskdistill.models.checkpoint_formats import (
+from mmmaskdistill.models.checkpoints import load_backbone, read_weights
+from mmmaskdistill.models.checkpoints.formats import (
     find_prefixes,
     tensors_under,
     to_our_names,
 )
-from mmmaskdistill.models.weights import load_backbone, read_state_dict
 
 ARCH = dict(embed_dims=48, num_layers=3, num_heads=3, feedforward_channels=96)
 
@@ -140,7 +140,7 @@ def gradients_renamed_through_a_file(model, folder):
     for parameter in model.parameters():
         parameter.data = parameter.grad
     model.save_pretrained(folder)
-    state = read_state_dict(str(folder / 'model.safetensors'))
+    state = read_weights(str(folder / 'model.safetensors')).tensors
     return to_our_names(tensors_under(find_prefixes(state)[0], state), [])
 
 

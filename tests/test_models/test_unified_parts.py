@@ -14,6 +14,7 @@ from mmmaskdistill.models.backbones import (
     PatchAggregationViT,
     VisibleViT,
 )
+from mmmaskdistill.models.checkpoints import load_backbone
 from mmmaskdistill.models.heads import MLPHead
 from mmmaskdistill.models.normalizers import (
     BatchNormalizer,
@@ -22,7 +23,6 @@ from mmmaskdistill.models.normalizers import (
     NoNormalizer,
     PatchPixelNormalizer,
 )
-from mmmaskdistill.models.weights import load_backbone
 
 ARCH = dict(embed_dims=24, num_layers=2, num_heads=3, feedforward_channels=48)
 

@@ -21,8 +21,8 @@ from mmpretrain.models.selfsup.cae import DALLEEncoder
 from mmpretrain.structures import DataSample
 
 from mmmaskdistill.models import MaskDistill, Teacher
-from mmmaskdistill.models.checkpoint_formats import to_our_names
-from mmmaskdistill.models.weights import load_backbone
+from mmmaskdistill.models.checkpoints import load_backbone
+from mmmaskdistill.models.checkpoints.formats import to_our_names
 from mmmaskdistill.registry import MODELS
 
 ARCH = dict(embed_dims=48, num_layers=2, num_heads=3, feedforward_channels=192)

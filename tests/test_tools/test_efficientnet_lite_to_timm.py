@@ -1,3 +1,4 @@
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -29,3 +30,13 @@ def test_converted_model_recognizes_photographs(tmp_path):
             probabilities = model((image - 127) / 128).softmax(1)[0]
         assert probabilities.argmax().item() in classes
         assert probabilities[list(classes)].sum() > 0.6
+
+
+@pytest.mark.parametrize('name', ['_tail.bias', '_blocks.16._bn0.bias', 'bias'])
+def test_tensors_of_other_networks_are_named(tmp_path, monkeypatch, name):
+    torch.save({'_fc.bias': torch.ones(1), name: torch.ones(1)}, tmp_path / 'a.pth')
+    arguments = [TOOL, tmp_path / 'b.pth', '--source', tmp_path / 'a.pth']
+    monkeypatch.setattr(sys, 'argv', [str(argument) for argument in arguments])
+    with pytest.raises(SystemExit, match=f"a.pth' has the tensor '{name}'"):
+        runpy.run_path(str(TOOL), run_name='__main__')
+    assert not (tmp_path / 'b.pth').exists()

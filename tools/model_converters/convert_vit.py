@@ -56,8 +56,7 @@ def main() -> None:
 
     # These imports are slow and come last, so that --help answers at once.
     from mmmaskdistill.errors import CheckpointError
-    from mmmaskdistill.models import export
-    from mmmaskdistill.models.weights import write_weights
+    from mmmaskdistill.models.checkpoints import export, write_weights
 
     try:
         vit = export.read_vit(

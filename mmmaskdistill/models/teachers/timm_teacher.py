@@ -2,7 +2,6 @@
 
 import logging
 import math
-import sys
 from collections.abc import Sequence
 
 import timm
@@ -12,11 +11,11 @@ from mmengine.logging import print_log
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from mmmaskdistill.errors import CheckpointError, ConfigError
+from mmmaskdistill.errors import CheckpointError, ConfigError, first_few, first_line
 from mmmaskdistill.registry import MODELS
 
+from ..checkpoints import adapt_to_timm, read_weights
 from ..layers import find, freeze_layers
-from ..weights import first_few, first_line, read_state_dict
 from .base import Teacher
 from .last_block import can_skip, returns_attention, run_at
 
@@ -398,12 +397,10 @@ def _load_weights(model: nn.Module, checkpoint: str, name: str):
     timm's own loader is not used, because it would load only a part of the
     checkpoint if the classifiers differ.
     """
-    state = read_state_dict(checkpoint)
-    convert = getattr(sys.modules[type(model).__module__], 'checkpoint_filter_fn', None)
+    state = read_weights(checkpoint).tensors
     misfit = f'{checkpoint} does not fit the teacher {name}'
     try:
-        if convert is not None:
-            state = convert(state, model)
+        state = adapt_to_timm(state, model)
         missing, unused = model.load_state_dict(state, strict=False)
     except (RuntimeError, KeyError, AttributeError) as error:
         # torch's first line only announces the errors that follow.

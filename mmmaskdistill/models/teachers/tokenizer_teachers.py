@@ -9,10 +9,10 @@ from mmpretrain.models.selfsup.cae import DALLEEncoder
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from mmmaskdistill.errors import CheckpointError, ConfigError
+from mmmaskdistill.errors import CheckpointError, ConfigError, first_few
 from mmmaskdistill.registry import MODELS
 
-from ..weights import first_few, read_state_dict
+from ..checkpoints import read_weights
 from .base import Teacher
 
 WEIGHTS = 'https://download.openmmlab.com/mmselfsup/1.x/target_generator_ckpt/'
@@ -63,7 +63,7 @@ class _Tokenizer(Teacher):
 
     def _load(self, checkpoint: str):
         missing, unused = self.tokenizer.load_state_dict(
-            read_state_dict(checkpoint), strict=False
+            read_weights(checkpoint).tensors, strict=False
         )
         missing = [k for k, _ in self.tokenizer.named_parameters() if k in missing]
         if missing:

@@ -2,6 +2,7 @@
 
 :class:`MaskDistillViT` uses BEiT's names. So do BEiT v2, timm's Beit and both public
 re-implementations of MaskDistill; MAE and timm's ViT also have a bias of the keys.
+Nothing here changes, loads, reads or logs anything.
 
 For other projects, a table translates the beginnings of names into those of
 :class:`MaskDistillViT`. ``*`` stands for the number of a block. An entry applies to the
@@ -15,8 +16,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mmmaskdistill.errors import CheckpointError, first_few
+
 StateDict = dict[str, Tensor]
 
+# Names of the layer scale of timm's VisionTransformer and of DINOv2, which otherwise
+# have BEiT's names
+TIMM = {
+    'blocks.*.ls1.gamma': 'blocks.*.gamma_1',
+    'blocks.*.ls2.gamma': 'blocks.*.gamma_2',
+}
 # Names of mmpretrain's BEiTViT, MAEViT and VisionTransformer and of mmseg's BEiT and
 # MAE
 OPENMMLAB = {
@@ -71,7 +80,7 @@ class Format(NamedTuple):
 
 
 FORMATS = (
-    Format('BEiT', 'patch_embed.proj.weight', {}),
+    Format('BEiT', 'patch_embed.proj.weight', TIMM),
     Format('OpenMMLab', 'patch_embed.projection.weight', OPENMMLAB),
     Format(
         'transformers', 'embeddings.patch_embeddings.projection.weight', TRANSFORMERS
@@ -130,6 +139,18 @@ def find_format(state: StateDict) -> Format | None:
     return None
 
 
+def plain_name(key: str) -> str:
+    """Return the name that a tensor has without ``torch.compile``.
+
+    A compiled module has the original one as its child ``_orig_mod``, which may stand
+    anywhere in the names of its tensors.
+
+    Args:
+        key (str): Name of a tensor, such as ``backbone._orig_mod.cls_token``.
+    """
+    return key.replace('_orig_mod.', '')
+
+
 def find_prefixes(state: StateDict) -> list[str]:
     """Find the prefixes of all ViTs in a checkpoint except teachers.
 
@@ -140,17 +161,91 @@ def find_prefixes(state: StateDict) -> list[str]:
         list[str]: The prefixes in alphabetical order, such as ``'backbone.'``. The
         prefix of a checkpoint that is a ViT alone is the empty string.
     """
-    prefixes = {
-        key[: -len(form.landmark)]
-        for key in state
-        for form in FORMATS
-        if f'.{key}'.endswith(f'.{form.landmark}')
-    }
+    return [prefix for prefix in _prefixes(state) if not _is_teacher(prefix)]
+
+
+def _prefixes(state: StateDict) -> list[str]:
+    """Find the prefixes of all ViTs in a checkpoint, in alphabetical order."""
     return sorted(
-        prefix
-        for prefix in prefixes
-        if not any(part in TEACHERS for part in prefix.split('.'))
+        {
+            key[: -len(form.landmark)]
+            for key in state
+            for form in FORMATS
+            if f'.{key}'.endswith(f'.{form.landmark}')
+        }
     )
+
+
+def _is_teacher(prefix: str) -> bool:
+    return any(part in TEACHERS for part in prefix.split('.'))
+
+
+def find_prefix(state: StateDict, checkpoint: str, prefix: str | None = None) -> str:
+    """Find the prefix of the ViT in a checkpoint.
+
+    Args:
+        state (dict[str, Tensor]): All tensors of the checkpoint.
+        checkpoint (str): The checkpoint's name, for messages.
+        prefix (str, optional): A prefix to use in any case, with or without its final
+            dot. Defaults to None: the prefix of the only ViT that is not a teacher is
+            found.
+
+    Returns:
+        str: The prefix, which is empty or ends with a dot.
+
+    Raises:
+        CheckpointError: If no prefix is given and the checkpoint has no ViT or several.
+    """
+    if prefix is not None:
+        # mmengine adds a missing dot, too.
+        return prefix if prefix.endswith('.') or not prefix else f'{prefix}.'
+    prefixes = find_prefixes(state)
+    if len(prefixes) == 1:
+        return prefixes[0]
+    if prefixes:
+        raise CheckpointError(
+            f'{checkpoint} has several ViTs, under the prefixes {prefixes}: '
+            'choose one with prefix=...'
+        )
+    teachers = _prefixes(state)
+    if teachers:
+        raise CheckpointError(
+            f'{checkpoint} has no student, only the ViT of a teacher, under '
+            f'{" and ".join(map(repr, teachers))}: to load a teacher, name it with '
+            'prefix=...'
+        )
+    raise CheckpointError(
+        f'{checkpoint} has no ViT in a known format: none of its {len(state)} keys '
+        f'ends with {" or ".join(form.landmark for form in FORMATS)}; the first '
+        f'keys are {", ".join(list(state)[:3])}'
+    )
+
+
+def select_vit(
+    state: StateDict, checkpoint: str, prefix: str | None = None
+) -> tuple[StateDict, str]:
+    """Select the tensors of the ViT in a checkpoint.
+
+    Args:
+        state (dict[str, Tensor]): All tensors of the checkpoint.
+        checkpoint (str): The checkpoint's name, for messages.
+        prefix (str, optional): See :func:`find_prefix`. Defaults to None.
+
+    Returns:
+        tuple[dict[str, Tensor], str]: The ViT's tensors, keys without the prefix, and
+        a description of where they were found.
+
+    Raises:
+        CheckpointError: If the checkpoint has no ViT or several.
+    """
+    prefix = find_prefix(state, checkpoint, prefix)
+    own = tensors_under(prefix, state)
+    form = find_format(own)
+    origin = f'{form.name if form else "unknown"} format, prefix {prefix!r}'
+    teachers = [other for other in _prefixes(state) if _is_teacher(other)]
+    if teachers and prefix not in teachers:
+        origin += f' and not the teacher under {" or ".join(map(repr, teachers))}'
+    return own, origin
 
 
 def tensors_under(prefix: str, state: StateDict) -> StateDict:
@@ -190,6 +285,10 @@ def to_our_names(state: StateDict, notes: list[str]) -> StateDict:
 
     Returns:
         dict[str, Tensor]: The tensors under their new names.
+
+    Raises:
+        CheckpointError: If a block has only some of the projections of queries, keys
+            and values.
     """
     form = find_format(state)
     renamed = {
@@ -200,9 +299,14 @@ def to_our_names(state: StateDict, notes: list[str]) -> StateDict:
     }
     for key in [key for key in renamed if key.endswith('attn.query.weight')]:
         attn = key[: -len('query.weight')]
-        renamed[f'{attn}qkv.weight'] = torch.cat(
-            [renamed.pop(f'{attn}{part}.weight') for part in ('query', 'key', 'value')]
-        )
+        parts = [f'{attn}{part}.weight' for part in ('query', 'key', 'value')]
+        lacking = [part for part in parts if part not in renamed]
+        if lacking:
+            raise CheckpointError(
+                f'the checkpoint has {key} but not {first_few(lacking)}: it is '
+                'incomplete'
+            )
+        renamed[f'{attn}qkv.weight'] = torch.cat([renamed.pop(part) for part in parts])
     full = [key for key in renamed if key.endswith('attn.qkv.bias')]
     for key in full:
         attn = key[: -len('qkv.bias')]
@@ -219,27 +323,17 @@ def to_our_names(state: StateDict, notes: list[str]) -> StateDict:
     return renamed
 
 
-def describe_others(keys: list[str]) -> list[str]:
-    """Describe the parts of a checkpoint that the backbone does not use.
+def reason_not_used(part: str) -> str:
+    """Say why the backbone does not use a part of a checkpoint.
 
     Args:
-        keys (list[str]): Names of the tensors that are not used.
-
-    Returns:
-        list[str]: One line for each part, the first component of a name.
+        part (str): The first component of the names of the part's tensors.
     """
-    parts = {}
-    for key in keys:
-        parts.setdefault(key.split('.')[0], []).append(key)
-    lines = []
-    for part, members in parts.items():
-        reason = next(
-            (
-                reason
-                for name, reason in OTHER_PARTS.items()
-                if re.fullmatch(rf'{name}(\d+|_\w+)?', part)
-            ),
-            'unknown part',
-        )
-        lines.append(f'not used: {part}, {len(members)} tensors ({reason})')
-    return lines
+    return next(
+        (
+            reason
+            for name, reason in OTHER_PARTS.items()
+            if re.fullmatch(rf'{name}(\d+|_\w+)?', part)
+        ),
+        'unknown part',
+    )

@@ -17,8 +17,8 @@ import mmmaskdistill  # noqa: F401
 from mmmaskdistill.engine import ResumableRunner
 from mmmaskdistill.errors import CheckpointError
 from mmmaskdistill.models import MaskDistillViT
-from mmmaskdistill.models.checkpoint_formats import TRANSFORMERS, find_prefixes, rename
-from mmmaskdistill.models.weights import load_backbone
+from mmmaskdistill.models.checkpoints import load_backbone
+from mmmaskdistill.models.checkpoints.formats import TRANSFORMERS, find_prefixes, rename
 
 DEPTH, WIDTH, HEADS, HIDDEN, SIZE = 3, 48, 3, 96, 64
 ARCH = dict(
@@ -500,3 +500,72 @@ def test_load_from_accepts_a_backbone_without_a_head(tmp_path, suffix):
     torch.save(dict(conv1=torch.zeros(1)), tmp_path / 'resnet.pth')
     with pytest.raises(CheckpointError, match='no ViT in a known format'):
         train(str(tmp_path / 'resnet.pth'))
+
+
+@torch.no_grad()
+def test_vit_of_timm_with_layer_scale(tmp_path):
+    """timm's VisionTransformer and DINOv2 name the layer scale ls1 and ls2."""
+    reference = randomized(
+        VisionTransformer(
+            img_size=SIZE,
+            embed_dim=WIDTH,
+            depth=DEPTH,
+            num_heads=HEADS,
+            mlp_ratio=HIDDEN / WIDTH,
+            num_classes=0,
+            init_values=0.1,
+        )
+    )
+    vit, _ = load(
+        tmp_path / 'a.pth', reference.state_dict(), use_abs_pos_emb=True, **NONE
+    )
+    assert_close(vit(IMAGES)[0], reference.forward_features(IMAGES))
+    assert torch.equal(vit.blocks[2].gamma_2, reference.blocks[2].ls2.gamma)
+
+
+def test_student_is_chosen_before_the_teacher(tmp_path):
+    """DINO and iBOT write both; only the student is in a DistributedDataParallel."""
+    student, teacher = (timm_beit(**SHARED).state_dict() for _ in range(2))
+    content = dict(
+        student=under('module.backbone.', student), teacher=under('backbone.', teacher)
+    )
+    vit, report = load(tmp_path / 'a.pth', content)
+    assert torch.equal(vit.cls_token, student['cls_token'])
+    assert (
+        "prefix 'student.module.backbone.' and not the teacher under "
+        "'teacher.backbone.': "
+    ) in report[0]
+
+
+def test_lonely_teacher_must_be_chosen(tmp_path):
+    path = tmp_path / 'a.pth'
+    state = timm_beit(**SHARED).state_dict()
+    with pytest.raises(CheckpointError, match="teacher, under 'teacher.'.*prefix="):
+        load(path, dict(teacher=state))
+    vit = MaskDistillViT(ARCH, img_size=SIZE)
+    load_backbone(vit, str(path), prefix='teacher')
+    assert torch.equal(vit.cls_token, state['cls_token'])
+
+
+def test_registers_are_refused(tmp_path):
+    registers = VisionTransformer(
+        img_size=SIZE,
+        embed_dim=WIDTH,
+        depth=DEPTH,
+        num_heads=HEADS,
+        reg_tokens=4,
+        init_values=0.1,
+    )
+    with pytest.raises(
+        CheckpointError, match=r'register tokens \(reg_token\).*without'
+    ):
+        load(tmp_path / 'a.pth', registers.state_dict(), use_abs_pos_emb=True, **NONE)
+
+
+def test_incomplete_projections_are_named(tmp_path):
+    state = {
+        'embeddings.patch_embeddings.projection.weight': torch.zeros(WIDTH, 3, 16, 16),
+        'encoder.layer.0.attention.attention.query.weight': torch.zeros(WIDTH, WIDTH),
+    }
+    with pytest.raises(CheckpointError, match='but not blocks.0.attn.key.weight'):
+        load(tmp_path / 'a.pth', state)

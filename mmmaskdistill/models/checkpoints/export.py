@@ -1,29 +1,28 @@
-"""Convert the ViT of a checkpoint to the BEiT of timm or of transformers."""
+"""Convert the ViT of a checkpoint to other libraries, and publish checkpoints."""
 
+import hashlib
+import os
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
-from mmmaskdistill.errors import CheckpointError
+from mmmaskdistill.errors import CheckpointError, first_few
+from mmmaskdistill.registry import MODELS
 
-from .checkpoint_formats import (
+from .coverage import ESSENTIAL, find_problems
+from .files import read_weights, write_weights
+from .fitting import SHARED_TABLE, TABLE, fit, square_grid, square_window
+from .formats import (
     TRANSFORMERS,
     StateDict,
+    find_prefix,
     rename,
     tensors_under,
     to_our_names,
 )
-from .weights import (
-    ESSENTIAL,
-    TABLE,
-    find_prefix,
-    first_few,
-    read_state_dict,
-    square_grid,
-    square_window,
-)
 
-SHARED_TABLE = f'rel_pos_bias.{TABLE}'
 # Tensors that every ViT like BEiT has.
 LANDMARKS = {
     'cls_token',
@@ -31,6 +30,7 @@ LANDMARKS = {
     'blocks.0.attn.qkv.weight',
     'blocks.0.mlp.fc1.weight',
 }
+ONLY_SQUARE = 'and timm and transformers have BEiT only for square images'
 
 
 class ExportedViT(NamedTuple):
@@ -73,13 +73,15 @@ def read_vit(
 ) -> ExportedViT:
     """Read the ViT of any checkpoint that :class:`MaskDistillViT` can start from.
 
+    The tensors are fitted to a ViT that is built without memory as the file has it.
+
     Args:
-        checkpoint (str): See :func:`.weights.read_checkpoint`.
+        checkpoint (str): See :func:`.files.read_weights`.
         prefix (str, optional): Prefix of the ViT's keys. Defaults to None: the only
             ViT's prefix is found.
         num_heads (int, optional): Number of attention heads. It is needed, and only
             used, if the ViT has no relative position table. Defaults to None.
-        trust_checkpoint (bool): See :func:`.weights.read_checkpoint`.
+        trust_checkpoint (bool): See :func:`.files.read_weights`.
 
     Returns:
         ExportedViT: The ViT, and its classifier if there is one.
@@ -88,9 +90,38 @@ def read_vit(
         CheckpointError: If the file cannot be read, has no ViT, or has a ViT that the
             BEiT of timm and of transformers cannot represent.
     """
-    file = read_state_dict(checkpoint, trust_checkpoint=trust_checkpoint)
+    file = read_weights(checkpoint, trust_checkpoint=trust_checkpoint).tensors
     prefix = find_prefix(file, checkpoint, prefix)
-    every = to_our_names(tensors_under(prefix, file), [])
+    tensors = to_our_names(tensors_under(prefix, file), [])
+    misfit = f'{checkpoint} has no ViT like BEiT under the prefix {prefix!r}: '
+    if not tensors.keys() >= LANDMARKS:
+        raise CheckpointError(
+            f'{misfit}its tensors are {first_few(list(tensors))}, expected '
+            f'{first_few(sorted(LANDMARKS), 4)} among them'
+        )
+    if 'norm.weight' in tensors and 'fc_norm.weight' in tensors:
+        raise CheckpointError(
+            f'{checkpoint} has both a final norm and a norm of the pooled patches '
+            '(fc_norm), but the BEiT of timm and of transformers has only one of the '
+            'two: fine-tune with final_norm=False'
+        )
+    table = next((v for k, v in tensors.items() if k.endswith(TABLE)), None)
+    if table is not None:
+        num_heads = table.shape[1]
+        side, _ = square_window(len(table) - 3, TABLE, ONLY_SQUARE)
+    elif 'pos_embed' in tensors and num_heads is not None:
+        patches = tensors['pos_embed'].shape[1] - 1
+        side, _ = square_grid(patches, 'pos_embed', ONLY_SQUARE)
+    else:
+        raise CheckpointError(
+            f'{checkpoint} has no relative position table, from which the number of '
+            'heads could be read: give it with --num-heads. The ViT must then have a '
+            'position embedding'
+        )
+    state, report = fit(_build_as_in(tensors, num_heads, side), tensors)
+    problems = find_problems(report, ESSENTIAL)
+    if problems:
+        raise CheckpointError(misfit + ', '.join(problems))
     # Next to a backbone, `head.weight` is the head of pre-training, not a classifier.
     classifier = 'head.' if prefix == '' else 'head.fc.'
     head = {
@@ -98,44 +129,36 @@ def read_vit(
         for key, tensor in tensors_under(classifier, file).items()
         if key in ('weight', 'bias')
     }
-    state = {
-        key: tensor
-        for key, tensor in every.items()
-        if key in ('cls_token', 'mask_token', 'pos_embed', SHARED_TABLE)
-        or key.startswith(('patch_embed.', 'blocks.', 'norm.', 'fc_norm.'))
-    }
-    foreign = [k for k in every if k.startswith(ESSENTIAL) and k not in state]
-    if foreign or not state.keys() >= LANDMARKS:
-        raise CheckpointError(
-            f'{checkpoint} has no ViT like BEiT under the prefix {prefix!r}: '
-            + (
-                f'BEiT does not have {first_few(foreign)}'
-                if foreign
-                else f'its tensors are {first_few(list(every))}, expected '
-                f'{first_few(sorted(LANDMARKS), 4)} among them'
-            )
-        )
-    if 'norm.weight' in state and 'fc_norm.weight' in state:
-        raise CheckpointError(
-            f'{checkpoint} has both a final norm and a norm of the pooled patches '
-            '(fc_norm), but the BEiT of timm and of transformers has only one of the '
-            'two: fine-tune with final_norm=False'
-        )
-    table = next((v for k, v in state.items() if k.endswith(TABLE)), None)
-    grid = state.get('pos_embed')
-    if table is not None:
-        num_heads = table.shape[1]
-        side, _ = square_window(len(table) - 3, TABLE)
-    elif grid is not None and num_heads is not None:
-        side, _ = square_grid(grid.shape[1] - 1, 'pos_embed')
-    else:
-        raise CheckpointError(
-            f'{checkpoint} has no relative position table, from which the number of '
-            'heads could be read: give it with --num-heads. The ViT must then have a '
-            'position embedding'
-        )
     patch = state['patch_embed.proj.weight'].shape[2]
     return ExportedViT(state, head, num_heads, side * patch)
+
+
+def _build_as_in(tensors: StateDict, num_heads: int, side: int) -> nn.Module:
+    """Build the ViT that has a checkpoint's tensors, on a device without memory."""
+    width, channels, patch, _ = tensors['patch_embed.proj.weight'].shape
+    blocks = {key.split('.')[1] for key in tensors if key.startswith('blocks.')}
+    with torch.device('meta'):
+        # The registry knows the class, which this room may not import.
+        return MODELS.build(
+            dict(
+                type='mmmaskdistill.MaskDistillViT',
+                arch=dict(
+                    embed_dims=width,
+                    num_layers=len(blocks),
+                    num_heads=num_heads,
+                    feedforward_channels=len(tensors['blocks.0.mlp.fc1.weight']),
+                ),
+                img_size=side * patch,
+                patch_size=patch,
+                in_channels=channels,
+                out_type='avg_featmap' if 'fc_norm.weight' in tensors else 'raw',
+                layer_scale_init_value=0.1 if 'blocks.0.gamma_1' in tensors else 0,
+                use_abs_pos_emb='pos_embed' in tensors,
+                use_rel_pos_bias=f'blocks.0.attn.{TABLE}' in tensors,
+                use_shared_rel_pos_bias=SHARED_TABLE in tensors,
+                final_norm='norm.weight' in tensors,
+            )
+        )
 
 
 def with_a_norm(state: StateDict) -> StateDict:
@@ -265,3 +288,45 @@ def to_transformers(vit: ExportedViT) -> tuple[StateDict, dict]:
             label2id={label: i for i, label in enumerate(labels)},
         )
     return state, config
+
+
+def publish(
+    checkpoint: str, out: str, backbone: bool = False, trust_checkpoint: bool = False
+) -> tuple[str, int]:
+    """Write the weights of a run's checkpoint to a file named after its content.
+
+    The data set's meta information, such as the names of its classes, is kept. The
+    optimizer, the training history and the config are not.
+
+    Args:
+        checkpoint (str): See :func:`.files.read_weights`.
+        out (str): ``NAME.pth`` or ``NAME.safetensors``. The file is written as
+            ``NAME-HASH.pth`` or ``NAME-HASH.safetensors``, where HASH is the beginning
+            of its SHA-256 hash. A ``.safetensors`` file has no meta information.
+        backbone (bool): Whether to keep only the weights of the backbone, without the
+            prefix ``backbone.``. Defaults to False.
+        trust_checkpoint (bool): See :func:`.files.read_weights`.
+
+    Returns:
+        tuple[str, int]: Path of the written file, and its number of tensors.
+
+    Raises:
+        CheckpointError: If the file cannot be read or has no weights to publish.
+    """
+    state, meta = read_weights(checkpoint, trust_checkpoint=trust_checkpoint)
+    if backbone:
+        state = {
+            key.removeprefix('backbone.'): tensor
+            for key, tensor in state.items()
+            if key.startswith('backbone.')
+        }
+        if not state:
+            raise CheckpointError(f'{checkpoint!r} has no weights of a backbone')
+    data = meta.get('dataset_meta')
+    name, suffix = os.path.splitext(out)
+    draft = f'{name}-draft{suffix}'
+    write_weights(state, draft, dict(dataset_meta=data) if data else None)
+    digest = hashlib.sha256(Path(draft).read_bytes()).hexdigest()[:8]
+    path = f'{name}-{digest}{suffix}'
+    os.replace(draft, path)
+    return path, len(state)

@@ -1,0 +1,238 @@
+"""Read checkpoint files without running code from them, and write files atomically."""
+
+import argparse
+import logging
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlparse
+
+import torch
+from mmengine.dist import barrier, get_rank
+from mmengine.fileio import get_local_path
+from mmengine.fileio.backends import prefix_to_backends
+from mmengine.logging import print_log
+from mmengine.runner.checkpoint import CheckpointLoader
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from mmmaskdistill.compat.atomic_files import open_atomically
+from mmmaskdistill.errors import CheckpointError, first_line
+
+from .formats import StateDict, plain_name
+from .torchscript import is_torchscript, read_torchscript
+
+
+class Weights(NamedTuple):
+    """What a checkpoint file says about a model.
+
+    Attributes:
+        tensors (dict[str, Tensor]): The tensors under their full names.
+        meta (dict): mmengine's ``meta``, such as the names of the classes; empty if
+            the file has none.
+    """
+
+    tensors: StateDict
+    meta: dict
+
+
+def is_address(path: str) -> bool:
+    """Tell whether a path is an address such as ``https://...`` or ``s3://...``."""
+    return '://' in path
+
+
+def read_weights(
+    checkpoint: str, map_location: Any = 'cpu', trust_checkpoint: bool = False
+) -> Weights:
+    """Read the weights of a checkpoint file.
+
+    Unless it is trusted, a file cannot run code: pickles are read with
+    ``weights_only=True`` and an allow-list, and from TorchScript archives only the
+    tensors are read.
+
+    Args:
+        checkpoint (str): Path of the file, or an address that mmengine can read. The
+            file is a ``.pth``, ``.pt``, ``.ckpt`` or ``.safetensors`` file or a
+            TorchScript archive, the format in which OpenAI publishes CLIP.
+        map_location (str | torch.device): Device of the tensors. Defaults to ``'cpu'``.
+        trust_checkpoint (bool): Whether to read a pickle that holds more than tensors
+            and the containers known to be harmless. Such a file can run any code that
+            its author put into it. Defaults to False.
+
+    Returns:
+        Weights: The tensors and the meta information, see :func:`unwrap`.
+
+    Raises:
+        CheckpointError: If the file does not exist, cannot be read, holds no weights,
+            or holds more than tensors and is not trusted.
+    """
+    if not is_address(checkpoint) and not Path(checkpoint).is_file():
+        raise CheckpointError(f'checkpoint {checkpoint!r} does not exist')
+    if trust_checkpoint:
+        print_log(
+            f'trust_checkpoint=True: {checkpoint} may run any code',
+            logger='current',
+            level=logging.WARNING,
+        )
+    try:
+        content = _read(checkpoint, trust_checkpoint)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        refused = re.search(r'GLOBAL (\S+)', str(error))
+        if refused:
+            raise CheckpointError(
+                f'checkpoint {checkpoint!r} is refused: it holds '
+                f'{refused[1]}, and reading anything but tensors could run code. Ask '
+                'its author for a .safetensors file. If you trust the author, set '
+                "trust_checkpoint=True in the backbone's init_cfg, or pass "
+                '--trust-checkpoint to a converter'
+            ) from error
+        raise CheckpointError(
+            f'checkpoint {checkpoint!r} cannot be read '
+            f'({first_line(error)}): it is damaged, is not a checkpoint, or cannot be '
+            'reached. Download or copy it again'
+        ) from error
+    weights = unwrap(content, checkpoint)
+    if not weights.tensors:
+        raise CheckpointError(
+            f'checkpoint {checkpoint!r} holds no weights, only a '
+            f'{type(content).__name__}: expected a dict of named tensors, or one under '
+            "the key 'state_dict', 'model', 'module', 'student' or 'teacher'"
+        )
+    return weights._replace(
+        tensors={
+            key: tensor.to(map_location) for key, tensor in weights.tensors.items()
+        }
+    )
+
+
+def unwrap(content: Any, checkpoint: str) -> Weights:
+    """Find the named tensors in the content of a checkpoint.
+
+    Args:
+        content (Any): Content of the checkpoint. The tensors may be in a dict under the
+            key ``state_dict``, ``model`` or ``module``, and in nested ones. Those of a
+            student and a teacher, which DINO and iBOT write next to each other, get
+            names that begin with ``student.`` and ``teacher.``.
+        checkpoint (str): The checkpoint's name, for messages.
+
+    Returns:
+        Weights: The tensors, none if there are none. The prefix ``module.``, if all
+        names have it, and the marks of ``torch.compile`` are removed from the names.
+
+    Raises:
+        CheckpointError: If a tensor has something else than text as its name.
+    """
+    meta = content.get('meta') if isinstance(content, dict) else None
+    meta = meta if isinstance(meta, dict) else {}
+    for wrapper in ('state_dict', 'model', 'module'):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    tensors = _tensors_of(content, checkpoint)
+    if not tensors and isinstance(content, dict):
+        for part in ('student', 'teacher'):
+            nested = _tensors_of(content.get(part), checkpoint)
+            tensors.update({f'{part}.{key}': value for key, value in nested.items()})
+    if all(key.startswith('module.') for key in tensors):
+        tensors = {key.removeprefix('module.'): v for key, v in tensors.items()}
+    return Weights({plain_name(key): v for key, v in tensors.items()}, meta)
+
+
+def _tensors_of(content: Any, checkpoint: str) -> StateDict:
+    """Return the tensors of a dict; an empty one for anything else."""
+    if not isinstance(content, dict):
+        return {}
+    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)}
+    for key in tensors:
+        if not isinstance(key, str):
+            raise CheckpointError(
+                f'checkpoint {checkpoint!r} has a tensor under the key {key!r}, '
+                f'expected the name of a parameter and not a {type(key).__name__}: '
+                'save the state_dict() of a model'
+            )
+    return tensors
+
+
+def _read(checkpoint: str, trust: bool) -> Any:
+    """Read the content of a file or an address in the way that its format needs."""
+    suffix = Path(urlparse(checkpoint).path).suffix
+    if not is_address(checkpoint):
+        return _read_file(Path(checkpoint), Path(checkpoint).suffix, trust)
+    if checkpoint.startswith(('http://', 'https://')):
+        return _read_file(_download(checkpoint), suffix, trust)
+    # mmengine allows the name of a cluster before the scheme, as in ceph:s3://.
+    scheme = checkpoint.split('://')[0].split(':')[-1]
+    if scheme in prefix_to_backends:
+        with get_local_path(checkpoint) as path:
+            return _read_file(Path(path), suffix, trust)
+    if trust:
+        raise CheckpointError(
+            f'checkpoint {checkpoint!r}: trust_checkpoint=True has no effect on '
+            f'addresses that begin with {scheme}://. Download the file and give its '
+            'path'
+        )
+    return CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
+
+
+def _read_file(path: Path, suffix: str, trust: bool) -> Any:
+    """Read the content of a local file, whose format its suffix tells."""
+    if suffix == '.safetensors':
+        return load_file(path)
+    if is_torchscript(path):
+        return read_torchscript(path)
+    # Training scripts save their arguments, a Namespace, next to the weights.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(path, map_location='cpu', weights_only=not trust)
+
+
+def _download(address: str) -> Path:
+    """Download a file into torch's cache, completely or not at all.
+
+    Only rank 0 downloads, unless other ranks do not see its cache.
+    """
+    path = Path(torch.hub.get_dir(), 'checkpoints', Path(urlparse(address).path).name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if get_rank() == 0 and not path.exists():
+            torch.hub.download_url_to_file(address, str(path), progress=False)
+    finally:
+        barrier()
+    if not path.exists():  # This rank is on another machine than rank 0.
+        torch.hub.download_url_to_file(address, str(path), progress=False)
+    return path
+
+
+@CheckpointLoader.register_scheme(prefixes=r'.*\.safetensors$', force=True)
+def _load_safetensors(filename: str, map_location: Any = 'cpu') -> StateDict:
+    """Read a safetensors file for ``load_from`` and mmengine's other loaders."""
+    tensors = load_file(filename)
+    if isinstance(map_location, (str, torch.device)):
+        return {key: tensor.to(map_location) for key, tensor in tensors.items()}
+    # torch.load also takes None, functions and dicts, which name storages of pickles.
+    return tensors
+
+
+def write_weights(state: StateDict, path: str, meta: dict | None = None) -> None:
+    """Write weights to a file, completely or not at all.
+
+    Args:
+        state (dict[str, Tensor]): The weights.
+        path (str): File to write; its folder is created. A file that ends with
+            ``.safetensors`` gets that format, any other one becomes a checkpoint with a
+            ``state_dict``.
+        meta (dict, optional): The ``meta`` of a checkpoint with a ``state_dict``.
+            Defaults to None, an empty dict.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Every tensor is copied, because safetensors refuses tensors that share memory.
+    state = {
+        key: tensor.detach().clone(memory_format=torch.contiguous_format)
+        for key, tensor in state.items()
+    }
+    with open_atomically(path, 'wb') as file:
+        if path.suffix == '.safetensors':
+            file.write(save(state, metadata=dict(format='pt')))
+        else:
+            torch.save(dict(state_dict=state, meta=meta or {}), file)

@@ -1,0 +1,418 @@
+"""Fit the tensors of a checkpoint to a model.
+
+This is the only place where tensors are renamed, resized, copied to several blocks or
+left out. Nothing here reads a file, changes a model or logs: :func:`fit` takes a model
+and tensors and returns tensors and a report.
+"""
+
+import math
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mmmaskdistill.errors import CheckpointError
+
+from ..layers import (
+    resize_position_embedding,
+    resize_relative_position_table,
+    table_length,
+)
+from .formats import StateDict, plain_name, to_our_names
+
+TABLE = 'relative_position_bias_table'
+SHARED_TABLE = f'rel_pos_bias.{TABLE}'
+# Batch norm only counts batches in these tensors, and older checkpoints do not have
+# them.
+COUNTER = '.num_batches_tracked'
+
+
+class Report(NamedTuple):
+    """What became of a checkpoint's tensors when they were fitted to a model.
+
+    All names are those of the model.
+
+    Attributes:
+        wanted (dict[str, torch.Size]): Shapes of all tensors of the model.
+        missing (list[str]): Tensors of the model that the checkpoint does not have.
+        misshapen (dict[str, Tensor]): Tensors of the checkpoint that were left out
+            because the model's have another shape.
+        unused (dict[str, Tensor]): Tensors of the checkpoint that were left out because
+            the model does not have them.
+        notes (list[str]): One line for every change of the tensors.
+        parts (list[str]): Prefixes of the backbones that fit tensors to themselves.
+    """
+
+    wanted: dict[str, torch.Size]
+    missing: list[str]
+    misshapen: StateDict
+    unused: StateDict
+    notes: list[str]
+    parts: list[str]
+
+    @property
+    def matched(self) -> int:
+        """Number of the model's tensors that the checkpoint has."""
+        return len(self.wanted) - len(self.missing) - len(self.misshapen)
+
+
+class FitsCheckpoints:
+    """Base class of a backbone that fits foreign tensors to itself.
+
+    Attributes:
+        essential (tuple[str, ...]): Beginnings of the names of parts that change the
+            features. If a checkpoint has one of them, the backbone must have it, too.
+    """
+
+    essential = ()
+
+    def select(
+        self, tensors: StateDict, checkpoint: str, prefix: str | None
+    ) -> tuple[StateDict, str]:
+        """Select the backbone's tensors in a checkpoint.
+
+        Args:
+            tensors (dict[str, Tensor]): All tensors of the checkpoint.
+            checkpoint (str): The checkpoint's name, for messages.
+            prefix (str, optional): Prefix of the backbone's names, with or without its
+                final dot. None means that the backbone's own rule finds it.
+
+        Returns:
+            tuple[dict[str, Tensor], str]: The backbone's tensors, names without the
+            prefix, and a description of where they were found.
+
+        Raises:
+            CheckpointError: If the checkpoint has no such backbone or several.
+        """
+        raise NotImplementedError
+
+    def adapt(self, tensors: StateDict) -> tuple[StateDict, list[str]]:
+        """Give tensors the backbone's names and sizes. The backbone does not change.
+
+        Args:
+            tensors (dict[str, Tensor]): The backbone's tensors in a checkpoint, names
+                without prefix.
+
+        Returns:
+            tuple[dict[str, Tensor], list[str]]: The tensors under the backbone's names,
+            those without a place in the backbone among them, and one line for every
+            change.
+
+        Raises:
+            CheckpointError: If a tensor cannot be resized.
+        """
+        raise NotImplementedError
+
+    def advise(self, given: set[str], wanted: set[str]) -> str:
+        """Say how to make the backbone fit a checkpoint.
+
+        Args:
+            given (set[str]): Names of the checkpoint's tensors after :meth:`adapt`.
+            wanted (set[str]): Names of the backbone's tensors.
+
+        Returns:
+            str: A sentence.
+        """
+        raise NotImplementedError
+
+
+def fit(model: nn.Module, tensors: StateDict) -> tuple[StateDict, Report]:
+    """Fit the tensors of a checkpoint to a model.
+
+    The model's backbones that are :class:`FitsCheckpoints` rename and resize their
+    tensors. The tensors of modules of other libraries stay as they are, since their own
+    loading hooks change them when they are loaded; the report says what these hooks
+    will make of them.
+
+    Args:
+        model (nn.Module): The model; not changed.
+        tensors (dict[str, Tensor]): The checkpoint's tensors; not changed.
+
+    Returns:
+        tuple[dict[str, Tensor], Report]: The tensors that ``model.load_state_dict``
+        takes without complaint, and a report of all others.
+
+    Raises:
+        CheckpointError: If a tensor cannot be fitted.
+    """
+    shapes = shapes_of(model)
+    # Parts of a model may be compiled, which changes the names of their tensors.
+    names = {plain_name(key): key for key in shapes}
+    given = {plain_name(key): tensor for key, tensor in tensors.items()}
+    fitted, misshapen, unused, notes, parts = {}, {}, {}, [], []
+    for prefix, part in _fitting_parts(model):
+        start = plain_name(prefix)
+        own = {
+            key[len(start) :]: given.pop(key)
+            for key in list(given)
+            if key.startswith(start)
+        }
+        own, changes = part.adapt(own)
+        for key, tensor in own.items():
+            name = names.get(start + key, prefix + key)
+            if name not in shapes:
+                unused[name] = tensor
+            elif tensor.shape != shapes[name]:
+                misshapen[name] = tensor
+            else:
+                fitted[name] = tensor
+        notes += changes
+        parts.append(prefix)
+    foreign = {names.get(key, key): tensor for key, tensor in given.items()}
+    missing = [key for key in shapes if key not in fitted]
+    if not isinstance(model, FitsCheckpoints):
+        lacking, other_shape, not_wanted = _after_hooks(model, {**fitted, **foreign})
+        missing = [key for key in missing if key in lacking]
+        misshapen |= other_shape
+        unused |= not_wanted
+    fitted |= {
+        key: tensor
+        for key, tensor in foreign.items()
+        if key not in misshapen and key not in unused
+    }
+    return fitted, Report(
+        wanted={k: shape for k, shape in shapes.items() if not k.endswith(COUNTER)},
+        missing=[k for k in missing if k not in misshapen and not k.endswith(COUNTER)],
+        misshapen=misshapen,
+        unused={k: v for k, v in unused.items() if not k.endswith(COUNTER)},
+        notes=notes,
+        parts=parts,
+    )
+
+
+def shapes_of(model: nn.Module) -> dict[str, torch.Size]:
+    """Return the shapes of the tensors that a model's checkpoints hold.
+
+    Args:
+        model (nn.Module): The model.
+    """
+    return {
+        key: tensor.shape
+        for key, tensor in model.state_dict().items()
+        if isinstance(tensor, Tensor)
+    }
+
+
+def _fitting_parts(model: nn.Module) -> Iterator[tuple[str, FitsCheckpoints]]:
+    """Yield each backbone that fits tensors to itself, after its prefix."""
+    for name, module in model.named_modules():
+        if isinstance(module, FitsCheckpoints):
+            yield f'{name}.' if name else '', module
+
+
+class _Loads(nn.Module):
+    """Calls ``load_state_dict`` of a model as if this were a forward pass."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, tensors: StateDict) -> tuple[list[str], list[str]]:
+        """Load tensors and return the missing and the unexpected names."""
+        return self.model.load_state_dict(tensors, strict=False)
+
+
+def _after_hooks(
+    model: nn.Module, tensors: StateDict
+) -> tuple[set[str], StateDict, StateDict]:
+    """Find out what the loading hooks of a model's modules make of tensors.
+
+    Only ``load_state_dict`` knows all of these hooks. It is called while stand-ins
+    without memory take the place of the model's parameters and buffers, so that nothing
+    is loaded.
+
+    Returns:
+        tuple[set[str], dict[str, Tensor], dict[str, Tensor]]: The names that are
+        missing, the tensors of another shape and the tensors without a place.
+    """
+    misshapen = {}
+
+    def take_out_misshapen(module: nn.Module, state: StateDict, prefix: str, *args):
+        # torch would raise an error for the first of them.
+        for name, wanted in (
+            *module.named_parameters(recurse=False, remove_duplicate=False),
+            *module.named_buffers(recurse=False, remove_duplicate=False),
+        ):
+            given = state.get(prefix + name)
+            if isinstance(given, Tensor) and given.shape != wanted.shape:
+                misshapen[prefix + name] = state.pop(prefix + name)
+
+    stand_ins = {
+        f'model.{key}': torch.empty_like(tensor, device='meta')
+        for key, tensor in model.state_dict().items()
+        if isinstance(tensor, Tensor)
+    }
+    # Hooks that are registered last run last.
+    handles = [
+        module.register_load_state_dict_pre_hook(take_out_misshapen)
+        for module in model.modules()
+    ]
+    try:
+        with warnings.catch_warnings():
+            # torch warns that nothing is loaded into tensors without memory.
+            warnings.filterwarnings('ignore', message='.*meta parameter')
+            missing, unexpected = torch.func.functional_call(
+                _Loads(model), stand_ins, (tensors,), tie_weights=False
+            )
+    finally:
+        for handle in handles:
+            handle.remove()
+    # A hook may have given a tensor the name that has no place.
+    nothing = torch.empty(0)
+    return set(missing), misshapen, {k: tensors.get(k, nothing) for k in unexpected}
+
+
+def adapt_to_vit(
+    tensors: StateDict, shapes: dict[str, torch.Size], window: tuple[int, int]
+) -> tuple[StateDict, list[str]]:
+    """Fit names, relative position tables and the position embedding to a ViT.
+
+    The formats of :mod:`.formats` are recognized by their names. A shared relative
+    position table is copied to every block if each block has its own table. Tables and
+    the position embedding are resized to the ViT's patch grid.
+
+    Args:
+        tensors (dict[str, Tensor]): Weights of a backbone, names without prefix.
+        shapes (dict[str, torch.Size]): Shapes of the ViT's tensors.
+        window (tuple[int, int]): The ViT's patch grid (h, w).
+
+    Returns:
+        tuple[dict[str, Tensor], list[str]]: The fitted weights, and one line for every
+        change.
+
+    Raises:
+        CheckpointError: If the weights have register tokens, are incomplete, or must be
+            resized from a patch grid that is not square, because height and width are
+            then unknown.
+    """
+    registers = [k for k in tensors if k.startswith(('reg_token', 'register_tokens'))]
+    if registers:
+        raise CheckpointError(
+            f'the checkpoint has register tokens ({registers[0]}), which change the '
+            'features of all patches, and this ViT has none: give the checkpoint of a '
+            'model without registers'
+        )
+    shapes = {plain_name(key): shape for key, shape in shapes.items()}
+    notes = []
+    tensors = to_our_names(tensors, notes)
+    for key, tensor in tensors.items():
+        dims = 3 if key == 'pos_embed' else 2 if key.endswith(TABLE) else tensor.ndim
+        if tensor.ndim != dims:
+            raise CheckpointError(
+                f'{key} of the checkpoint has the shape {tuple(tensor.shape)}: '
+                f'expected {dims} dimensions'
+            )
+    tensors = _place_tables(tensors, shapes, notes)
+    resized = {}
+    for key in [key for key in tensors if key.endswith(TABLE)]:
+        rows = len(tensors[key])
+        if rows != table_length(window):
+            source = square_window(rows - 3, key, SET_IMG_SIZE)
+            tensors[key] = resize_relative_position_table(tensors[key], source, window)
+            resized[source] = resized.get(source, 0) + 1
+    notes += [
+        f'resized {count} relative position tables from the window {source} to {window}'
+        for source, count in resized.items()
+    ]
+    embedding = tensors.get('pos_embed')
+    if (
+        embedding is not None
+        and 'pos_embed' in shapes
+        and embedding.shape[1] != shapes['pos_embed'][1]
+    ):
+        source = square_grid(embedding.shape[1] - 1, 'pos_embed', SET_IMG_SIZE)
+        tensors['pos_embed'] = resize_position_embedding(embedding, source, window)
+        notes.append(f'resized pos_embed from {source} to {window}')
+    return tensors, notes
+
+
+def _place_tables(
+    tensors: StateDict, shapes: dict[str, torch.Size], notes: list[str]
+) -> StateDict:
+    """Give each block a copy of a shared table if the ViT has a table for each block.
+
+    Biases are added to the logits, so if the checkpoint has both a shared table and a
+    table for each block, a block gets their sum.
+    """
+    own = [
+        key for key in shapes if key.startswith('blocks.') and key.endswith(f'.{TABLE}')
+    ]
+    if SHARED_TABLE not in tensors or SHARED_TABLE in shapes or not own:
+        return tensors
+    tensors = dict(tensors)
+    shared = tensors.pop(SHARED_TABLE)
+    for key in own:
+        table = tensors.get(key)
+        if table is not None and table.shape != shared.shape:
+            raise CheckpointError(
+                f'{key} of the checkpoint has the shape {tuple(table.shape)} and '
+                f'{SHARED_TABLE} {tuple(shared.shape)}: expected the same shape'
+            )
+        tensors[key] = shared.clone() if table is None else shared + table
+    notes.append(f'expanded {SHARED_TABLE} to one table for each of {len(own)} blocks')
+    return tensors
+
+
+SET_IMG_SIZE = (
+    'so the patch grid to resize it from is unknown: set img_size to that of the '
+    'checkpoint'
+)
+
+
+def square_grid(patches: int, what: str, advice: str) -> tuple[int, int]:
+    """Find the square grid that has a number of patches.
+
+    Args:
+        patches (int): Number of patches or offsets.
+        what (str): What has them, for the message.
+        advice (str): What follows from a grid that is not square, for the message.
+
+    Returns:
+        tuple[int, int]: Height and width of the grid.
+
+    Raises:
+        CheckpointError: If no square grid has this number.
+    """
+    side = math.isqrt(max(patches, 0))
+    if side**2 != patches:
+        raise CheckpointError(
+            f'{what} is for {patches} patches or offsets, which do not form a square, '
+            f'{advice}'
+        )
+    return side, side
+
+
+def square_window(offsets: int, what: str, advice: str) -> tuple[int, int]:
+    """Find the square window that has a number of offsets between patches.
+
+    Args:
+        offsets (int): Number of offsets, the rows of the relative position table
+            without those of the class token.
+        what (str): What has them, for the message.
+        advice (str): What follows from a window that is not square, for the message.
+
+    Returns:
+        tuple[int, int]: Patch grid (h, w).
+
+    Raises:
+        CheckpointError: If no square window has this number.
+    """
+    side, _ = square_grid(offsets, what, advice)
+    return (side + 1) // 2, (side + 1) // 2
+
+
+def adapt_to_timm(tensors: StateDict, model: nn.Module) -> StateDict:
+    """Give tensors the names and sizes of a timm model, by timm's own rule.
+
+    Args:
+        tensors (dict[str, Tensor]): Weights in a format that timm knows for this model.
+        model (nn.Module): The timm model.
+
+    Returns:
+        dict[str, Tensor]: The weights; unchanged if timm has no rule for the model.
+    """
+    convert = getattr(sys.modules[type(model).__module__], 'checkpoint_filter_fn', None)
+    return tensors if convert is None else convert(tensors, model)

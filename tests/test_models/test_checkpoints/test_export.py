@@ -1,0 +1,34 @@
+"""What the converters refuse; tests/test_tools shows that other libraries agree."""
+
+import pytest
+import torch
+
+from mmmaskdistill.errors import CheckpointError
+from mmmaskdistill.models.checkpoints.export import publish, read_vit
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (
+            {'norm_pre.weight': torch.ones(48)},
+            r"prefix '': 1 tensors that the backbone does not have \(norm_pre.weight\)",
+        ),
+        ({'blocks.1.mlp.fc1.bias': torch.ones(2)}, r'is \(2,\), not \(96,\)'),
+        ({'blocks.1.mlp.fc1.bias': None}, r'missing .* \(blocks.1.mlp.fc1.bias\)'),
+    ],
+)
+def test_vits_that_differ_from_beit_are_refused(student, tmp_path, change, message):
+    state = {**student.state_dict(), **change}
+    path = str(tmp_path / 'a.pth')
+    torch.save({key: v for key, v in state.items() if v is not None}, path)
+    with pytest.raises(CheckpointError, match=f'no ViT like BEiT.*{message}'):
+        read_vit(path)
+
+
+def test_backbones_are_published_without_their_prefix(student, pretrained, tmp_path):
+    path, count = publish(pretrained, str(tmp_path / 'a.pth'), backbone=True)
+    assert torch.load(path)['state_dict'].keys() == student.state_dict().keys()
+    assert count == len(student.state_dict())
+    with pytest.raises(CheckpointError, match='no weights of a backbone'):
+        publish(path, str(tmp_path / 'b.pth'), backbone=True)
