@@ -31,48 +31,6 @@ PRETRAINING = sorted(
     if path.stem != 'milan'
 )
 
-COUNT = (
-    'aten._local_scalar_dense (mask.sum(1).tolist()) at models/layers/attention.py:137'
-)
-SELECT = 'aten.index.Tensor (target[where]) at models/selfsup/mask_distill.py:205'
-DROP = 'aten.nonzero (of the draws) at models/layers/block.py:135'
-TOKENIZER = (
-    'aten._local_scalar_dense (if self.initted) at '
-    'mmpretrain/models/utils/vector_quantizer.py:114, called at '
-    'models/teachers/tokenizer_teachers.py:139'
-)
-STOPS = {
-    **dict.fromkeys(PRETRAINING, COUNT),
-    **{
-        f'unified/{name}': SELECT
-        for name in (
-            'beit',
-            'data2vec',
-            'feature_distillation',
-            'mae',
-            'maskdistill_dinov3',
-            'maskfeat',
-            'simmim',
-        )
-    },
-    'unified/beitv2': TOKENIZER,
-    CLASSIFIER: DROP,
-    SEGMENTOR: DROP,
-}
-
-
-def expect_stops(names, stops):
-    """Parameters of a test that fails for some names with a known stop."""
-    return [
-        pytest.param(
-            name,
-            marks=[pytest.mark.xfail(raises=HostStop, strict=True, reason=stops[name])]
-            if name in stops
-            else [],
-        )
-        for name in names
-    ]
-
 
 class WithoutDraws(TorchDispatchMode):
     """Leave weights uninitialized, because drawing those of a ViT-L takes long."""
@@ -120,10 +78,7 @@ def no_pixel_accuracy(monkeypatch):
     )
 
 
-@pytest.mark.parametrize(
-    'name',
-    expect_stops([*PRETRAINING, CLASSIFIER, LINEAR_PROBE, SEGMENTOR], STOPS),
-)
+@pytest.mark.parametrize('name', [*PRETRAINING, CLASSIFIER, LINEAR_PROBE, SEGMENTOR])
 def test_host_does_not_wait_for_the_forward_pass(name, prepare, fake_gpu):
     model, batch = prepare(name)
     with fake_gpu as gpu, gpu.autocast():
@@ -133,6 +88,9 @@ def test_host_does_not_wait_for_the_forward_pass(name, prepare, fake_gpu):
             batch_on_gpu = model.data_preprocessor(batch, True)
             gpu.waiting_copies.clear()
             losses = model._run_forward(batch_on_gpu, mode='loss')
+            if 'data2vec' in name:
+                # Until its first update, the model checks whether anybody updates it.
+                model.teacher.update(model.backbone)
         loss, _ = model.parse_losses(losses)
     assert loss.device.type == 'cuda' and loss.requires_grad
     assert gpu.products[torch.bfloat16]
@@ -143,32 +101,18 @@ def test_host_does_not_wait_for_the_forward_pass(name, prepare, fake_gpu):
     assert [c for c in gpu.waiting_copies if not (allowed and allowed in c)] == []
 
 
-MASKED = 'aten.index_put (backward of indexing by the mask)'
-
-
 @pytest.mark.parametrize(
     'name',
-    expect_stops(
-        [
-            'pretrain/maskdistill_vit-b16_clip-b16_8xb256-amp-coslr-800e_in1k',
-            'unified/mae',
-            'unified/eva',
-            'unified/feature_distillation',
-            CLASSIFIER,
-            LINEAR_PROBE,
-            SEGMENTOR,
-        ],
-        {
-            'pretrain/maskdistill_vit-b16_clip-b16_8xb256-amp-coslr-800e_in1k': MASKED
-            + ': tokens[not_padding] at models/backbones/mask_distill_vit.py:244',
-            'unified/mae': MASKED
-            + ': self.head(tokens, mask)[where] at models/selfsup/mask_distill.py:269',
-            'unified/eva': MASKED
-            + ': tokens[not_padding] at models/backbones/mask_distill_vit.py:244',
-            'unified/feature_distillation': MASKED
-            + ': tokens[where] at models/selfsup/mask_distill.py:271',
-        },
-    ),
+    [
+        'pretrain/maskdistill_vit-b16_clip-b16_8xb256-amp-coslr-800e_in1k',
+        'unified/mae',
+        'unified/eva',
+        'unified/feature_distillation',
+        'unified/beitv2',
+        CLASSIFIER,
+        LINEAR_PROBE,
+        SEGMENTOR,
+    ],
 )
 def test_backward_pass_does_not_depend_on_values(name, prepare):
     model, batch = prepare(name)

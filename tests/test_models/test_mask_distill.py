@@ -1,5 +1,6 @@
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -282,3 +283,84 @@ def test_compare_returns_both_sides_of_the_loss():
     torch.testing.assert_close(
         F.smooth_l1_loss(student, teacher, reduction='none').mean(-1), error
     )
+
+
+VISIBLE = dict(
+    backbone=dict(BACKBONE, type='mmmaskdistill.VisibleViT'),
+    head=dict(
+        type='mmmaskdistill.DecoderHead',
+        in_channels=48,
+        out_channels=64,
+        grid=6,
+        embed_dims=24,
+        num_layers=1,
+        num_heads=2,
+    ),
+)
+ALL = dict(BACKBONE, type='mmmaskdistill.AllTokensViT')
+
+
+@pytest.mark.parametrize(
+    'parts',
+    [
+        {},
+        dict(backbone=dict(BACKBONE, drop_path_rate=0.4)),
+        dict(backbone=ALL, predict='all'),
+        dict(backbone=ALL, predict='visible'),
+        dict(
+            backbone=dict(ALL, class_token=True),
+            teacher=dict(TEACHER, class_token=True),
+            predict='visible',
+        ),
+        dict(
+            backbone=dict(
+                BACKBONE, type='mmmaskdistill.PatchAggregationViT', early_layers=1
+            )
+        ),
+        dict(VISIBLE),
+        dict(VISIBLE, predict='all'),
+        dict(
+            teacher=dict(
+                type='mmmaskdistill.DALLETeacher',
+                img_size=48,
+                vocab_size=40,
+                width=8,
+                pretrained='random',
+            ),
+            normalizer=dict(type='mmmaskdistill.NoNormalizer'),
+            head=dict(type='mmmaskdistill.CodebookHead', in_channels=48, vocab_size=40),
+            loss=dict(type='mmmaskdistill.CrossEntropyLoss'),
+        ),
+    ],
+)
+def test_indices_of_the_mask_give_the_same_loss(parts):
+    """The loss and all gradients equal those by the mask alone."""
+    model = build(**parts)
+    data, _ = batch()
+    data = model.data_preprocessor(data, True)
+    if 'DALLE' in str(parts):
+        data['inputs'] = [data['inputs'][0], data['inputs'][1][..., ::2, ::2]]
+    found = []
+    for indexed in (True, False):
+        if not indexed:
+            for sample in data['data_samples']:
+                del sample.hidden, sample.visible
+        model.zero_grad()
+        np.random.seed(0)
+        loss = model.loss(**data)['loss']
+        loss.backward()
+        found.append([loss, *(p.grad for p in model.parameters())])
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
+
+
+def test_preprocessor_makes_indices_of_equal_masks_only():
+    model = build()
+    data, mask = batch()
+    samples = model.data_preprocessor(data, True)['data_samples']
+    for sample, hidden in zip(samples, mask.flatten(1)):
+        assert sample.hidden.tolist() == hidden.nonzero()[:, 0].tolist()
+        assert sample.visible.tolist() == (~hidden).nonzero()[:, 0].tolist()
+    data['data_samples'][0].mask[0, 0] = 1
+    samples = model.data_preprocessor(data, True)['data_samples']
+    assert 'hidden' not in samples[0]
+    assert model.loss([torch.randn(2, 3, 96, 96)] * 2, samples)['loss'].isfinite()

@@ -2,6 +2,7 @@ from torch import Tensor
 
 from mmmaskdistill.registry import MODELS
 
+from ..layers import PatchIndex
 from .mask_distill_vit import MaskDistillViT
 
 
@@ -27,7 +28,9 @@ class AllTokensViT(MaskDistillViT):
         super().__init__(*args, **kwargs)
         self.class_token = class_token
 
-    def _forward_masked(self, x: Tensor, mask: Tensor) -> Tensor:
+    def _forward_masked(
+        self, x: Tensor, mask: Tensor, index: PatchIndex | None
+    ) -> Tensor:
         """Compute the tokens of all patches, [B, N, D] or [B, 1+N, D]."""
         tokens, grid = self._embed(x, mask)
         bias = self._shared_bias(grid)

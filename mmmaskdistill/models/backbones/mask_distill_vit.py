@@ -25,10 +25,12 @@ from ..layers import (
     Block,
     Draw,
     PatchEmbed,
+    PatchIndex,
     RelativePositionBias,
     draw_drop_path,
     find,
     resize_position_embedding,
+    select,
 )
 from .student import Student
 
@@ -212,7 +214,7 @@ class MaskDistillViT(FitsCheckpoints, Student):
         self._freeze()
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None
+        self, x: Tensor, mask: Tensor | None = None, index: PatchIndex | None = None
     ) -> tuple[Tensor, ...] | Tensor:
         """Compute features as a backbone, or with a mask as the student.
 
@@ -220,6 +222,9 @@ class MaskDistillViT(FitsCheckpoints, Student):
             x (Tensor): Images [B, C, H, W], where C is ``in_channels``.
             mask (Tensor, optional): Hidden patches, [B, N] bool, True = hidden.
                 Defaults to None: the model is a backbone.
+            index (PatchIndex, optional): The mask as indices, if all images hide the
+                same number of patches. Without it the host waits for the GPU to count
+                the hidden patches. Defaults to None.
 
         Returns:
             tuple[Tensor, ...] | Tensor: Without a mask, a tuple with one output for
@@ -231,7 +236,7 @@ class MaskDistillViT(FitsCheckpoints, Student):
             ConfigError: If the mask does not have one value for every patch.
         """
         if mask is not None:
-            return self._forward_masked(x, mask)
+            return self._forward_masked(x, mask, index)
         tokens, grid = self._embed(x)
         bias = self._shared_bias(grid)
         outs = []
@@ -245,7 +250,9 @@ class MaskDistillViT(FitsCheckpoints, Student):
                 outs.append(self._format(tokens, grid))
         return tuple(outs)
 
-    def _forward_masked(self, x: Tensor, mask: Tensor) -> Tensor:
+    def _forward_masked(
+        self, x: Tensor, mask: Tensor, index: PatchIndex | None
+    ) -> Tensor:
         """Compute the student's tokens of the hidden patches, [mask.sum(), D].
 
         This is S(x, m)[m] for the student S, the images x and the mask m of arXiv
@@ -257,10 +264,10 @@ class MaskDistillViT(FitsCheckpoints, Student):
         *draws, last = self._draw_drop_path(self.blocks, self.drop_path_rates, tokens)
         for block, draw in zip(self.blocks, draws):
             tokens = self._run(block, tokens, grid, bias, None, draw)
-        hidden, not_padding = find(mask)
+        hidden, not_padding = find(mask if index is None else index.hidden)
         # The class token comes before the patches.
         tokens = self._run(self.blocks[-1], tokens, grid, bias, hidden + 1, last)
-        return self.norm(tokens[not_padding])
+        return self.norm(select(tokens, not_padding))
 
     def _embed(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, tuple]:
         """Embed images [B, C, H, W]; return tokens [B, 1+N, D] and the patch grid."""

@@ -3,6 +3,7 @@ from torch import Tensor
 
 from mmmaskdistill.registry import MODELS
 
+from ..layers import PatchIndex
 from .student import Student
 
 # Pixels along one side of a position in the last stage's feature map, and of one of the
@@ -37,7 +38,7 @@ class MaskedSwin(SimMIMSwinTransformer, Student):
         self.width = self.num_features[-1]
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None
+        self, x: Tensor, mask: Tensor | None = None, index: PatchIndex | None = None
     ) -> tuple[Tensor, ...] | Tensor:
         """Compute features as a backbone, or with a mask as the student.
 
@@ -46,6 +47,7 @@ class MaskedSwin(SimMIMSwinTransformer, Student):
             mask (Tensor, optional): Hidden patches of the last stage's grid, [B, N]
                 bool, True = hidden, where N = h*w and (h, w) is ``grid``.
                 Defaults to None: the model is a backbone.
+            index (PatchIndex, optional): Not used, since all patches are computed.
 
         Returns:
             tuple[Tensor, ...] | Tensor: Without a mask, the feature maps of the stages

@@ -15,6 +15,7 @@ from ..checkpoints import (
     fit_before_loading,
     shapes_of,
 )
+from ..layers import PatchIndex
 from .student import Student
 
 
@@ -95,7 +96,7 @@ class MaskedTimm(FitsCheckpoints, Student):
         self.register_load_state_dict_pre_hook(fit_before_loading)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None
+        self, x: Tensor, mask: Tensor | None = None, index: PatchIndex | None = None
     ) -> tuple[Tensor, ...] | Tensor:
         """Compute features as a backbone, or with a mask as the student.
 
@@ -104,6 +105,7 @@ class MaskedTimm(FitsCheckpoints, Student):
             mask (Tensor, optional): Hidden patches, [B, N] bool, True = hidden, where
                 N = h*w and (h, w) is ``grid``. Defaults to None: the model
                 is a backbone.
+            index (PatchIndex, optional): Not used, since all patches are computed.
 
         Returns:
             tuple[Tensor, ...] | Tensor: Without a mask, the feature maps of

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import MODELS
 
-from ..layers import Block
+from ..layers import Block, PatchIndex, select
 from .mask_distill_vit import MaskDistillViT, _parse_arch
 
 
@@ -74,7 +74,9 @@ class PatchAggregationViT(MaskDistillViT):
             for _ in range(num_aggregation_layers)
         )
 
-    def _forward_masked(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def _forward_masked(
+        self, x: Tensor, mask: Tensor, index: PatchIndex | None
+    ) -> tuple[Tensor, Tensor]:
         """Compute both readouts of the hidden patches, [mask.sum(), D] each."""
         tokens, grid = self._embed(x, mask)
         bias = self._shared_bias(grid)
@@ -90,7 +92,10 @@ class PatchAggregationViT(MaskDistillViT):
         aggregated = torch.cat([tokens[:, :1], early[:, 1:]], 1)  # [B, 1+N, D]
         for block, draw in zip(self.cls_pt_layers, draws[self.num_layers :]):
             aggregated = self._run(block, aggregated, grid, bias, None, draw)
-        return self.norm(tokens[:, 1:][mask]), self.norm(aggregated[:, 1:][mask])
+        hidden = mask if index is None else index.hidden
+        return tuple(
+            self.norm(select(output[:, 1:], hidden)) for output in (tokens, aggregated)
+        )
 
     def _draw_weights(self, std: float = 0.02):
         super()._draw_weights(std)

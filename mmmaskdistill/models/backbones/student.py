@@ -3,6 +3,8 @@
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from ..layers import PatchIndex
+
 
 class Student(BaseModule):
     """A student S: it sees images without their hidden patches.
@@ -51,7 +53,7 @@ class Student(BaseModule):
     mask_token: nn.Parameter | None
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None
+        self, x: Tensor, mask: Tensor | None = None, index: PatchIndex | None = None
     ) -> tuple[Tensor, ...] | Tensor:
         """Compute features as a backbone, or with a mask as the student.
 
@@ -59,6 +61,10 @@ class Student(BaseModule):
             x (Tensor): Images [B, 3, H, W].
             mask (Tensor, optional): The mask m, [B, N] bool, True = hidden.
                 Defaults to None: the model is a backbone.
+            index (PatchIndex, optional): The mask as indices, if all images hide the
+                same number of patches. A student that selects tokens by it does not
+                make the host wait for the GPU. A student that selects none can do
+                without this argument. Defaults to None.
 
         Returns:
             tuple[Tensor, ...] | Tensor: Without a mask, a tuple of feature maps

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import MODELS
 
-from ..layers import resize_position_embedding
+from ..layers import PatchIndex, find, resize_position_embedding, take
 from .mask_distill_vit import MaskDistillViT
 
 
@@ -54,23 +54,26 @@ class VisibleViT(MaskDistillViT):
         self.mask_token = None
         self.pos_embed.requires_grad_(False)
 
-    def _forward_masked(self, x: Tensor, mask: Tensor) -> Tensor:
+    def _forward_masked(
+        self, x: Tensor, mask: Tensor, index: PatchIndex | None
+    ) -> Tensor:
         """Compute the class token and the visible patches' tokens, [B, 1+V, D]."""
         patches, grid = self.patch_embed(x)
-        visible = ~mask
-        counts = visible.sum(1).tolist()
-        if len(set(counts)) > 1:
-            raise ConfigError(
-                f'the images of a batch have {min(counts)} to {max(counts)} visible '
-                'patches: VisibleViT needs masks that leave the same number of patches '
-                'visible in every image'
-            )
+        if index is None:
+            visible, not_padding = find(~mask)
+            if not not_padding.all():
+                counts = not_padding.sum(1).tolist()
+                raise ConfigError(
+                    f'the images of a batch have {min(counts)} to {max(counts)} '
+                    'visible patches: VisibleViT needs masks that leave the same '
+                    'number of patches visible in every image'
+                )
+        else:
+            visible = index.visible
         position = resize_position_embedding(self.pos_embed, self.grid, grid)
-        patches = (patches + position[:, 1:])[visible]  # [B*V, D]
+        patches = take(patches + position[:, 1:], visible)  # [B, V, D]
         cls_token = (self.cls_token + position[:, :1]).expand(len(x), -1, -1)
-        tokens = torch.cat(
-            [cls_token.to(patches.dtype), patches.unflatten(0, (len(x), -1))], 1
-        )
+        tokens = torch.cat([cls_token.to(patches.dtype), patches], 1)
         draws = self._draw_drop_path(self.blocks, self.drop_path_rates, tokens)
         for block, draw in zip(self.blocks, draws):
             tokens = self._run(block, tokens, grid, None, None, draw)

@@ -1,6 +1,6 @@
 """Layers of the ViT, plain torch modules and functions."""
 
-from .attention import Attention, find, take
+from .attention import Attention
 from .block import Block
 from .drop_path import Draw, draw_drop_path
 from .frozen import freeze_layers, thaw_layers
@@ -14,22 +14,26 @@ from .relative_position import (
     resize_relative_position_table,
     table_length,
 )
+from .tokens import PatchIndex, find, index_patches, select, take
 
 __all__ = [
     'Attention',
     'Block',
     'Draw',
     'PatchEmbed',
+    'PatchIndex',
     'RelativePositionBias',
     'biased_attention',
     'draw_drop_path',
     'find',
     'freeze_layers',
+    'index_patches',
     'linear',
     'recomputing_linear',
     'relative_position_bias',
     'resize_position_embedding',
     'resize_relative_position_table',
+    'select',
     'table_length',
     'take',
     'thaw_layers',

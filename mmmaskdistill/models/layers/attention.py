@@ -1,4 +1,4 @@
-"""Multi-head self-attention, and functions that select tokens by a mask."""
+"""Multi-head self-attention."""
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from .relative_position import (
     resize_relative_position_table,
     table_length,
 )
+from .tokens import take
 
 
 class Attention(nn.Module):
@@ -158,35 +159,3 @@ class Attention(nn.Module):
         q, k, v = split_heads(projected, self.num_heads)
         x = F.scaled_dot_product_attention(q, k, v)  # [B, heads, M, d]
         return x.transpose(1, 2).flatten(2)
-
-
-def find(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the indices of the marked tokens in every image.
-
-    Args:
-        mask (Tensor): [B, N] bool, True = marked.
-
-    Returns:
-        tuple[Tensor, Tensor]: Two tensors [B, M], where M is the largest number of
-        marked tokens in an image.
-
-        - The indices (int64) of the marked tokens, in ascending order. An image with
-          fewer than M marked tokens is padded with indices of unmarked tokens.
-        - A bool tensor that is False at this padding.
-    """
-    most = max(mask.sum(1).tolist(), default=0)
-    index = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
-    return index, mask.gather(1, index)
-
-
-def take(x: Tensor, index: Tensor) -> Tensor:
-    """Select tokens of every image by their indices.
-
-    Args:
-        x (Tensor): Tokens [B, N, D].
-        index (Tensor): Indices [B, M] into the N tokens.
-
-    Returns:
-        Tensor: The selected tokens [B, M, D].
-    """
-    return x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))

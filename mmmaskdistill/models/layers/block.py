@@ -4,9 +4,10 @@ import torch
 from timm.layers import Mlp
 from torch import Tensor, nn
 
-from .attention import Attention, take
+from .attention import Attention
 from .drop_path import Draw, residual
 from .memory_saving import recomputing_linear
+from .tokens import take
 
 
 class Block(nn.Module):

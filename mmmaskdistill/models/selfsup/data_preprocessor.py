@@ -1,9 +1,13 @@
 """The data preprocessor of masked distillation."""
 
+import torch
 from mmpretrain.models.utils import TwoNormDataPreprocessor
+from mmpretrain.structures import DataSample
 from torch import Tensor
 
 from mmmaskdistill.registry import MODELS
+
+from ..layers import PatchIndex, index_patches
 
 
 @MODELS.register_module()
@@ -38,10 +42,31 @@ class TwoViewDataPreprocessor(TwoNormDataPreprocessor):
 
         Returns:
             dict: ``inputs`` is a list of the student's view and the teacher's
-            view, [B, 3, H, W] each; ``data_samples`` are those of the batch.
+            view, [B, 3, H, W] each; ``data_samples`` are those of the batch. If
+            all masks hide the same number of patches, each sample has the indices
+            of its ``hidden`` and ``visible`` patches, int64, made on the CPU.
         """
+        index = _index(data['data_samples'])
         if isinstance(data['inputs'], Tensor):
             # The batch is moved to the device before it is put into the list
             # twice, because each entry of the list would be moved separately.
             data = dict(data, inputs=[self.cast_data(data['inputs'])] * 2)
-        return super().forward(data, training)
+        batch = super().forward(data, training)
+        if index is not None:
+            # One copy to the device for both.
+            order = self.cast_data(torch.cat(index, 1))
+            parts = order.tensor_split([index.hidden.shape[1]], 1)
+            for sample, hidden, visible in zip(batch['data_samples'], *parts):
+                sample.set_field(hidden, 'hidden', Tensor)
+                sample.set_field(visible, 'visible', Tensor)
+        return batch
+
+
+def _index(data_samples: list[DataSample]) -> PatchIndex | None:
+    """Make indices of the samples' masks, if they are on the CPU and allow it."""
+    masks = [sample.get('mask') for sample in data_samples or []]
+    if not masks or any(mask is None or mask.device.type != 'cpu' for mask in masks):
+        return None
+    if len({mask.shape for mask in masks}) != 1:
+        return None
+    return index_patches(torch.stack(masks).flatten(1).bool())

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from inspect import signature
 from itertools import chain
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from mmmaskdistill.registry import MODELS
 
 from ..contracts import check_part
 from ..heads import Head
+from ..layers import PatchIndex, select
 from ..normalizers import Normalizer
 from ..teachers import Teacher
 from .combinations import check_combination, check_student
@@ -131,6 +133,9 @@ class MaskDistill(BaseSelfSupervisor):
         # uses it. Some students have no mask token.
         if self.backbone.mask_token is not None:
             self.backbone.mask_token.requires_grad_()
+        # The forward method of a student may also take nothing but the mask.
+        parameters = signature(self.backbone.forward).parameters
+        self._student_takes_index = 'index' in parameters
         check_part(self.head, Head)
         self.normalizer = check_part(MODELS.build(normalizer), Normalizer)
         self.distance = MODELS.build(loss)
@@ -168,6 +173,9 @@ class MaskDistill(BaseSelfSupervisor):
             data_samples (list[DataSample]): Data samples with a ``mask``, [h, w]
                 or [N], in which nonzero means hidden. With ``masking`` they have
                 the ``noise`` that the module needs instead, of the same shape.
+                Indices of the ``hidden`` and ``visible`` patches, which
+                :class:`TwoViewDataPreprocessor` adds, spare the host from waiting
+                for the GPU.
 
         Returns:
             dict[str, Tensor]: ``loss``, a scalar.
@@ -182,50 +190,64 @@ class MaskDistill(BaseSelfSupervisor):
         student_view, teacher_view = self._views(inputs)
         drawn = self._drawn(data_samples)
         # m, what [m] selects, and N(T(x))[m]
-        mask, where, target = self._teach(teacher_view, drawn, data_samples)
+        index = self._index(data_samples)
+        mask, where, target = self._teach(teacher_view, drawn, data_samples, index)
         if not len(target):
             raise ConfigError(
                 f'predict={self.predict!r}, but no patch of the batch is '
                 f'{self.predict}: let the pipeline draw another mask, or set '
                 "predict='all'"
             )
-        predictions = self.predictions(student_view, mask, where)  # H(S(x, m))[m]
+        # H(S(x, m))[m]
+        predictions = self.predictions(student_view, mask, where, index)
         return dict(loss=sum(self.distance(p, target) for p in predictions))
 
     def _teach(
-        self, images: Tensor, drawn: Tensor, data_samples: list[DataSample] | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self,
+        images: Tensor,
+        drawn: Tensor,
+        data_samples: list[DataSample] | None,
+        index: PatchIndex | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
         """Find the mask m, the tokens that count, and their targets N(T(x))[m].
 
         Args:
             images (Tensor): The teacher's view of the images, [B, 3, H, W].
             drawn (Tensor): The mask or the noise from the pipeline, [B, N].
             data_samples (list[DataSample] | None): Data samples for the teacher.
+            index (PatchIndex, optional): The mask as indices. Defaults to None.
 
         Returns:
-            tuple[Tensor, Tensor, Tensor]: The mask m, [B, N] bool, the tokens that
-            count as :meth:`counted` returns them, and their targets as
+            tuple[Tensor, Tensor | None, Tensor]: The mask m, [B, N] bool, the tokens
+            that count as :meth:`counted` returns them, and their targets as
             :meth:`target` returns them.
         """
         if self.masking is None:
             mask = drawn.bool()
-            where = self.counted(mask)
+            where = self.counted(mask, index)
             return mask, where, self.target(images, where, data_samples)
         features, attention = self.teacher.attend(images)
         mask = self.masking(attention, drawn)
         where = self.counted(mask)
-        return mask, where, self.normalizer(features)[where]
+        return mask, where, select(self.normalizer(features), where)
 
-    def counted(self, mask: Tensor) -> Tensor:
+    def counted(self, mask: Tensor, index: PatchIndex | None = None) -> Tensor | None:
         """Find the tokens that count in the loss.
 
         Args:
             mask (Tensor): The mask m, [B, N] bool, True = hidden.
+            index (PatchIndex, optional): The mask as indices. Defaults to None.
 
         Returns:
-            Tensor: [B, N] bool, or [B, 1+N] if the teacher returns its class
-            token, which always counts.
+            Tensor | None: [B, N] bool, or [B, 1+N] if the teacher returns its class
+            token, which always counts. With ``index`` the same as indices [B, M]
+            int64, or None if all tokens count.
         """
+        if index is not None:
+            if self.predict == 'all':
+                return None
+            where = index.hidden if self.predict == 'hidden' else index.visible
+            return F.pad(where + 1, (1, 0)) if self.teacher.class_token else where
         if self.predict == 'all':
             where = torch.ones_like(mask)
         else:
@@ -235,14 +257,14 @@ class MaskDistill(BaseSelfSupervisor):
     def target(
         self,
         images: Tensor,
-        where: Tensor,
+        where: Tensor | None,
         data_samples: list[DataSample] | None = None,
     ) -> Tensor:
         """Compute the targets N(T(x))[m].
 
         Args:
             images (Tensor): The teacher's view of the images, [B, 3, H, W].
-            where (Tensor): The tokens that count, see :meth:`counted`.
+            where (Tensor | None): The tokens that count, see :meth:`counted`.
             data_samples (list[DataSample], optional): Data samples for the teacher.
                 Defaults to None.
 
@@ -256,27 +278,37 @@ class MaskDistill(BaseSelfSupervisor):
             and self.normalizer.per_token
         ):
             return self.normalizer(self.teacher.at(images, where))
-        return self.normalizer(self.teacher(images, data_samples))[where]
+        return select(self.normalizer(self.teacher(images, data_samples)), where)
 
-    def predictions(self, images: Tensor, mask: Tensor, where: Tensor) -> list[Tensor]:
+    def predictions(
+        self,
+        images: Tensor,
+        mask: Tensor,
+        where: Tensor | None,
+        index: PatchIndex | None = None,
+    ) -> list[Tensor]:
         """Compute the predictions H(S(x, m))[m].
 
         Args:
             images (Tensor): The student's view of the images, [B, 3, H, W].
             mask (Tensor): The mask m, [B, N] bool, True = hidden.
-            where (Tensor): The tokens that count, see :meth:`counted`.
+            where (Tensor | None): The tokens that count, see :meth:`counted`.
+            index (PatchIndex, optional): The mask as indices. Defaults to None.
 
         Returns:
             list[Tensor]: Predictions [where.sum(), Dt] from each output of the
             student.
         """
-        outputs = self.backbone(images, mask)
+        if self._student_takes_index:
+            outputs = self.backbone(images, mask, index)
+        else:
+            outputs = self.backbone(images, mask)
         if not isinstance(outputs, tuple):
             outputs = (outputs,)
         if self.backbone.tokens == 'visible':
-            return [self.head(tokens, mask)[where] for tokens in outputs]
+            return [select(self.head(tokens, mask), where) for tokens in outputs]
         if self.backbone.tokens == 'all':
-            outputs = [tokens[where] for tokens in outputs]
+            outputs = [select(tokens, where) for tokens in outputs]
         return [self.head(tokens) for tokens in outputs]
 
     @torch.no_grad()
@@ -344,6 +376,16 @@ class MaskDistill(BaseSelfSupervisor):
                 f'{drawer} in train_pipeline'
             )
         return drawn.flatten(1)
+
+    @staticmethod
+    def _index(data_samples: list[DataSample]) -> PatchIndex | None:
+        """Stack the indices that the data preprocessor has made of the masks."""
+        if not all('hidden' in sample for sample in data_samples):
+            return None
+        return PatchIndex(
+            torch.stack([sample.hidden for sample in data_samples]),
+            torch.stack([sample.visible for sample in data_samples]),
+        )
 
     def _missing(self, key: str) -> str:
         """Say what to add to a pipeline whose samples lack the mask or the noise."""

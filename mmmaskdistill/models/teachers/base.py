@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from mmmaskdistill.errors import ConfigError
 
+from ..layers import select
+
 
 class Teacher(nn.Module):
     """A teacher T: it computes the features that the student predicts.
@@ -106,12 +108,12 @@ class Teacher(nn.Module):
         Args:
             images (Tensor): Normalized images [B, 3, H, W].
             where (Tensor): Tokens to return, [B, N] bool, or [B, 1+N] with
-                ``class_token``.
+                ``class_token``; or their indices [B, M] int64.
 
         Returns:
             Tensor: Features [where.sum(), Dt], image by image.
         """
-        return self(images)[where]
+        return select(self(images), where)
 
     def attend(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the features and the class token's attention to each patch.

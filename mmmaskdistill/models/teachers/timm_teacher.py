@@ -15,7 +15,7 @@ from mmmaskdistill.errors import CheckpointError, ConfigError, first_few, first_
 from mmmaskdistill.registry import MODELS
 
 from ..checkpoints import adapt_to_timm, read_weights
-from ..layers import find, freeze_layers
+from ..layers import find, freeze_layers, select
 from .base import Teacher
 from .last_block import can_skip, returns_attention, run_at
 
@@ -238,12 +238,13 @@ class TimmTeacher(Teacher):
             return super().at(images, where)
         model, last = self.model, self.layers[0]
         self._check_size(images)
-        index, real = find(where)
+        index, not_padding = find(where)
         tokens = run_at(
             model.blocks[last],
             self._tokens(images, last - 1),
             index + model.num_prefix_tokens,
-        )[real]  # [where.sum(), D]
+        )
+        tokens = select(tokens, not_padding)  # [where.sum(), D]
         if self.features != 'block':
             tokens = model.norm(tokens)
         return self._project(tokens)

@@ -121,6 +121,8 @@ class VQKDTeacher(_Tokenizer):
             embed_dims=embed_dims,
             quantize_kmeans_init=False,
         )
+        # It would ask on the device, in every step, whether k-means has to be run.
+        tokenizer.quantize.embedding.init_embed_ = _nothing_to_initialize
         super().__init__(img_size, 16, vocab_size, tokenizer, checkpoint, pretrained)
 
     @torch.no_grad()
@@ -191,3 +193,7 @@ class DALLETeacher(_Tokenizer):
             Tensor: Token ids [B, N] int64.
         """
         return self.tokenizer(images).argmax(1).flatten(1)
+
+
+def _nothing_to_initialize(data: Tensor) -> None:
+    """Do nothing: the codebook comes from a checkpoint, or is random."""
