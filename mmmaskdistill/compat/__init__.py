@@ -1,12 +1,14 @@
-"""The only room that knows versions and quirks of other libraries.
+"""Make the versions of other libraries that are in use today work together.
 
-One file a quirk: its docstring says what breaks, since when, and what the
-remedy is. Importing this package applies all of them, once.
+Every module of this package deals with one incompatibility. Its docstring says what
+breaks, since which version, and what the remedy is. Its function ``apply`` puts the
+remedy in place. Importing this package applies all remedies.
 """
 
 from . import toolkits
 
-toolkits.apply()  # before anything below imports a toolkit
+# The modules below import the toolkits, so the installed versions are checked first.
+toolkits.apply()
 
 from . import (  # noqa: E402
     amp,
@@ -14,6 +16,8 @@ from . import (  # noqa: E402
     checkpoint_rotation,
     compiled_ops,
     deferred_scalars,
+    distutils_shim,
+    find_loader,
     gloo,
     interp2d,
     multimodal,
@@ -21,7 +25,9 @@ from . import (  # noqa: E402
     safe_loading,
 )
 
-for quirk in (
+for module in (
+    distutils_shim,
+    find_loader,
     package_paths,
     compiled_ops,
     multimodal,
@@ -33,4 +39,4 @@ for quirk in (
     amp,
     gloo,
 ):
-    quirk.apply()
+    module.apply()

@@ -170,6 +170,10 @@ def damage(root, *names):
         (root / 'train' / name).write_bytes(b'\xff\xd8 no image')
 
 
+def stack_inputs(samples):
+    return torch.stack([sample['inputs'] for sample in samples])
+
+
 def batches(dataset, num_workers, start=0):
     dataset = SeededDataset(dataset, seed=3)
     sampler = DefaultSampler(dataset, seed=1)
@@ -177,7 +181,7 @@ def batches(dataset, num_workers, start=0):
         dataset,
         batch_sampler=DrawBatchSampler(sampler, 3, start=start),
         num_workers=num_workers,
-        collate_fn=lambda batch: torch.stack([s['inputs'] for s in batch]),
+        collate_fn=stack_inputs,
     )
     return list(loader)
 
