@@ -72,11 +72,12 @@ setup(
         'lite': MMCV_LITE[toolkits],
         'lmdb': ['lmdb>=1.4.1'],
         'demo': DEMO,
-        # transformers, open_clip and webdataset are what ours is compared with.
+        # peft, transformers, open_clip and webdataset are what ours is compared with.
         'tests': [
             'pytest>=8.0',
             'pyyaml',
             'setuptools>=77',
+            'peft',
             'transformers',
             'open_clip_torch',
             'lmdb',
