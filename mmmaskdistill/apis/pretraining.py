@@ -14,7 +14,6 @@ from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.models import MaskDistill, Teacher
 from mmmaskdistill.models.checkpoints import load_model
 from mmmaskdistill.registry import MODELS
-from mmmaskdistill.visualization import draw_pretraining
 
 from .configs import load_config
 from .pipelines import training_pipeline
@@ -126,6 +125,9 @@ def show_pretraining(
     Raises:
         ConfigError: If the config has no training pipeline.
     """
+    # matplotlib is slow to import, and the tools that train draw nothing.
+    from mmmaskdistill.visualization import draw_pretraining
+
     seed_generators(seed)
     pipeline = Compose(training_pipeline(model.cfg))
     batch = default_collate([pipeline(dict(img_path=path)) for path in images])
