@@ -1,9 +1,12 @@
 """Building of pre-training models, from mmmaskdistill/apis/pretraining.py."""
 
 import inspect
+import subprocess
+import sys
 
 import pytest
 
+from mmmaskdistill import apis
 from mmmaskdistill.apis import make_teachers_random
 from mmmaskdistill.models import Teacher
 from mmmaskdistill.registry import MODELS
@@ -55,3 +58,13 @@ def test_teachers_inside_of_teachers_become_random():
 
 def test_model_without_a_teacher_has_nothing_to_change():
     make_teachers_random(None)
+
+
+def test_functions_for_notebooks_are_exported_without_matplotlib():
+    """Training draws nothing, and must not wait a second for matplotlib."""
+    assert all(callable(getattr(apis, name)) for name in apis.__all__)
+    code = 'import sys, mmmaskdistill.apis; print("matplotlib" in sys.modules)'
+    done = subprocess.run(
+        [sys.executable, '-c', code], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.split()[-1] == 'False'
