@@ -1,4 +1,4 @@
-"""Command-line options and error handling that train.py and test.py share.
+"""The options that train.py and test.py share, and the error message of all tools.
 
 The module imports only the standard library, so that ``--help`` and mistakes
 on the command line are answered at once.

@@ -1,24 +1,14 @@
 _base_ = [
     '../_base_/models/classifier.py',
+    '../_base_/models/vit-h14.py',
     '../_base_/datasets/in1k_224.py',
     '../_base_/schedules/finetune_50e_lr-2e-4.py',
 ]
 
 # Epochs, learning rate, layer decay, drop path and layer scale are assumptions: see
 # the sources in configs/finetune/README.md.
-model = dict(
-    backbone=dict(
-        arch='huge',
-        patch_size=14,
-        layer_scale_init_value=1e-5,
-        drop_path_rate=0.3,
-        init_cfg=dict(
-            checkpoint='work_dirs/maskdistill_vit-h14_clip-l14_'
-            '8xb64-accum4-amp-coslr-300e_in1k/epoch_300.pth'
-        ),
-    ),
-    head=dict(in_channels=1280),
-)
+model = _base_.pop('vit').classifier
+model.backbone.drop_path_rate = 0.3
 
 train_dataloader = dict(batch_size=64)
 optim_wrapper = dict(accumulative_counts=2, paramwise_cfg=dict(layer_decay_rate=0.85))

@@ -1,13 +1,7 @@
-_base_ = 'vit-b16_maskdistill-300e_8xb128-amp-coslr-100e_in1k.py'
+_base_ = [
+    'vit-b16_maskdistill-300e_8xb128-amp-coslr-100e_in1k.py',
+    '../_base_/models/vit-s16.py',
+]
 
 # It is an assumption that the recipe of ViT-B suits ViT-S.
-model = dict(
-    backbone=dict(
-        arch='small',
-        init_cfg=dict(
-            checkpoint='work_dirs/maskdistill_vit-s16_clip-b16_'
-            '8xb256-amp-coslr-300e_in1k/epoch_300.pth'
-        ),
-    ),
-    head=dict(in_channels=384),
-)
+model = _base_.pop('vit').classifier

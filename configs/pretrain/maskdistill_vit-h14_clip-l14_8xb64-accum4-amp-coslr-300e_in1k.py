@@ -1,15 +1,13 @@
 _base_ = [
     '../_base_/models/maskdistill_clip-l14.py',
+    '../_base_/models/vit-h14.py',
     '../_base_/datasets/in1k_masked_224_p14.py',
     '../_base_/schedules/pretrain_300e.py',
 ]
 
 # The layer scale and the number of hidden patches are assumptions: see the sources in
 # configs/pretrain/README.md.
-model = dict(
-    backbone=dict(arch='huge', patch_size=14, layer_scale_init_value=1e-5),
-    head=dict(in_channels=1280),
-)
+model = _base_.pop('vit').maskdistill
 
 train_dataloader = dict(batch_size=64)
 optim_wrapper = dict(accumulative_counts=4)

@@ -1,6 +1,6 @@
-_base_ = 'maskdistill_vit-b16_clip-b16_8xb256-amp-coslr-300e_in1k.py'
+_base_ = [
+    'maskdistill_vit-b16_clip-b16_8xb256-amp-coslr-300e_in1k.py',
+    '../_base_/models/vit-l16.py',
+]
 
-model = dict(
-    backbone=dict(arch='large', layer_scale_init_value=1e-5),
-    head=dict(in_channels=1024),
-)
+model = _base_.pop('vit').maskdistill

@@ -1,11 +1,9 @@
 _base_ = [
     '../_base_/models/maskdistill_clip-l14.py',
+    '../_base_/models/vit-l16.py',
     '../_base_/datasets/in1k_masked_224_teacher-196.py',
     '../_base_/schedules/pretrain_300e.py',
 ]
 
-model = dict(
-    backbone=dict(arch='large', layer_scale_init_value=1e-5),
-    teacher=dict(img_size=196),
-    head=dict(in_channels=1024),
-)
+model = _base_.pop('vit').maskdistill
+model.teacher = dict(img_size=196)

@@ -1,15 +1,7 @@
-_base_ = 'vit-b16_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512.py'
+_base_ = [
+    'vit-b16_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512.py',
+    '../_base_/models/vit-s16.py',
+]
 
 # Assumed: ViT-B's recipe; the head is as wide as the ViT, as ViT-B's.
-model = dict(
-    backbone=dict(
-        arch='small',
-        init_cfg=dict(
-            checkpoint='work_dirs/maskdistill_vit-s16_clip-b16_'
-            '8xb256-amp-coslr-300e_in1k/epoch_300.pth'
-        ),
-    ),
-    neck=dict(embed_dim=384),
-    decode_head=dict(in_channels=[384] * 4, channels=384),
-    auxiliary_head=dict(in_channels=384),
-)
+model = _base_.pop('vit').upernet

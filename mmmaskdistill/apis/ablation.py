@@ -17,7 +17,7 @@ from mmmaskdistill.registry import MODELS
 from .configs import change_config
 from .pipelines import class_name, mask_generator, training_pipeline
 from .preflight import check_masks
-from .pretraining import build_pretraining
+from .pretraining import build_pretraining, make_teachers_random
 
 NORMALIZERS = dict(
     layer_norm='mmmaskdistill.LayerNormalizer',
@@ -292,8 +292,9 @@ def _channels(config: Config, teacher: dict) -> int:
     """Return the number of the teacher's channels without loading its weights."""
     if class_name(teacher) == 'MomentumTeacher':
         return config.model.head.in_channels
-    options = {} if class_name(teacher) != 'TimmTeacher' else dict(pretrained='random')
-    return MODELS.build({**teacher, **options}).channels
+    teacher = deepcopy(teacher)
+    make_teachers_random(teacher)
+    return MODELS.build(teacher).channels
 
 
 def _mask_generator(config: Config) -> dict:

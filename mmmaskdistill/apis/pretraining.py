@@ -1,5 +1,6 @@
 """Load a pre-training model and draw what its student and its teacher compute."""
 
+import inspect
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,10 +11,9 @@ from mmengine.registry import init_default_scope
 import mmmaskdistill  # noqa: F401  registers the classes that the config names
 from mmmaskdistill.datasets.draws import seed_generators
 from mmmaskdistill.errors import ConfigError
-from mmmaskdistill.models import MaskDistill
+from mmmaskdistill.models import MaskDistill, Teacher
 from mmmaskdistill.models.checkpoints import load_model
 from mmmaskdistill.registry import MODELS
-from mmmaskdistill.visualization import draw_pretraining
 
 from .configs import load_config
 from .pipelines import training_pipeline
@@ -41,6 +41,38 @@ def build_pretraining(config: Config) -> MaskDistill:
             'pre-training config, whose model is a MaskDistill'
         )
     return model
+
+
+def make_teachers_random(cfg: dict | list | None) -> None:
+    """Change a teacher's config so that the teacher is built with random weights.
+
+    Building it then reads no checkpoint and needs no network. Teachers inside of
+    other teachers, such as those of a ``TeacherList``, are changed too.
+
+    Args:
+        cfg (dict | list | None): Config of a teacher, or a part of it, changed in
+            place. Every teacher whose class has an argument ``pretrained`` gets the
+            value ``'random'`` for it.
+    """
+    if isinstance(cfg, (list, tuple)):
+        for part in cfg:
+            make_teachers_random(part)
+    elif isinstance(cfg, dict):
+        if _reads_weights(cfg.get('type')):
+            cfg['pretrained'] = 'random'
+            cfg.pop('checkpoint', None)  # It would be read in spite of 'random'.
+        for part in cfg.values():
+            make_teachers_random(part)
+
+
+def _reads_weights(kind: str | type | None) -> bool:
+    """Tell whether the ``type`` of a config is a teacher with ``pretrained``."""
+    kind = MODELS.get(kind) if isinstance(kind, str) else kind
+    return (
+        isinstance(kind, type)
+        and issubclass(kind, Teacher)
+        and 'pretrained' in inspect.signature(kind).parameters
+    )
 
 
 def init_pretraining(
@@ -93,6 +125,9 @@ def show_pretraining(
     Raises:
         ConfigError: If the config has no training pipeline.
     """
+    # matplotlib is slow to import, and the tools that train draw nothing.
+    from mmmaskdistill.visualization import draw_pretraining
+
     seed_generators(seed)
     pipeline = Compose(training_pipeline(model.cfg))
     batch = default_collate([pipeline(dict(img_path=path)) for path in images])

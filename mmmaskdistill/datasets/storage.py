@@ -91,7 +91,12 @@ class TarShardBackend(_PackedBackend):
 
 @register_backend('imagelmdb', prefixes='imagelmdb')
 class ImageLmdbBackend(_PackedBackend):
-    """Reads the value of a key in an LMDB, ``imagelmdb://FOLDER/#KEY``."""
+    """Reads the value of a key in an LMDB, ``imagelmdb://FOLDER/#KEY``.
+
+    mmengine's ``LmdbBackend`` reads a single LMDB, whose folder is an argument of the
+    backend and not part of the name. It returns None for a missing key, and goes on
+    using in a forked process what its parent has opened.
+    """
 
     def get(self, filepath: str) -> bytes:
         """Read the value of a key in an LMDB.

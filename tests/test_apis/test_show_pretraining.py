@@ -101,7 +101,7 @@ def drawn(monkeypatch):
     drawn = {}
     names = ('images', 'masks', 'pairs', 'errors', 'out')
     monkeypatch.setattr(
-        'mmmaskdistill.apis.pretraining.draw_pretraining',
+        'mmmaskdistill.visualization.draw_pretraining',
         lambda *args, **kwargs: drawn.update(zip(names, args), **kwargs),
     )
     return drawn

@@ -114,6 +114,11 @@ def test_every_recipe_is_in_a_table(names):
     assert set(names) == {*PRETRAINING, *FINETUNING, *LINEAR_PROBES, *SEGMENTATION}
 
 
+def test_recipe_has_only_the_model_of_its_task(name, recipe):
+    """configs/_base_/models/vit-*.py have those of all tasks, of which one is taken."""
+    assert 'vit' not in recipe(name)
+
+
 def check_batch(cfg, size):
     """Check the global batch size.
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from benchmarks import measure
 from mmengine.config import ConfigDict
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
-from mmmaskdistill.apis import measure
 from mmmaskdistill.models import EncoderDecoder
 from mmmaskdistill.registry import MODELS
 

@@ -11,8 +11,25 @@ from mmmaskdistill.models.checkpoints.formats import (
     tensors_under,
     to_our_names,
 )
+from mmmaskdistill.models.layers import resize_position_embedding
 
 ARCH = dict(embed_dims=48, num_layers=3, num_heads=3, feedforward_channels=96)
+
+
+@pytest.mark.parametrize(
+    'source, target', [((14, 14), (32, 32)), ((14, 14), (10, 13)), ((4, 9), (6, 6))]
+)
+def test_position_embedding_is_resized_by_the_grids(source, target):
+    """timm 1.0.23 would not resize the last one: the numbers of patches are equal."""
+    given = torch.randn(1, 1 + math.prod(source), 8)
+    resized = resize_position_embedding(given, source, target)
+    torch.testing.assert_close(resized[:, 0], given[:, 0])
+    torch.testing.assert_close(
+        resized[:, 1:].mT.unflatten(2, target),
+        torch.nn.functional.interpolate(
+            given[:, 1:].mT.unflatten(2, source), target, mode='bicubic'
+        ),
+    )
 
 
 def randomized(**kwargs):

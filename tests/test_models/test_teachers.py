@@ -4,12 +4,12 @@ from copy import deepcopy
 import pytest
 import timm
 import torch
+from benchmarks import measure
 from mmpretrain.structures import DataSample
 from timm.layers.activations import QuickGELU
 from timm.models.vision_transformer import Block
 from torch import nn
 
-from mmmaskdistill.apis import measure
 from mmmaskdistill.errors import CheckpointError
 from mmmaskdistill.models import CachedTeacher, TimmTeacher
 from mmmaskdistill.models.layers import freeze_layers, take, thaw_layers

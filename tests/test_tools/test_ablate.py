@@ -3,13 +3,35 @@
 import csv
 import fcntl
 import json
+import re
+import runpy
+from pathlib import Path
 
 import pytest
+
+from mmmaskdistill.apis import ablation
 
 TOOL = 'analysis_tools/ablate.py'
 LOSSES = ['--loss', 'smooth_l1', 'cross_entropy']
 OPTIMIZERS = ['--axis', 'optim_wrapper.optimizer.type', 'AdamW', 'NoSuch']
 COMMON = ['--one-at-a-time', '--evaluate', 'segment.py', '--work-dir', 'ablation']
+
+
+def test_help_names_what_the_cells_can_be_made_of(capsys, monkeypatch):
+    """The tool does not import the cells' module, so that --help answers at once."""
+    path = Path(__file__).parents[2] / 'tools' / TOOL
+    assert runpy.run_path(str(path))['AXES'] == tuple(ablation.SETTERS)
+    monkeypatch.setattr('sys.argv', [TOOL, '--help'])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(path), run_name='__main__')
+    words = set(re.split(r'[^\w]+', capsys.readouterr().out))
+    for values in (
+        ablation.TEACHERS,
+        ablation.NORMALIZERS,
+        ablation.LOSSES,
+        ablation.MASKS,
+    ):
+        assert set(values) <= words
 
 
 def read_rows(workspace):

@@ -5,8 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-
-from mmmaskdistill.apis import measure
+from benchmarks import measure
 
 TOOL = 'analysis_tools/benchmark.py'
 TINY = ('--arch', 'tiny', '--batch', '2', '--repeats', '1')

@@ -3,15 +3,12 @@
 import json
 import math
 import re
-import runpy
-from pathlib import Path
+import sys
 
 import pytest
+from benchmarks import data
 
 pytest.importorskip('skimage')
-JOB = runpy.run_path(
-    str(Path(__file__).parents[2] / 'tools/analysis_tools/benchmarks/data.py')
-)
 
 
 @pytest.fixture
@@ -47,13 +44,22 @@ def test_pipelines_and_storages_are_timed(benchmark, capsys):
     assert 'BEiT v2: two pictures' in capsys.readouterr().out
 
 
+def test_storage_that_needs_a_missing_package_is_left_out(
+    benchmark, capsys, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, 'lmdb', None)
+    result = benchmark('--images', 'images', '--num-images', '1', '--against')
+    assert list(result['storage']) == ['folder', 'shards']
+    assert 'lmdb is left out' in capsys.readouterr().out
+
+
 def test_pipelines_to_compare_with_can_be_chosen(tmp_path):
-    sides = JOB['pipelines'](str(tmp_path), ['torchvision'])
+    sides = data.pipelines(str(tmp_path), ['torchvision'])
     assert list(sides) == ['ours', 'torchvision', 'torchvision, BEiT v2: two pictures']
 
 
 def test_photographs_have_about_67_kilobytes():
-    for content in JOB['photographs']():
+    for content in data.photographs():
         assert abs(len(content) - 67_000) < 10_000
 
 
@@ -63,6 +69,35 @@ def test_loader_and_step_of_a_config_are_timed(benchmark, capsys):
     train = 4 / result['step_seconds']['median']
     assert result['needed'] == math.ceil(1.1 * train / load)
     assert result['advice'] in capsys.readouterr().out
+
+
+def test_tokens_of_a_teacher_with_published_weights_are_random(
+    benchmark, workspace, monkeypatch
+):
+    """As in configs/unified/beit.py; its tokenizer would be downloaded."""
+    monkeypatch.setattr(
+        'mmmaskdistill.models.teachers.tokenizer_teachers.read_weights', pytest.fail
+    )
+    (workspace / 'beit.py').write_text("""
+_base_ = 'pretrain.py'
+model = dict(
+    teacher=dict(
+        _delete_=True, type='mmmaskdistill.DALLETeacher', img_size=32, width=8),
+    normalizer=dict(_delete_=True, type='mmmaskdistill.NoNormalizer'),
+    head=dict(
+        _delete_=True, type='mmmaskdistill.CodebookHead', in_channels=48,
+        vocab_size=8192),
+    loss=dict(_delete_=True, type='mmmaskdistill.CrossEntropyLoss'))
+data_preprocessor = dict(second_mean=[0] * 3, second_std=[1] * 3)
+train_dataloader = dict(dataset=dict(pipeline=[
+    dict(type='LoadImageFromFile'),
+    dict(type='mmmaskdistill.RandomJitteredCrop', scale=64, second_scale=32),
+    dict(type='SimMIMMaskGenerator', input_size=64,
+         mask_patch_size=16, model_patch_size=16, mask_ratio=0.4),
+    dict(type='PackInputs')]))
+""")
+    result = benchmark('--config', 'beit.py')
+    assert result['step_seconds']['median'] > 0
 
 
 @pytest.mark.parametrize(
@@ -88,7 +123,7 @@ def test_advised_number_of_workers(
     train, workers, processes, cores, limits, advised, text
 ):
     """A worker loads 1000 images per second; 10 % more are advised than needed."""
-    result = JOB['advise'](1000, train, workers, processes, cores)
+    result = data.advise(1000, train, workers, processes, cores)
     assert (result['limits'], result['workers']) == (limits, advised)
     assert re.search(text, result['advice'])
 

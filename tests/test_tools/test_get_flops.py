@@ -6,8 +6,8 @@ import runpy
 
 import pytest
 import torch
+from benchmarks.measure import count_flops
 
-from mmmaskdistill.apis.measure import count_flops
 from mmmaskdistill.models import MaskDistill
 
 CONFIGS = osp.join(osp.dirname(__file__), '../../configs')

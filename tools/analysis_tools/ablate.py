@@ -30,7 +30,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from statistics import mean, stdev
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from mmmaskdistill.apis.ablation import Cell
 
 TOOLS = osp.dirname(osp.dirname(osp.abspath(__file__)))
+# command_line.py is in tools/.
+sys.path.append(TOOLS)
+from command_line import fail  # noqa: E402
+
 AXES = ('teacher', 'normalizer', 'loss', 'mask', 'ratio')
 # Without --metric, the first of these that the evaluation reports is compared.
 METRICS = ('mIoU', 'accuracy/top1')
@@ -178,15 +182,6 @@ def arguments() -> argparse.Namespace:
             '--normalizer, --loss, --mask, --ratio and --axis'
         )
     return args
-
-
-def fail(message: object) -> NoReturn:
-    """Exit with status 1 and a message of one line.
-
-    Args:
-        message (object): The message or an exception.
-    """
-    sys.exit(f'error: {" ".join(str(message).split())}')
 
 
 class Ablation:
@@ -688,7 +683,7 @@ def main() -> None:
         return
 
     args.lock = lock(args.work_dir)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit('error: stopped'))
+    signal.signal(signal.SIGTERM, lambda *_: fail('stopped'))
     ablation = Ablation(args, cells, evaluation)
     ablation.prepare()
     ablation.run()

@@ -23,6 +23,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
+# command_line.py is in tools/.
+sys.path.append(osp.dirname(osp.dirname(osp.abspath(__file__))))
+from command_line import fail
+
 
 def count(
     model: 'nn.Module', shape: tuple[int, int], masked: float
@@ -40,8 +44,8 @@ def count(
         MaskDistill, or else the whole model under the name of its class.
     """
     import torch
+    from benchmarks.measure import count_flops
 
-    from mmmaskdistill.apis.measure import count_flops
     from mmmaskdistill.models import MaskDistill
 
     image = torch.randn(1, 3, *shape)
@@ -75,29 +79,6 @@ def count(
         }
 
 
-def forget_weights(cfg: dict | list | None) -> None:
-    """Change a teacher's config so that its weights are random.
-
-    Building the teacher then reads no checkpoint. Teachers inside of other
-    teachers are changed too.
-
-    Args:
-        cfg (dict | list | None): Config of a teacher, or a part of it. It is
-            changed in place.
-    """
-    if isinstance(cfg, list):
-        for part in cfg:
-            forget_weights(part)
-    elif isinstance(cfg, dict):
-        kind = str(cfg.get('type')).split('.')[-1]
-        if kind == 'TimmTeacher':
-            cfg.update(pretrained='random', checkpoint=None)
-        elif kind in ('DALLETeacher', 'VQKDTeacher'):
-            cfg.update(pretrained='random')
-        for part in cfg.values():
-            forget_weights(part)
-
-
 def main() -> None:
     """Parse the command line and print the table."""
     parser = argparse.ArgumentParser(
@@ -128,7 +109,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     if not osp.isfile(args.config):
-        sys.exit(f'error: config not found: {args.config!r}')
+        fail(f'config not found: {args.config!r}')
 
     # These imports are slow and come last, so that --help answers at once.
     from mmengine.logging import MMLogger
@@ -137,12 +118,13 @@ def main() -> None:
 
     import mmmaskdistill  # noqa: F401
     from mmmaskdistill.apis.configs import load_config
+    from mmmaskdistill.apis.pretraining import make_teachers_random
     from mmmaskdistill.registry import MODELS
 
     MMLogger.get_current_instance().setLevel('ERROR')
     cfg = load_config(args.config, args.cfg_options)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    forget_weights(cfg.model.get('teacher'))
+    make_teachers_random(cfg.model.get('teacher'))
     shape = args.shape or cfg.model.backbone.get('img_size', 224)
     if isinstance(shape, int):
         shape = (shape, shape)

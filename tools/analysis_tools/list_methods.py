@@ -11,6 +11,10 @@ import argparse
 import sys
 from pathlib import Path
 
+# command_line.py is in tools/.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from command_line import fail
+
 FOLDER = Path(__file__).parents[2] / 'configs' / 'unified'
 BEGIN, END = '<!-- methods -->\n', '<!-- end of methods -->\n'
 # Options that the table leaves out: sizes that follow from ViT-B/16 and images of
@@ -140,10 +144,7 @@ def main() -> None:
     if not args.check:
         path.write_text(new)
     elif new != old:
-        sys.exit(
-            f'error: the table in {path} differs from the configs: run '
-            f'python {sys.argv[0]}'
-        )
+        fail(f'the table in {path} differs from the configs: run python {sys.argv[0]}')
 
 
 if __name__ == '__main__':

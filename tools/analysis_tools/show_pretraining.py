@@ -17,6 +17,10 @@ import mimetypes
 import os.path as osp
 import sys
 
+# command_line.py is in tools/.
+sys.path.append(osp.dirname(osp.dirname(osp.abspath(__file__))))
+from command_line import fail
+
 
 def arguments() -> argparse.Namespace:
     """Parse the command line, and exit if a file does not exist.
@@ -67,10 +71,10 @@ def arguments() -> argparse.Namespace:
     args.images = args.files[args.checkpoint is not None :]
     for path in (args.config, *args.files):
         if not osp.isfile(path):
-            sys.exit(f'error: {path!r} not found')
+            fail(f'{path!r} not found')
     if not args.images:
-        sys.exit(
-            f'error: no images given: {args.checkpoint!r} is not an image and is '
+        fail(
+            f'no images given: {args.checkpoint!r} is not an image and is '
             'used as the checkpoint. Add one or more image files'
         )
     return args
@@ -97,7 +101,7 @@ def main() -> None:
         model = init_pretraining(config, args.checkpoint, args.device)
         show_pretraining(model, args.images, args.out, args.seed)
     except (ConfigError, CheckpointError) as error:
-        sys.exit(f'error: {error}')
+        fail(error)
     if not model.trained:
         print('no checkpoint was given, so the student is untrained')
     print(f'{args.out} written')

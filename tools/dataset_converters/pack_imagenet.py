@@ -23,10 +23,15 @@ import argparse
 import io
 import os
 import shutil
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
+
+# command_line.py is in tools/.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from command_line import fail
 
 IMAGES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.ppm', '.pgm')
 PAGE = 4096  # size in bytes of a page of an LMDB database
@@ -117,7 +122,7 @@ def index_shards(folder: Path) -> Iterator[tuple[str, int]]:
     """
     shards = sorted(folder.glob('*.tar'))
     if not shards:
-        raise SystemExit(f"error: no .tar files in '{folder}'")
+        fail(f"no .tar files in '{folder}'")
     for shard in shards:
         images, labels = [], {}
         with tarfile.open(shard) as tar:
@@ -131,8 +136,8 @@ def index_shards(folder: Path) -> Iterator[tuple[str, int]]:
                     images.append((key, member))
         for key, member in images:
             if key not in labels:
-                raise SystemExit(
-                    f"error: '{shard}' has the image '{member.name}' but "
+                fail(
+                    f"'{shard}' has the image '{member.name}' but "
                     f"no file '{key}.cls' with its class index"
                 )
             place = f'{member.offset_data}+{member.size}'
@@ -158,7 +163,7 @@ def write_lmdb(samples: list[Sample], out: Path) -> Iterator[tuple[str, int]]:
     try:
         import lmdb
     except ImportError:
-        raise SystemExit('error: --format lmdb needs: pip install lmdb') from None
+        fail('--format lmdb needs: pip install lmdb')
     pages = sum(path.stat().st_size // PAGE + 2 for _, path, _ in samples)
     database = lmdb.open(str(out), map_size=int(1.1 * pages * PAGE) + 2**24)
     for start in range(0, len(samples), 1000):
@@ -214,19 +219,15 @@ def main() -> None:
     out = Path(args.data_root, args.split + FOLDERS[args.format])
     if args.index_only:
         if args.format != 'shards':
-            raise SystemExit('error: --index-only works only with --format shards')
+            fail('--index-only works only with --format shards')
         write_index(out, index_shards(out))
         return
     if not Path(args.data_root, args.split).is_dir():
-        raise SystemExit(
-            f"error: folder '{Path(args.data_root, args.split)}' not found"
-        )
+        fail(f"folder '{Path(args.data_root, args.split)}' not found")
     if args.shard_size < 1:
-        raise SystemExit(
-            f'error: --shard-size is {args.shard_size}, expected at least 1'
-        )
+        fail(f'--shard-size is {args.shard_size}, expected at least 1')
     if out.exists():
-        raise SystemExit(f"error: '{out}' exists: remove it to pack the images again")
+        fail(f"'{out}' exists: remove it to pack the images again")
     samples = list_samples(args.data_root, args.split)
     partial = out.with_name(out.name + '.tmp')
     shutil.rmtree(partial, ignore_errors=True)

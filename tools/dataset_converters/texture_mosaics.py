@@ -26,6 +26,7 @@ import importlib.util
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,6 +35,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from PIL import Image
+
+# command_line.py is in tools/.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from command_line import fail
 
 FORMAT = 1
 VAL_FRACTION = 1 / 3
@@ -603,11 +608,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     for flag, _, _ in counts:
         value = getattr(args, flag[2:].replace('-', '_'))
         if value < 1:
-            raise SystemExit(f'error: {flag} is {value}, expected at least 1')
+            fail(f'{flag} is {value}, expected at least 1')
     if not 32 <= args.size <= 256:
-        raise SystemExit(f'error: --size is {args.size}, expected 32 to 256')
+        fail(f'--size is {args.size}, expected 32 to 256')
     if args.seed < 0:
-        raise SystemExit(f'error: --seed is {args.seed}, expected 0 or more')
+        fail(f'--seed is {args.seed}, expected 0 or more')
     return args
 
 
@@ -624,7 +629,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         build(args)
     except OSError as error:
-        raise SystemExit(f'error: {error}') from None
+        fail(error)
 
 
 if __name__ == '__main__':

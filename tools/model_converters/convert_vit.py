@@ -14,6 +14,11 @@ import argparse
 import json
 import os
 import sys
+from pathlib import Path
+
+# command_line.py is in tools/.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from command_line import fail
 
 
 def main() -> None:
@@ -63,7 +68,7 @@ def main() -> None:
             args.checkpoint, args.prefix, args.num_heads, args.trust_checkpoint
         )
     except CheckpointError as error:
-        sys.exit(f'error: {error}')
+        fail(error)
     if args.to == 'timm':
         state, name, options = export.to_timm(vit)
         write_weights(state, args.out)

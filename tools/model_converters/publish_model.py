@@ -13,6 +13,11 @@ first eight hexadecimal digits of its SHA-256 hash. Examples:
 
 import argparse
 import sys
+from pathlib import Path
+
+# command_line.py is in tools/.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from command_line import fail
 
 
 def main() -> None:
@@ -51,7 +56,7 @@ def main() -> None:
             args.checkpoint, args.out, args.backbone, args.trust_checkpoint
         )
     except CheckpointError as error:
-        sys.exit(f'error: {error}')
+        fail(error)
     print(f'{count} tensors written to {path}')
 
 

@@ -11,7 +11,9 @@ def resize_position_embedding(
     """Resize an absolute position embedding to another patch grid.
 
     The embedding of the patches is interpolated bicubically in float32; the embedding
-    of the class token does not change.
+    of the class token does not change. timm's ``resample_abs_pos_embed`` computes the
+    same, but in timm 1.0.23 and 1.0.24 it returns the embedding unchanged if the new
+    grid is square and has as many patches as the old one, such as 14 x 14 for 7 x 28.
 
     Args:
         pos_embed (Tensor): [1, 1 + h*w, D], the class token's embedding first.

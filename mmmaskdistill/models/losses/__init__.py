@@ -4,15 +4,14 @@ Losses of other libraries, such as mmpretrain's ``CosineSimilarityLoss``, and yo
 modules can be used as well: see :class:`Loss`.
 """
 
-from torch.nn import CrossEntropyLoss, L1Loss, MSELoss
+from torch.nn import CrossEntropyLoss, L1Loss, MSELoss, SmoothL1Loss
 
 from mmmaskdistill.registry import MODELS
 
 from .base import Loss
 from .loss_list import LossList
-from .smooth_l1_loss import SmoothL1Loss
 
-for _loss in (CrossEntropyLoss, L1Loss, MSELoss):
+for _loss in (CrossEntropyLoss, L1Loss, MSELoss, SmoothL1Loss):
     MODELS.register_module(module=_loss)
 
 __all__ = ['CrossEntropyLoss', 'L1Loss', 'Loss', 'LossList', 'MSELoss', 'SmoothL1Loss']

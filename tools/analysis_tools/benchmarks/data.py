@@ -27,10 +27,16 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import redirect_stdout
+from copy import deepcopy
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from command_line import fail
+
+from . import measure
 
 if TYPE_CHECKING:
     import torch
@@ -137,8 +143,6 @@ def compare(args: argparse.Namespace) -> dict:
     import torch
     from mmengine.registry import init_default_scope
     from prettytable import PrettyTable
-
-    from mmmaskdistill.apis import measure
 
     torch.set_num_threads(1)
     init_default_scope('mmpretrain')
@@ -283,7 +287,8 @@ def by_torchvision(pictures: int) -> Callable:
 def storages(root: str) -> dict[str, Callable]:
     """Make a function for each storage that loads all images once.
 
-    All functions use this project's pipeline. The images are packed first.
+    All functions use this project's pipeline. The images are packed first. Without
+    the package lmdb, a line says that its storage is left out.
 
     Args:
         root (str): Folder with the images in ``train/a``.
@@ -296,6 +301,9 @@ def storages(root: str) -> dict[str, Callable]:
     pack = TOOLS / 'dataset_converters/pack_imagenet.py'
     sides = {}
     for storage in ('folder', 'shards', 'lmdb'):
+        if storage == 'lmdb' and find_spec('lmdb') is None:
+            print('lmdb is left out: it needs the package lmdb (pip install lmdb)')
+            continue
         if storage != 'folder':
             argv, sys.argv = sys.argv, [str(pack), root, '--format', storage]
             try:
@@ -339,9 +347,7 @@ def put_images(args: argparse.Namespace, folder: Path) -> list[int]:
             if file.suffix.lower() in kinds
         )
         if not files:
-            raise SystemExit(
-                f"error: no {', '.join(kinds)} in --images '{args.images}'"
-            )
+            fail(f"no {', '.join(kinds)} in --images '{args.images}'")
         step = math.ceil(len(files) / args.num_images)
         for k, file in enumerate(files[::step]):
             shutil.copy(file, folder / f'{k}{file.suffix}')
@@ -405,20 +411,19 @@ def look_at_config(args: argparse.Namespace) -> dict:
     """
     import torch
 
-    from mmmaskdistill.apis import measure
     from mmmaskdistill.apis.configs import load_config
     from mmmaskdistill.apis.preflight import check_data
     from mmmaskdistill.errors import ConfigError
 
     if not os.path.isfile(args.config):
-        raise SystemExit(f'error: config not found: {args.config!r}')
+        fail(f'config not found: {args.config!r}')
     try:
         cfg = load_config(args.config, args.cfg_options)
         if cfg.get('train_dataloader') is None:
             raise ConfigError(f'{args.config!r} has no train_dataloader')
         check_data(cfg, ['train_dataloader'])
     except ConfigError as error:
-        raise SystemExit(f'error: {error}') from None
+        fail(error)
     device = torch.device(args.device)
     processes = args.processes or max(
         1, (torch.cuda.device_count() if device.type == 'cuda' else 1)
@@ -493,8 +498,8 @@ def time_loader(cfg: 'Config', batches: int) -> tuple[dict, list[float]]:
                     return batch, seconds
             start = time.perf_counter()
         if not seconds:
-            raise SystemExit(
-                f'error: {len(loader.dataset)} samples are less than two '
+            fail(
+                f'{len(loader.dataset)} samples are less than two '
                 f'batches of {loader.batch_size}: reduce '
                 'train_dataloader.batch_size'
             )
@@ -516,35 +521,16 @@ def training_step(cfg: 'Config', batch: dict, device: 'torch.device') -> Callabl
     """
     from mmengine.optim import build_optim_wrapper
 
+    from mmmaskdistill.apis.pretraining import make_teachers_random
     from mmmaskdistill.registry import MODELS
 
-    model = dict(cfg.model)
+    model = deepcopy(cfg.model)
     if cfg.get('data_preprocessor') is not None:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    for teacher in teachers(model.get('teacher')):
-        teacher.update(pretrained='random', checkpoint=None)
+    make_teachers_random(model.get('teacher'))
     model = MODELS.build(model).to(device).train()
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     return lambda: model.train_step(batch, optim_wrapper)
-
-
-def teachers(node: object) -> Iterator[dict]:
-    """Find the timm models in the config of a teacher.
-
-    Args:
-        node (object): Config of a teacher, or a part of it.
-
-    Yields:
-        dict: Config of a timm model.
-    """
-    if isinstance(node, (list, tuple)):
-        for part in node:
-            yield from teachers(part)
-    elif isinstance(node, dict):
-        if 'model_name' in node:
-            yield node
-        for part in node.values():
-            yield from teachers(part)
 
 
 def advise(load: float, train: float, workers: int, processes: int, cores: int) -> dict:

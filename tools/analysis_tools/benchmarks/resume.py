@@ -18,8 +18,9 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 import torch
+from command_line import fail
 
-from . import small_run
+from . import measure, small_run
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -75,12 +76,11 @@ def run(args: argparse.Namespace) -> dict:
     from prettytable import PrettyTable
 
     import mmmaskdistill  # noqa: F401
-    from mmmaskdistill.apis import measure
     from mmmaskdistill.engine import ResumableRunner
 
     if len(set(args.few)) < 2:
-        raise SystemExit(
-            'error: --few: expected at least two different iterations, which the '
+        fail(
+            '--few: expected at least two different iterations, which the '
             'extrapolation needs'
         )
     MMLogger.get_current_instance().setLevel('ERROR')
@@ -108,8 +108,8 @@ def run(args: argparse.Namespace) -> dict:
                         seconds[name][iteration].append(took)
                         images.append(found)
                 if images[0] != images[-1]:
-                    raise SystemExit(
-                        f'error: at iteration {iteration} this project continues '
+                    fail(
+                        f'at iteration {iteration} this project continues '
                         f'with {images[0]}, mmengine with {images[-1]}'
                     )
     medians = {

@@ -10,6 +10,7 @@ without drop path before they are timed with it. For example:
 import argparse
 
 import torch
+from command_line import fail
 from torch import Tensor, nn
 
 from . import sides as common
@@ -88,8 +89,8 @@ def segmentors(
     width, depth = arch['embed_dims'], arch['num_layers']
     taps = tuple(depth * k // 12 - 1 for k in (4, 6, 8, 12))
     if taps[0] < 0 or len(set(taps)) < 4:
-        raise SystemExit(
-            f'error: --depth {depth}: expected at least 5, because UperNet uses the '
+        fail(
+            f'--depth {depth}: expected at least 5, because UperNet uses the '
             'outputs of four different blocks'
         )
     common_options = dict(

@@ -9,7 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+from command_line import fail
 from torch import Tensor, nn
+
+from . import measure
 
 # The learning rate is so small that training steps practically do not change the
 # weights.
@@ -216,9 +219,7 @@ def vit_arch(args: argparse.Namespace) -> dict:
     from mmmaskdistill.models.backbones.mask_distill_vit import ARCHS
 
     if args.arch not in ARCHS:
-        raise SystemExit(
-            f'error: --arch {args.arch!r}: expected one of {", ".join(ARCHS)}'
-        )
+        fail(f'--arch {args.arch!r}: expected one of {", ".join(ARCHS)}')
     arch = dict(ARCHS[args.arch])
     if args.depth:
         arch['num_layers'] = args.depth
@@ -243,11 +244,10 @@ def run(args: argparse.Namespace, build: Build) -> dict:
     from mmengine.logging import MMLogger
 
     import mmmaskdistill  # noqa: F401
-    from mmmaskdistill.apis import measure
 
     MMLogger.get_current_instance().setLevel('ERROR')  # keeps the output short
     if args.plot and not args.sweep:
-        raise SystemExit('error: --plot draws what --sweep measures: add --sweep')
+        fail('--plot draws what --sweep measures: add --sweep')
     keeps = measure.keep_freed_memory()
     device = torch.device(args.device)
     dtype = torch.bfloat16 if args.amp else torch.float32
@@ -356,8 +356,8 @@ def check_equal(sides: dict[str, Side]) -> dict[str, float]:
     }
     for name, difference in differences.items():
         if not difference <= 1e-4:
-            raise SystemExit(
-                f'error: {name} computes another result than ours: the largest '
+            fail(
+                f'{name} computes another result than ours: the largest '
                 f'difference is {difference:.1e} of the largest value {largest:.4g}, '
                 'expected at most 1e-4'
             )
@@ -366,8 +366,6 @@ def check_equal(sides: dict[str, Side]) -> dict[str, float]:
 
 def _fits(name: str, side: Side) -> bool:
     """Return whether there is enough memory for a side."""
-    from mmmaskdistill.apis import measure
-
     try:
         with measure.limited_memory():
             side.call()
@@ -390,8 +388,6 @@ def _figures(
     rate: float,
 ) -> dict:
     """Measure time, operations and memory of each side."""
-    from mmmaskdistill.apis import measure
-
     seconds = measure.interleave(
         {name: side.call for name, side in sides.items()}, repeats, device
     )

@@ -17,7 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from . import small_run
+from command_line import fail
+
+from . import measure, small_run
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -77,8 +79,6 @@ def run(args: argparse.Namespace) -> dict:
     """
     from prettytable import PrettyTable
 
-    from mmmaskdistill.apis.measure import spread
-
     seconds = dict(ours=[], mmseg=[])
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
@@ -108,7 +108,8 @@ def run(args: argparse.Namespace) -> dict:
                 if repeat:
                     seconds[name].append(took)
     figures = {
-        name: dict(seconds=times, **spread(times)) for name, times in seconds.items()
+        name: dict(seconds=times, **measure.spread(times))
+        for name, times in seconds.items()
     }
     reference = figures['ours']['median']
     table = PrettyTable(['side', 'seconds (quartiles)', 'time / ours'], align='r')
@@ -143,8 +144,9 @@ def _start(command: list, folder: Path) -> float:
         text=True,
     )
     if not mark.is_file():
-        raise SystemExit(
-            f'error: {" ".join(command)} did not reach its first iteration. Its '
-            f'last output:\n{process.stdout[-3000:]}'
+        print(process.stdout[-3000:], file=sys.stderr)
+        fail(
+            f'{" ".join(command)} did not reach its first iteration. Its last output '
+            'is printed above'
         )
     return float(mark.read_text()) - start

@@ -5,9 +5,8 @@ import sys
 
 import pytest
 import torch
+from benchmarks import measure
 from torch import nn
-
-from mmmaskdistill.apis import measure
 
 CPU = torch.device('cpu')
 
