@@ -10,9 +10,8 @@ from mmmaskdistill.models import MaskDistillViT
 ARCH = dict(tiny.ARCH, num_layers=3)
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture
 def student():
-    torch.manual_seed(0)
     vit = MaskDistillViT(ARCH, img_size=64)
     for parameter in vit.parameters():
         torch.nn.init.normal_(parameter)
