@@ -157,7 +157,7 @@ def test_ratio_hides_whole_squares():
 
 
 @pytest.mark.parametrize(
-    'name, channels', [('pixel', 768), ('hog', 108), ('momentum', 48)]
+    'name, channels', [('pixel', 768), ('hog', 108), ('momentum', 24)]
 )
 def test_teacher_axis_sets_head_channels_and_normalization(name, channels):
     (made,) = cells(dict(teacher=[name])).values()

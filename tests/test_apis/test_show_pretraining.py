@@ -124,7 +124,7 @@ STUDENT = dict(CONFIG.model.backbone)
 VISIBLE = dict(STUDENT, type='mmmaskdistill.VisibleViT')
 DECODER = dict(
     type='mmmaskdistill.DecoderHead',
-    in_channels=48,
+    in_channels=24,
     out_channels=64,
     grid=4,
     embed_dims=16,
@@ -140,7 +140,7 @@ CODES = dict(
         width=8,
     ),
     normalizer=dict(type='mmmaskdistill.NoNormalizer'),
-    head=dict(type='mmmaskdistill.CodebookHead', in_channels=48, vocab_size=50),
+    head=dict(type='mmmaskdistill.CodebookHead', in_channels=24, vocab_size=50),
     loss=dict(type='mmmaskdistill.CrossEntropyLoss'),
 )
 TEACHER = dict(CONFIG.model.teacher)
