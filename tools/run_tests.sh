@@ -55,10 +55,14 @@ fi
 
 if [ "$VERSIONS" = lowest ] && [ $# -eq 0 ]; then
     # What depends most on the versions of other packages.
-    set -- tests/test_compat tests/test_models/test_mask_distill.py \
-        tests/test_models/test_mask_distill_vit.py tests/test_models/test_teachers.py \
-        tests/test_models/test_memory_saving.py tests/test_models/test_uper_head.py \
-        tests/test_models/test_plugging_in.py tests/test_models/test_unified_parts.py \
+    set -- tests/test_compat tests/test_models/test_backbones \
+        tests/test_models/test_heads tests/test_models/test_normalizers.py \
+        tests/test_models/test_layers/test_memory_saving.py \
+        tests/test_models/test_selfsup/test_mask_distill.py \
+        tests/test_models/test_segmentors/test_uper_head.py \
+        tests/test_models/test_teachers/test_timm_teacher.py \
+        tests/test_models/test_teachers/test_cached_teacher.py \
+        tests/test_models/test_plugging_in.py \
         tests/test_engine/test_layer_decay.py tests/test_engine/test_compiling.py \
         tests/test_datasets tests/test_configs/test_recipe_runs.py
 fi

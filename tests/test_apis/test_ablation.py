@@ -3,6 +3,7 @@
 from copy import deepcopy
 
 import pytest
+from helpers import tiny
 from mmengine.config import Config
 
 from mmmaskdistill.apis.ablation import make_cells
@@ -21,21 +22,10 @@ CONFIG = dict(
             second_mean=[127, 127, 127],
             second_std=[128, 128, 128],
         ),
-        backbone=dict(
-            type='mmmaskdistill.MaskDistillViT',
-            arch=dict(
-                embed_dims=48, num_layers=6, num_heads=3, feedforward_channels=96
-            ),
-            img_size=64,
-        ),
-        teacher=dict(
-            type='mmmaskdistill.TimmTeacher',
-            model_name='test_vit',
-            pretrained='random',
-            img_size=64,
-        ),
+        backbone=dict(tiny.STUDENT, arch=dict(tiny.ARCH, num_layers=6)),
+        teacher=tiny.TEACHER,
         normalizer=dict(type='mmmaskdistill.LayerNormalizer', eps=1e-5),
-        head=dict(type='mmmaskdistill.LinearHead', in_channels=48, out_channels=64),
+        head=tiny.LINEAR,
         loss=dict(type='mmmaskdistill.SmoothL1Loss', beta=2.0),
     ),
     optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3)),
@@ -167,7 +157,7 @@ def test_ratio_hides_whole_squares():
 
 
 @pytest.mark.parametrize(
-    'name, channels', [('pixel', 768), ('hog', 108), ('momentum', 48)]
+    'name, channels', [('pixel', 768), ('hog', 108), ('momentum', 24)]
 )
 def test_teacher_axis_sets_head_channels_and_normalization(name, channels):
     (made,) = cells(dict(teacher=[name])).values()

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
+from helpers import tiny
 from mmcv.transforms import BaseTransform
 from torch import nn
 
 from mmmaskdistill.apis.preflight import check_data, check_masks, check_weights
 from mmmaskdistill.errors import ConfigError
-from mmmaskdistill.models import MaskDistill
 
 
 def error_message(check, *args):
@@ -130,19 +130,12 @@ class ImageMaskGenerator(BaseTransform):
 
 
 def test_masks_must_have_the_students_patch_grid():
-    model = MaskDistill(
-        backbone=dict(
-            type='mmmaskdistill.MaskDistillViT',
-            arch=dict(
-                embed_dims=24, num_layers=1, num_heads=3, feedforward_channels=48
-            ),
-            img_size=(32, 64),
-        ),
-        teacher=dict(type='mmmaskdistill.PixelTeacher', img_size=(32, 64)),
-        normalizer=dict(type='mmmaskdistill.NoNormalizer'),
-        head=dict(type='mmmaskdistill.LinearHead', in_channels=24, out_channels=768),
-        loss=dict(type='mmmaskdistill.MSELoss'),
+    parts = dict(
+        tiny.PIXEL_PARTS,
+        backbone=dict(tiny.STUDENT, img_size=(32, 64)),
+        teacher=dict(tiny.PIXELS, img_size=(32, 64)),
     )
+    model = tiny.build(**parts)
     block = dict(
         type='mmmaskdistill.BlockMaskGenerator',
         num_masking_patches=3,

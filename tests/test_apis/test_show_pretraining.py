@@ -3,6 +3,7 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
+from helpers import tiny
 from mmengine.config import Config
 from PIL import Image
 
@@ -23,22 +24,7 @@ CONFIG = Config(
                 second_std=[128, 128, 128],
                 to_rgb=True,
             ),
-            backbone=dict(
-                type='mmmaskdistill.MaskDistillViT',
-                arch=dict(
-                    embed_dims=48, num_layers=1, num_heads=3, feedforward_channels=96
-                ),
-                img_size=64,
-            ),
-            teacher=dict(
-                type='mmmaskdistill.TimmTeacher',
-                model_name='test_vit',
-                pretrained='random',
-                img_size=64,
-            ),
-            normalizer=dict(type='mmmaskdistill.LayerNormalizer'),
-            head=dict(type='mmmaskdistill.LinearHead', in_channels=48, out_channels=64),
-            loss=dict(type='mmmaskdistill.SmoothL1Loss'),
+            **tiny.PARTS,
         ),
         train_dataloader=dict(
             dataset=dict(
@@ -138,7 +124,7 @@ STUDENT = dict(CONFIG.model.backbone)
 VISIBLE = dict(STUDENT, type='mmmaskdistill.VisibleViT')
 DECODER = dict(
     type='mmmaskdistill.DecoderHead',
-    in_channels=48,
+    in_channels=24,
     out_channels=64,
     grid=4,
     embed_dims=16,
@@ -154,7 +140,7 @@ CODES = dict(
         width=8,
     ),
     normalizer=dict(type='mmmaskdistill.NoNormalizer'),
-    head=dict(type='mmmaskdistill.CodebookHead', in_channels=48, vocab_size=50),
+    head=dict(type='mmmaskdistill.CodebookHead', in_channels=24, vocab_size=50),
     loss=dict(type='mmmaskdistill.CrossEntropyLoss'),
 )
 TEACHER = dict(CONFIG.model.teacher)

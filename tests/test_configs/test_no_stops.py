@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.fake_gpu import HostStop, StaticShapes
+from helpers.small_configs import shrink_method, shrink_recipe
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmseg.models.decode_heads import decode_head
-from test_recipe_runs import shrink as shrink_recipe
-from test_unified import shrink as shrink_method
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmmaskdistill.registry import MODELS

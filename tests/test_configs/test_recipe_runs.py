@@ -5,60 +5,10 @@ from itertools import product
 import numpy as np
 import torch
 import yaml
-from mmengine.hooks import Hook
+from helpers.small_configs import ARCH, Start, shrink_recipe
 
-from mmmaskdistill.apis.configs import build_runner, complete_dataloader
+from mmmaskdistill.apis.configs import build_runner
 from mmmaskdistill.models import MaskDistillViT
-
-ARCH = dict(embed_dims=24, num_layers=4, num_heads=3, feedforward_channels=48)
-SMALLER = {(512, 512): (64, 64), (341, 341): (43, 43), (2048, 512): (256, 64)}
-
-
-def smaller(node):
-    """Replace the image sizes of segmentation by an eighth of them."""
-    if isinstance(node, dict):
-        return {key: smaller(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [smaller(item) for item in node]
-    return SMALLER.get(node, node) if isinstance(node, tuple) else node
-
-
-def shrink(cfg):
-    """Reduce a config to four narrow blocks, two images per batch, two iterations."""
-    width = ARCH['embed_dims']
-    for part in ('model', 'train_dataloader', 'val_dataloader'):
-        if part in cfg:
-            cfg[part] = smaller(cfg[part])
-    for loader in ('train_dataloader', 'val_dataloader'):
-        if loader in cfg:
-            cfg[loader].update(batch_size=2, num_workers=0)
-            complete_dataloader(cfg[loader], cfg.default_scope)
-    backbone = cfg.model.backbone
-    backbone.arch = ARCH
-    if 'out_indices' in backbone:
-        backbone.out_indices = (0, 1, 2, 3)
-        cfg.model.neck.embed_dim = width
-        cfg.model.decode_head.update(in_channels=[width] * 4, channels=8)
-        cfg.model.auxiliary_head.update(in_channels=width, channels=8)
-        cfg.train_cfg.update(max_iters=2, val_interval=2)
-    else:
-        cfg.model.head.in_channels = width
-        cfg.train_cfg.update(max_epochs=2, val_interval=2)
-        for schedule, end in zip(cfg.param_scheduler, (1, 2)):
-            schedule.update(begin=end - 1, end=end)
-    if 'frozen_stages' in backbone:
-        backbone.frozen_stages = 4
-        cfg.model.neck.input_features = width
-    if 'teacher' in cfg.model:
-        # The teacher is the recipe's, but with random weights and only one block.
-        cfg.model.teacher.update(pretrained='random', layer=0)
-
-
-class Start(Hook):
-    """Record the weights at the start of training."""
-
-    def before_train(self, runner):
-        self.weights = {k: v.clone() for k, v in runner.model.named_parameters()}
 
 
 def test_recipe_trains_for_two_iterations(name, recipe, data, tmp_path, monkeypatch):
@@ -66,7 +16,7 @@ def test_recipe_trains_for_two_iterations(name, recipe, data, tmp_path, monkeypa
     cfg = recipe(name)
     cfg.work_dir = str(tmp_path)
     cfg.experiment_name = name
-    shrink(cfg)
+    shrink_recipe(cfg)
     downstream = 'teacher' not in cfg.model
     if downstream:
         backbone = cfg.model.backbone

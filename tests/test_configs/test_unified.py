@@ -8,48 +8,18 @@ import numpy as np
 import pytest
 import timm
 import torch
+from helpers.small_configs import ARCH, Start, shrink_method
 from mmengine.config import Config
 from mmengine.runner import Runner
-from test_recipe_runs import ARCH, Start
 
-from mmmaskdistill.apis.configs import complete_dataloader
 from mmmaskdistill.registry import MODELS, TRANSFORMS
 
 UNIFIED = Path(__file__).parents[2] / 'configs' / 'unified'
 METHODS = sorted(path.stem for path in UNIFIED.glob('*.py'))
-WIDTH = ARCH['embed_dims']
 
 
 def read(name):
     return Config.fromfile(UNIFIED / f'{name}.py', format_python_code=False)
-
-
-def shrink(cfg):
-    """Reduce a config to four narrow blocks, two images per batch, two iterations."""
-    loader = cfg.train_dataloader
-    loader.update(batch_size=2, num_workers=0)
-    complete_dataloader(loader, cfg.default_scope)
-    cfg.train_cfg.update(max_epochs=2, val_interval=2)
-    for schedule, end in zip(cfg.param_scheduler, (1, 2)):
-        schedule.update(begin=end - 1, end=end)
-    model = cfg.model
-    model.backbone.arch = ARCH
-    model.head.in_channels = WIDTH
-    kind = model.teacher.type.split('.')[1]
-    model.teacher.update(
-        {
-            'TimmTeacher': dict(pretrained='random', layer=0),
-            'DALLETeacher': dict(pretrained='random', width=8),
-            'VQKDTeacher': dict(pretrained='random', arch=ARCH),
-            'MomentumTeacher': dict(num_layers=2),
-        }.get(kind, {})
-    )
-    if kind == 'MomentumTeacher':
-        model.head.out_channels = WIDTH
-    if model.backbone.type.endswith('PatchAggregationViT'):
-        model.backbone.early_layers = 2
-    if model.head.type.endswith('DecoderHead'):
-        model.head.update(embed_dims=16, num_layers=1, num_heads=2)
 
 
 @pytest.mark.parametrize('name', METHODS)
@@ -57,7 +27,7 @@ def test_method_trains_for_two_iterations(name, data, tmp_path, monkeypatch):
     monkeypatch.chdir(data)
     cfg = read(name)
     cfg.update(work_dir=str(tmp_path), experiment_name=f'unified_{name}')
-    shrink(cfg)
+    shrink_method(cfg)
     runner = Runner.from_cfg(cfg)
     start = Start()
     runner.register_hook(start)

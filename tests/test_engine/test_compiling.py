@@ -5,6 +5,7 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
+from helpers import tiny
 from mmpretrain.structures import DataSample
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
@@ -12,33 +13,19 @@ from torch._dynamo.testing import CompileCounter
 
 from mmmaskdistill.engine import ResumableRunner
 from mmmaskdistill.engine.compiling import transformer_blocks
-from mmmaskdistill.models import MaskDistill
 from mmmaskdistill.models.layers import Block
 
 
 def pretraining(drop_path_rate=0.0, **backbone):
     torch.manual_seed(0)
-    model = MaskDistill(
+    model = tiny.build(
         backbone=dict(
-            type='mmmaskdistill.MaskDistillViT',
-            arch=dict(
-                embed_dims=48, num_layers=6, num_heads=3, feedforward_channels=96
-            ),
-            img_size=64,
+            tiny.STUDENT,
+            arch=dict(tiny.ARCH, num_layers=6),
             drop_path_rate=drop_path_rate,
             **backbone,
-        ),
-        teacher=dict(
-            type='mmmaskdistill.TimmTeacher',
-            model_name='test_vit',
-            pretrained='random',
-            img_size=64,
-        ),
-        normalizer=dict(type='mmmaskdistill.LayerNormalizer'),
-        head=dict(type='mmmaskdistill.LinearHead', in_channels=48, out_channels=64),
-        loss=dict(type='mmmaskdistill.SmoothL1Loss'),
+        )
     )
-    model.init_weights()
     return model.train()
 
 

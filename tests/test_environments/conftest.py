@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from environments import ROOT, new_environment, run
+from helpers.environments import ROOT, new_environment, run
 from PIL import Image
 
 PRETRAIN = """

@@ -4,7 +4,7 @@ openmim needs an old setuptools, hence an environment of its own.
 """
 
 import pytest
-from environments import install, new_environment, run
+from helpers.environments import install, new_environment, run
 
 pytestmark = pytest.mark.environment
 

@@ -4,7 +4,7 @@ import zipfile
 from email.parser import Parser
 
 import pytest
-from environments import ROOT, run
+from helpers.environments import ROOT, run
 
 pytestmark = pytest.mark.environment
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import tiny
 from mmpretrain.structures import DataSample
 from torch import nn
 
@@ -11,7 +12,6 @@ from mmmaskdistill.models import (
     CachedTeacher,
     Head,
     Loss,
-    MaskDistill,
     MaskDistillViT,
     MaskedSwin,
     MaskedTimm,
@@ -24,40 +24,15 @@ from mmmaskdistill.models import (
 from mmmaskdistill.models.losses.base import classifies, splits
 from mmmaskdistill.registry import MODELS
 
-ARCH = dict(embed_dims=24, num_layers=2, num_heads=3, feedforward_channels=48)
-VIT = dict(
-    type='mmmaskdistill.TimmTeacher',
-    model_name='test_vit',
-    pretrained='random',
-    img_size=64,
-)
-PIXELS = dict(type='mmmaskdistill.PixelTeacher', img_size=64)
+VIT = tiny.TEACHER
+PIXELS = tiny.PIXELS
 NONE = dict(type='mmmaskdistill.NoNormalizer')
-LINEAR = dict(type='mmmaskdistill.LinearHead', in_channels=24)
-TOKENIZER = dict(
-    type='mmmaskdistill.DALLETeacher',
-    img_size=32,
-    vocab_size=40,
-    width=8,
-    pretrained='random',
-)
+LINEAR = tiny.LINEAR
+TOKENIZER = tiny.TOKENIZER
 
 
-def build(**kwargs):
-    model = MaskDistill(
-        **{
-            'backbone': dict(
-                type='mmmaskdistill.MaskDistillViT', arch=ARCH, img_size=64
-            ),
-            'teacher': PIXELS,
-            'normalizer': NONE,
-            'head': dict(LINEAR, out_channels=768),
-            'loss': dict(type='mmmaskdistill.MSELoss'),
-            **kwargs,
-        }
-    )
-    model.init_weights()
-    return model.eval()
+def build(**parts):
+    return tiny.build(**{**tiny.PIXEL_PARTS, **parts}).eval()
 
 
 def loss(model):
@@ -91,18 +66,13 @@ def test_all_parts_inherit_from_the_base_class_of_their_kind(base, ending):
 
 def test_students_say_what_they_return():
     """The attributes describe the tokens that ``forward`` returns."""
-    swin = dict(
-        arch=dict(embed_dims=12, depths=[1, 1, 2, 1], num_heads=[1, 2, 2, 3]),
-        img_size=64,
-        stage_cfgs=dict(block_cfgs=dict(window_size=2)),
-    )
     students = [
-        MaskDistillViT(arch=ARCH, img_size=64),
-        models.AllTokensViT(arch=ARCH, img_size=64),
-        models.AllTokensViT(arch=ARCH, img_size=64, class_token=True),
-        models.PatchAggregationViT(arch=ARCH, img_size=64, early_layers=1),
-        models.VisibleViT(arch=ARCH, img_size=64),
-        MaskedSwin(**swin),
+        MaskDistillViT(arch=tiny.ARCH, img_size=64),
+        models.AllTokensViT(arch=tiny.ARCH, img_size=64),
+        models.AllTokensViT(arch=tiny.ARCH, img_size=64, class_token=True),
+        models.PatchAggregationViT(arch=tiny.ARCH, img_size=64, early_layers=1),
+        models.VisibleViT(arch=tiny.ARCH, img_size=64),
+        MaskedSwin(**tiny.SWIN, img_size=64),
         MaskedTimm('test_vit', img_size=64),
         MaskedTimm('test_resnet', img_size=64, fill='mean'),
     ]
@@ -375,6 +345,6 @@ class MistypedStudent(MaskDistillViT):
 
 
 def test_students_of_unknown_tokens_are_refused():
-    backbone = dict(type='mmmaskdistill.MistypedStudent', arch=ARCH, img_size=64)
+    backbone = dict(type='mmmaskdistill.MistypedStudent', arch=tiny.ARCH, img_size=64)
     with pytest.raises(ConfigError, match="'everything'.*hidden, all, visible"):
         build(backbone=backbone)

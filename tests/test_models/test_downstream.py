@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import tiny
 from mmengine.config import ConfigDict
 from mmengine.structures import PixelData
 from mmpretrain.structures import DataSample
@@ -11,11 +12,8 @@ from mmmaskdistill.errors import CheckpointError
 from mmmaskdistill.models import MaskDistill, MaskedTimm
 from mmmaskdistill.registry import MODELS
 
-ARCH = dict(embed_dims=24, num_layers=4, num_heads=3, feedforward_channels=48)
-SWIN = dict(
-    arch=dict(embed_dims=12, depths=[1, 1, 2, 1], num_heads=[1, 2, 2, 3]),
-    stage_cfgs=dict(block_cfgs=dict(window_size=2)),
-)
+ARCH = dict(tiny.ARCH, num_layers=4)
+SWIN = tiny.SWIN
 VIT = dict(type='mmmaskdistill.MaskDistillViT', arch=ARCH)
 TABLE_PER_BLOCK = dict(use_rel_pos_bias=True, use_shared_rel_pos_bias=False)
 ABSOLUTE_POSITIONS = dict(

@@ -7,8 +7,7 @@ import runpy
 import pytest
 import torch
 from benchmarks.measure import count_flops
-
-from mmmaskdistill.models import MaskDistill
+from helpers import tiny
 
 CONFIGS = osp.join(osp.dirname(__file__), '../../configs')
 
@@ -64,24 +63,9 @@ def test_teacher_whose_features_are_resized_sees_its_own_images():
     count = runpy.run_path(osp.join(CONFIGS, '../tools/analysis_tools/get_flops.py'))[
         'count'
     ]
-    model = MaskDistill(
-        backbone=dict(
-            type='mmmaskdistill.MaskDistillViT',
-            arch=dict(
-                embed_dims=24, num_layers=1, num_heads=3, feedforward_channels=48
-            ),
-            img_size=64,
-        ),
-        teacher=dict(
-            type='mmmaskdistill.TimmTeacher',
-            model_name='test_resnet',
-            pretrained='random',
-            img_size=64,
-            resize='bilinear',
-        ),
-        normalizer=dict(type='mmmaskdistill.NoNormalizer'),
-        head=dict(type='mmmaskdistill.LinearHead', in_channels=24, out_channels=96),
-        loss=dict(type='mmmaskdistill.MSELoss'),
+    model = tiny.build(
+        teacher=dict(tiny.TEACHER, model_name='test_resnet', resize='bilinear'),
+        head=dict(tiny.LINEAR, out_channels=96),
     )
     _, flops = count(model, (64, 64), 0.4)['teacher']
     images = torch.randn(1, 3, 64, 64)

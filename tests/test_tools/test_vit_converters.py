@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from helpers import tiny
 from safetensors.torch import load_file
 
 from mmmaskdistill.models import MaskDistillViT
 from mmmaskdistill.models.checkpoints import load_backbone
 
 TOOLS = Path(__file__).parents[2] / 'tools/model_converters'
-ARCH = dict(embed_dims=48, num_layers=3, num_heads=3, feedforward_channels=96)
+ARCH = dict(tiny.ARCH, num_layers=3)
 # Every block has its own table of relative position biases.
 TABLE_PER_BLOCK = dict(use_rel_pos_bias=True, use_shared_rel_pos_bias=False)
 KINDS = {
@@ -52,10 +53,10 @@ def build(kind, **options):
 def save(vit, path, kind):
     state = {f'backbone.{k}': v for k, v in vit.state_dict().items()}
     if kind == 'classifier':
-        state['head.fc.weight'] = torch.randn(5, 48)
+        state['head.fc.weight'] = torch.randn(5, 24)
         state['head.fc.bias'] = torch.randn(5)
     else:  # The head of a pre-trained model is no classifier.
-        state['head.weight'] = torch.randn(24, 48)
+        state['head.weight'] = torch.randn(24, 24)
         state['head.bias'] = torch.randn(24)
     torch.save(
         dict(

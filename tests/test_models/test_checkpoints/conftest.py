@@ -2,16 +2,16 @@
 
 import pytest
 import torch
+from helpers import tiny
 from mmengine.logging import MMLogger
 
 from mmmaskdistill.models import MaskDistillViT
 
-ARCH = dict(embed_dims=48, num_layers=3, num_heads=3, feedforward_channels=96)
+ARCH = dict(tiny.ARCH, num_layers=3)
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture
 def student():
-    torch.manual_seed(0)
     vit = MaskDistillViT(ARCH, img_size=64)
     for parameter in vit.parameters():
         torch.nn.init.normal_(parameter)
@@ -22,7 +22,7 @@ def student():
 def pretrained(student, tmp_path):
     path = tmp_path / 'pretrained.pth'
     state = {f'backbone.{k}': v for k, v in student.state_dict().items()}
-    state['head.weight'] = torch.zeros(3, 48)
+    state['head.weight'] = torch.zeros(3, 24)
     torch.save(dict(state_dict=state, meta=dict(iter=7)), path)
     return str(path)
 

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from helpers import tiny
 from torch import nn
 
 from mmmaskdistill.errors import CheckpointError
 from mmmaskdistill.models import MaskDistillViT
 from mmmaskdistill.models.checkpoints import fit_content, load_backbone
 
-ARCH = dict(embed_dims=48, num_layers=3, num_heads=3, feedforward_channels=96)
+ARCH = dict(tiny.ARCH, num_layers=3)
 
 
 def test_report_names_unmatched_and_unused_tensors(student, pretrained, downstream):
@@ -74,7 +75,7 @@ def test_training_start_needs_a_complete_backbone():
             backbone=MaskDistillViT(
                 {**ARCH, 'num_layers': 2}, img_size=32, final_norm=False
             ),
-            head=nn.Linear(48, 3),
+            head=nn.Linear(24, 3),
         )
     )
     other = nn.ModuleDict(
@@ -86,12 +87,12 @@ def test_training_start_needs_a_complete_backbone():
                 use_rel_pos_bias=True,
                 use_shared_rel_pos_bias=False,
             ),
-            head=nn.Linear(48, 5),
+            head=nn.Linear(24, 5),
         )
     )
     # The shared table is resized to the other window and copied to every block.
     report = '\n'.join(judge(other, model.state_dict(), complete=False))
-    assert 'other shape: head.weight is (3, 48), not (5, 48)' in report
+    assert 'other shape: head.weight is (3, 24), not (5, 24)' in report
     assert (
         'not in the checkpoint: backbone.norm.weight, backbone.norm.bias, '
         'backbone.fc_norm.weight and 1 more'
@@ -107,7 +108,7 @@ def test_training_start_needs_a_complete_backbone():
     ):
         judge(other, state, complete=False)
     state['backbone.blocks.1.mlp.fc1.bias'] = torch.ones(2)
-    with pytest.raises(CheckpointError, match=r'\(2,\), not \(96,\)'):
+    with pytest.raises(CheckpointError, match=r'\(2,\), not \(48,\)'):
         judge(other, state, complete=False)
 
 

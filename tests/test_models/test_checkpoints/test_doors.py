@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import tiny
 from mmengine.model import BaseModel
 from mmengine.runner import load_checkpoint
 from mmpretrain.models import BEiTViT
@@ -20,7 +21,7 @@ from mmmaskdistill.models.checkpoints import (
 )
 from mmmaskdistill.models.layers import resize_relative_position_table
 
-ARCH = dict(embed_dims=48, num_layers=3, num_heads=3, feedforward_channels=96)
+ARCH = dict(tiny.ARCH, num_layers=3)
 
 
 def test_load_state_dict_resizes_tables_too(student, pretrained, downstream):
@@ -122,7 +123,7 @@ class Segmentor(BaseModel):
     def __init__(self, backbone):
         super().__init__()
         self.backbone = backbone
-        self.head = nn.Linear(48, 5)
+        self.head = nn.Linear(24, 5)
 
     def forward(self, inputs, mode='loss'):
         (maps,) = self.backbone(torch.stack(inputs))
@@ -163,8 +164,8 @@ def by_mmengine(vit, path, folder):
 
 def by_load_model(vit, path, folder):
     state = read_weights(path).tensors | {
-        'backbone.mask_token': torch.zeros(1, 1, 48),
-        'head.weight': torch.zeros(5, 48),
+        'backbone.mask_token': torch.zeros(1, 1, 24),
+        'head.weight': torch.zeros(5, 24),
         'head.bias': torch.zeros(5),
     }
     torch.save(state, path)
@@ -203,7 +204,7 @@ def test_the_converter_fits_once(foreign, fits, tmp_path):
     assert all(parameter.is_meta for parameter in model.parameters())
     expected = foreign['backbone.layers.2.attn.qkv.weight']
     assert torch.equal(vit.state['blocks.2.attn.qkv.weight'], expected)
-    assert (vit.depth, vit.width, vit.num_heads, vit.img_size) == (3, 48, 3, 64)
+    assert (vit.depth, vit.width, vit.num_heads, vit.img_size) == (3, 24, 3, 64)
 
 
 def test_every_door_logs_one_report(downstream, foreign, log, tmp_path):

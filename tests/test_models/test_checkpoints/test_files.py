@@ -8,6 +8,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
+from helpers import tiny
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.runner import CheckpointLoader
 from safetensors.torch import save_file
@@ -16,7 +17,7 @@ from mmmaskdistill.errors import CheckpointError
 from mmmaskdistill.models import MaskDistillViT
 from mmmaskdistill.models.checkpoints import read_weights, write_weights
 
-ARCH = dict(embed_dims=48, num_layers=3, num_heads=3, feedforward_channels=96)
+ARCH = dict(tiny.ARCH, num_layers=3)
 
 
 def test_missing_file_is_named():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import tiny
 from torch import nn
 
 from mmmaskdistill.errors import CheckpointError
@@ -9,7 +10,7 @@ from mmmaskdistill.models import MaskDistillViT, MaskedTimm
 from mmmaskdistill.models.checkpoints import fit, load_backbone
 from mmmaskdistill.models.layers import resize_relative_position_table
 
-ARCH = dict(embed_dims=48, num_layers=3, num_heads=3, feedforward_channels=96)
+ARCH = dict(tiny.ARCH, num_layers=3)
 TABLE = 'relative_position_bias_table'
 
 
@@ -22,9 +23,8 @@ def test_shared_table_is_copied_to_every_block(student, pretrained, downstream):
     tables = {b.attn.relative_position_bias_table.data_ptr() for b in vit.blocks}
     assert len(tables) == 3
     images = torch.randn(1, 3, 64, 64)
-    student.norm, norm = torch.nn.Identity(), student.norm
+    student.norm = nn.Identity()
     torch.testing.assert_close(vit(images), student(images))
-    student.norm = norm
 
 
 def test_tables_are_resized_to_the_models_window(student, pretrained, downstream):
@@ -48,7 +48,7 @@ def test_table_for_14_pixel_patches_is_resized_to_512_pixels(tmp_path, downstrea
         'resized 3 relative position tables from the window (16, 16) to (37, 37)'
     ) in report
     with torch.no_grad():
-        assert vit(torch.zeros(1, 3, 512, 512))[0].shape == (1, 48, 37, 37)
+        assert vit(torch.zeros(1, 3, 512, 512))[0].shape == (1, 24, 37, 37)
 
 
 def test_position_embedding_is_resized():
@@ -56,7 +56,7 @@ def test_position_embedding_is_resized():
     torch.nn.init.normal_(vit.pos_embed)
     larger = MaskDistillViT(ARCH, img_size=128, use_abs_pos_emb=True)
     larger.load_state_dict(vit.state_dict())
-    grid = vit.pos_embed[:, 1:].transpose(1, 2).reshape(1, 48, 4, 4)
+    grid = vit.pos_embed[:, 1:].transpose(1, 2).reshape(1, 24, 4, 4)
     expected = (
         torch.nn.functional.interpolate(grid, (8, 8), mode='bicubic')
         .flatten(2)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from benchmarks import measure
+from helpers import tiny
 from mmengine.config import ConfigDict
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
@@ -10,14 +11,10 @@ from mmseg.structures import SegDataSample
 from mmmaskdistill.models import EncoderDecoder
 from mmmaskdistill.registry import MODELS
 
-BACKBONE = dict(
-    type='mmmaskdistill.MaskDistillViT',
-    arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
-    img_size=32,
-)
+BACKBONE = dict(tiny.STUDENT, img_size=32)
 HEAD = dict(
     type='mmseg.FCNHead',
-    in_channels=16,
+    in_channels=24,
     channels=8,
     num_convs=1,
     num_classes=5,

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import tiny
 from torch import nn
 
 from mmmaskdistill.models import MaskDistillViT
@@ -241,11 +242,11 @@ def test_frozen_parameters_get_no_gradient(of):
 @pytest.mark.parametrize('samples, mask', [(2, 0), (0, 0), (0, 1)])
 def test_batches_without_samples_or_hidden_patches(samples, mask):
     vit = MaskDistillViT(
-        dict(embed_dims=8, num_layers=2, num_heads=2, feedforward_channels=16),
+        tiny.ARCH,
         img_size=32,
     )
     hidden = vit(torch.randn(samples, 3, 32, 32), torch.full((samples, 4), bool(mask)))
-    assert hidden.shape == (0, 8)
+    assert hidden.shape == (0, 24)
     hidden.sum().backward()
     assert not any(p.grad.any() for p in vit.parameters() if p.grad is not None)
 
@@ -254,7 +255,7 @@ def test_batches_without_samples_or_hidden_patches(samples, mask):
 def test_activation_checkpointing_keeps_the_gradients(dtype):
     """This also holds with drop path, under autocast, for a scaled loss."""
     vit = MaskDistillViT(
-        dict(embed_dims=8, num_layers=3, num_heads=2, feedforward_channels=16),
+        dict(tiny.ARCH, num_layers=3),
         img_size=32,
         drop_path_rate=0.5,
         use_rel_pos_bias=True,
@@ -276,7 +277,7 @@ def test_activation_checkpointing_keeps_the_gradients(dtype):
 @pytest.mark.parametrize('scale', [0.0, 0.1])
 def test_tokens_stay_in_single_precision_under_autocast(scale):
     vit = MaskDistillViT(
-        dict(embed_dims=8, num_layers=2, num_heads=2, feedforward_channels=16),
+        tiny.ARCH,
         img_size=32,
         layer_scale_init_value=scale,
         out_type='raw',

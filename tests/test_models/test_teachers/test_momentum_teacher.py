@@ -6,43 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
+from helpers.momentum_runs import Recorder, batch, build, make_runner
 from mmengine.optim import build_optim_wrapper
-from mmpretrain.structures import DataSample
 
-from mmmaskdistill.engine import ResumableRunner
 from mmmaskdistill.errors import ConfigError
-from mmmaskdistill.models import MaskDistill
-
-ARCH = dict(embed_dims=24, num_layers=3, num_heads=3, feedforward_channels=48)
-
-
-def build(momentum=0.9, **kwargs):
-    torch.manual_seed(0)
-    model = MaskDistill(
-        **{
-            'backbone': dict(
-                type='mmmaskdistill.MaskDistillViT', arch=ARCH, img_size=64
-            ),
-            'teacher': dict(
-                type='mmmaskdistill.MomentumTeacher', momentum=momentum, num_layers=2
-            ),
-            'normalizer': dict(type='mmmaskdistill.LayerNormalizer'),
-            'head': dict(
-                type='mmmaskdistill.LinearHead', in_channels=24, out_channels=24
-            ),
-            'loss': dict(type='mmmaskdistill.SmoothL1Loss', beta=2.0),
-            **kwargs,
-        }
-    )
-    model.init_weights()
-    return model
-
-
-def batch():
-    mask = torch.arange(16) < 6
-    return torch.randn(2, 3, 64, 64), [DataSample().set_mask(mask)] * 2
 
 
 def test_features_are_the_mean_of_normalized_block_outputs():
@@ -122,50 +89,6 @@ def test_teacher_is_in_checkpoints_but_not_in_optimizers():
     assert model.double().teacher.model.cls_token.dtype == torch.float64
 
 
-def dataloader(count):
-    torch.manual_seed(1)
-    images = torch.randn(count, 3, 64, 64)
-    samples = [DataSample().set_mask(torch.arange(16) < 6)] * count
-    return dict(
-        batch_size=2,
-        sampler=dict(type='DefaultSampler'),
-        collate_fn=dict(type='default_collate'),
-        dataset=[dict(inputs=x, data_samples=s) for x, s in zip(images, samples)],
-    )
-
-
-def make_runner(
-    work_dir,
-    iterations,
-    resume=False,
-    accumulate=1,
-    hooks=(),
-    model=None,
-    samples=2,
-    **kwargs,
-):
-    """A run that saves a checkpoint after each iteration."""
-    return ResumableRunner(
-        model=model or build(data_preprocessor=dict(type='SelfSupDataPreprocessor')),
-        work_dir=str(work_dir),
-        train_dataloader=dataloader(samples),
-        train_cfg=dict(by_epoch=False, max_iters=iterations),
-        optim_wrapper=dict(
-            optimizer=dict(type='AdamW', lr=1e-2), accumulative_counts=accumulate
-        ),
-        default_hooks=dict(
-            checkpoint=dict(type='CheckpointHook', interval=1, by_epoch=False)
-        ),
-        log_processor=dict(by_epoch=False),
-        custom_hooks=[dict(type='mmmaskdistill.MomentumTeacherHook'), *hooks],
-        default_scope='mmpretrain',
-        resume=resume,
-        randomness=dict(seed=0),
-        experiment_name=f'{work_dir}{resume}{iterations}',
-        **kwargs,
-    )
-
-
 @pytest.mark.parametrize('accumulate', [1, 2])
 def test_resumed_run_equals_an_uninterrupted_one(tmp_path, accumulate):
 
@@ -180,28 +103,6 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path, accumulate):
     assert set(whole) == set(parts)
     for key, tensor in whole.items():
         assert torch.equal(tensor, parts[key]), key
-
-
-class Recorder(Hook):
-    """Keep copies of a weight of the student and the teacher at each iteration."""
-
-    priority = 'LOWEST'
-
-    def __init__(self):
-        self.student, self.teacher = [], []
-
-    def before_train(self, runner):
-        self.first = self.model(runner).backbone.cls_token.detach().clone()
-
-    @staticmethod
-    def model(runner):
-        wrapped = is_model_wrapper(runner.model)
-        return runner.model.module if wrapped else runner.model
-
-    def after_train_iter(self, runner, *args, **kwargs):
-        model = self.model(runner)
-        self.student.append(model.backbone.cls_token.detach().clone())
-        self.teacher.append(model.teacher.model.cls_token.clone())
 
 
 @pytest.mark.parametrize('accumulate', [1, 2])
@@ -253,7 +154,7 @@ import sys
 import torch
 sys.path.insert(0, sys.argv[2])
 from mmengine.dist import all_gather
-from test_momentum_teacher import Recorder, make_runner
+from helpers.momentum_runs import Recorder, make_runner
 
 recorder = Recorder()
 runner = make_runner(
@@ -277,7 +178,7 @@ def test_processes_have_the_same_teacher(tmp_path):
     script.write_text(TWO_PROCESSES)
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
     subprocess.run(
-        [*command, '--nproc_per_node=2', script, tmp_path, Path(__file__).parent],
+        [*command, '--nproc_per_node=2', script, tmp_path, Path(__file__).parents[2]],
         check=True,
         timeout=300,
     )

@@ -5,13 +5,13 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import tiny
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
 from mmmaskdistill.models import MaskDistillViT
 from mmmaskdistill.models.layers import Block
 
-ARCH = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
 GRID = (2, 3)
 LINEAR = ['attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2']
 
@@ -91,7 +91,7 @@ def test_a_hook_that_changes_the_output_counts(block, name, queries):
 
 @pytest.mark.parametrize('with_cp', [False, True])
 def test_hooks_fire_again_where_a_block_is_computed_again(with_cp):
-    vit = MaskDistillViT(ARCH, img_size=32, with_cp=with_cp)
+    vit = MaskDistillViT(tiny.ARCH, img_size=32, with_cp=with_cp)
     fired = []
     vit.blocks[0].mlp.fc1.register_forward_hook(lambda *_: fired.append(1))
     vit(torch.randn(1, 3, 32, 32))[0].sum().backward()
@@ -167,7 +167,7 @@ def test_a_replaced_forward_method_is_used(block, queries):
 def lora():
     """A ViT with LoRA layers by `peft`, their weights drawn at random."""
     peft = pytest.importorskip('peft')
-    vit = MaskDistillViT(ARCH, img_size=32, use_rel_pos_bias=True)
+    vit = MaskDistillViT(tiny.ARCH, img_size=32, use_rel_pos_bias=True)
     vit.init_weights()
     plain = {k: v.clone() for k, v in vit.state_dict().items()}
     config = peft.LoraConfig(
@@ -185,7 +185,7 @@ def lora():
 def test_lora_changes_the_output_as_its_formula_says(lora):
     """Each weight becomes W + alpha / r * B A."""
     adapted, plain = lora
-    vit = MaskDistillViT(ARCH, img_size=32, use_rel_pos_bias=True)
+    vit = MaskDistillViT(tiny.ARCH, img_size=32, use_rel_pos_bias=True)
     vit.load_state_dict(plain)
     images = torch.randn(2, 3, 32, 32)
     before = vit(images)[0]

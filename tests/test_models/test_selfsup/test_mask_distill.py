@@ -4,26 +4,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import tiny
 from mmengine.hooks import EMAHook
 from mmengine.optim import build_optim_wrapper
 from mmpretrain.structures import DataSample
 
 from mmmaskdistill.engine import ResumableRunner
 from mmmaskdistill.errors import ConfigError
-from mmmaskdistill.models import MaskDistill, MaskDistillViT
+from mmmaskdistill.models import MaskDistillViT
 from mmmaskdistill.registry import MODELS
 
-BACKBONE = dict(
-    type='mmmaskdistill.MaskDistillViT',
-    arch=dict(embed_dims=48, num_layers=2, num_heads=3, feedforward_channels=96),
-    img_size=96,
-)
-TEACHER = dict(
-    type='mmmaskdistill.TimmTeacher',
-    model_name='test_vit',
-    pretrained='random',
-    img_size=96,
-)
+BACKBONE = dict(tiny.STUDENT, img_size=96)
+TEACHER = dict(tiny.TEACHER, img_size=96)
 PREPROCESSOR = dict(
     type='mmmaskdistill.TwoViewDataPreprocessor',
     mean=[120.0, 110.0, 100.0],
@@ -35,21 +27,14 @@ PREPROCESSOR = dict(
 
 
 def build(**kwargs):
-    model = MaskDistill(
+    return tiny.build(
         **{
             'backbone': BACKBONE,
             'teacher': TEACHER,
-            'normalizer': dict(type='mmmaskdistill.LayerNormalizer'),
-            'head': dict(
-                type='mmmaskdistill.LinearHead', in_channels=48, out_channels=64
-            ),
-            'loss': dict(type='mmmaskdistill.SmoothL1Loss'),
             'data_preprocessor': PREPROCESSOR,
             **kwargs,
         }
     )
-    model.init_weights()
-    return model
 
 
 def batch():
@@ -246,7 +231,7 @@ def test_masks_of_another_grid_are_refused(shape, grid):
 def test_coarser_feature_map_is_resized_if_configured():
     teacher = dict(TEACHER, model_name='test_resnet', layer=4)
     channels = 384
-    head = dict(type='mmmaskdistill.LinearHead', in_channels=48)
+    head = dict(type='mmmaskdistill.LinearHead', in_channels=24)
     with pytest.raises(ValueError, match='3 x 3'):
         build(teacher=teacher, head=dict(head, out_channels=channels))
     from timm import create_model
@@ -261,7 +246,7 @@ def test_coarser_feature_map_is_resized_if_configured():
 
 
 def test_head_of_another_width_is_refused():
-    head = dict(type='mmmaskdistill.LinearHead', in_channels=48, out_channels=63)
+    head = dict(type='mmmaskdistill.LinearHead', in_channels=24, out_channels=63)
     with pytest.raises(ValueError, match='head.out_channels=64'):
         build(head=head)
 
@@ -289,7 +274,7 @@ VISIBLE = dict(
     backbone=dict(BACKBONE, type='mmmaskdistill.VisibleViT'),
     head=dict(
         type='mmmaskdistill.DecoderHead',
-        in_channels=48,
+        in_channels=24,
         out_channels=64,
         grid=6,
         embed_dims=24,
@@ -328,7 +313,7 @@ ALL = dict(BACKBONE, type='mmmaskdistill.AllTokensViT')
                 pretrained='random',
             ),
             normalizer=dict(type='mmmaskdistill.NoNormalizer'),
-            head=dict(type='mmmaskdistill.CodebookHead', in_channels=48, vocab_size=40),
+            head=dict(type='mmmaskdistill.CodebookHead', in_channels=24, vocab_size=40),
             loss=dict(type='mmmaskdistill.CrossEntropyLoss'),
         ),
     ],

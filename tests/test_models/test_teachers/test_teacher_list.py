@@ -1,32 +1,18 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import tiny
 from mmpretrain.structures import DataSample
 
 from mmmaskdistill.errors import ConfigError
-from mmmaskdistill.models import MaskDistill
 
 CLIP = dict(mean=[120.0, 110.0, 100.0], std=[70.0, 60.0, 50.0])
 HALF = dict(mean=[127.0] * 3, std=[128.0] * 3)
-VIT = dict(
-    type='mmmaskdistill.TimmTeacher',
-    model_name='test_vit',
-    pretrained='random',
-    img_size=64,
-)
-PIXELS = dict(type='mmmaskdistill.PixelTeacher', img_size=64)
-LINEAR = dict(type='mmmaskdistill.LinearHead', in_channels=24)
+VIT, PIXELS, LINEAR = tiny.TEACHER, tiny.PIXELS, tiny.LINEAR
 
 
 def build(teacher=None, head=None, loss=None, normalizer='NoNormalizer'):
-    model = MaskDistill(
-        backbone=dict(
-            type='mmmaskdistill.MaskDistillViT',
-            arch=dict(
-                embed_dims=24, num_layers=2, num_heads=3, feedforward_channels=48
-            ),
-            img_size=64,
-        ),
+    model = tiny.build(
         teacher={
             'type': 'mmmaskdistill.TeacherList',
             'teachers': [VIT, PIXELS],
@@ -54,7 +40,6 @@ def build(teacher=None, head=None, loss=None, normalizer='NoNormalizer'):
             **(loss or {}),
         },
     )
-    model.init_weights()
     return model.eval()
 
 
@@ -123,18 +108,13 @@ def test_lists_that_do_not_fit_are_refused(parts, message):
 
 def test_teacher_list_needs_a_head_list_and_a_loss_list():
     with pytest.raises(ConfigError, match='HeadList and LossList'):
-        MaskDistill(
-            backbone=dict(
-                type='mmmaskdistill.MaskDistillViT', arch='tiny', img_size=64
-            ),
+        tiny.build(
             teacher=dict(
                 type='mmmaskdistill.TeacherList',
                 teachers=[PIXELS],
                 normalizers=[dict(type='mmmaskdistill.NoNormalizer')],
             ),
             normalizer=dict(type='mmmaskdistill.NoNormalizer'),
-            head=dict(
-                type='mmmaskdistill.LinearHead', in_channels=192, out_channels=768
-            ),
+            head=dict(LINEAR, out_channels=768),
             loss=dict(type='mmmaskdistill.MSELoss'),
         )

@@ -2,58 +2,26 @@
 
 import pytest
 import torch
+from helpers import tiny
 from mmpretrain.structures import DataSample
 
 from mmmaskdistill.errors import ConfigError
-from mmmaskdistill.models import MaskDistill
 
-ARCH = dict(embed_dims=24, num_layers=2, num_heads=3, feedforward_channels=48)
-VIT = dict(type='mmmaskdistill.MaskDistillViT', arch=ARCH, img_size=64)
+VIT = tiny.STUDENT
 VISIBLE = dict(VIT, type='mmmaskdistill.VisibleViT')
 ALL = dict(VIT, type='mmmaskdistill.AllTokensViT')
-PIXELS = dict(type='mmmaskdistill.PixelTeacher', img_size=64)
-VIT_TEACHER = dict(
-    type='mmmaskdistill.TimmTeacher',
-    model_name='test_vit',
-    pretrained='random',
-    img_size=64,
-)
-LINEAR = dict(type='mmmaskdistill.LinearHead', in_channels=24, out_channels=768)
-DECODER = dict(
-    type='mmmaskdistill.DecoderHead',
-    in_channels=24,
-    out_channels=768,
-    grid=4,
-    embed_dims=16,
-    num_layers=1,
-    num_heads=2,
-)
-
-
-def build(**kwargs):
-    model = MaskDistill(
-        **{
-            'backbone': VIT,
-            'teacher': PIXELS,
-            'normalizer': dict(type='mmmaskdistill.NoNormalizer'),
-            'head': LINEAR,
-            'loss': dict(type='mmmaskdistill.MSELoss'),
-            **kwargs,
-        }
-    )
-    model.init_weights()
-    return model
-
-
-TOKENIZER = dict(
-    type='mmmaskdistill.DALLETeacher',
-    img_size=32,
-    vocab_size=40,
-    width=8,
-    pretrained='random',
-)
+PIXELS = tiny.PIXELS
+VIT_TEACHER = tiny.TEACHER
+LINEAR = dict(tiny.LINEAR, out_channels=768)
+DECODER = tiny.DECODER
+TOKENIZER = tiny.TOKENIZER
 CODEBOOK = dict(type='mmmaskdistill.CodebookHead', in_channels=24)
 CROSS_ENTROPY = dict(type='mmmaskdistill.CrossEntropyLoss')
+
+
+def build(**parts):
+    return tiny.build(**{**tiny.PIXEL_PARTS, **parts})
+
 
 # Parts to change, and words that the error must contain.
 REFUSED_PARTS = [

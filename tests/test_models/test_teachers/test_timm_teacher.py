@@ -5,13 +5,14 @@ import pytest
 import timm
 import torch
 from benchmarks import measure
+from helpers import tiny
 from mmpretrain.structures import DataSample
 from timm.layers.activations import QuickGELU
 from timm.models.vision_transformer import Block
 from torch import nn
 
 from mmmaskdistill.errors import CheckpointError
-from mmmaskdistill.models import CachedTeacher, TimmTeacher
+from mmmaskdistill.models import MaskDistillViT, TimmTeacher
 from mmmaskdistill.models.layers import freeze_layers, take, thaw_layers
 from mmmaskdistill.models.layers.frozen import FrozenLinear, FrozenQuickGELU
 from mmmaskdistill.models.teachers.last_block import can_skip, run_at
@@ -289,59 +290,61 @@ def test_weights_of_another_model_are_refused(tower):
     assert '\n' not in str(error.value)
 
 
-def samples(*indices):
-    return [DataSample(metainfo=dict(sample_idx=i)) for i in indices]
+def test_features_of_several_layers_are_averaged():
+    layers = (1, 3, -1)
+    mean = TimmTeacher('test_vit', pretrained='random', layer=layers, img_size=64)
+    images = torch.randn(2, 3, 64, 64)
+    expected = torch.zeros(2, 16, 64)
+    for layer in layers:
+        one = TimmTeacher('test_vit', pretrained='random', layer=layer, img_size=64)
+        one.load_state_dict(mean.state_dict())
+        variance, center = torch.var_mean(one(images), -1, unbiased=False, keepdim=True)
+        expected += (one(images) - center) / (variance + 1e-6) ** 0.5 / 3
+    torch.testing.assert_close(mean(images), expected)
+    with pytest.raises(ValueError, match='same width and stride'):
+        TimmTeacher('test_resnet', pretrained='random', layer=(1, -1))
 
 
-def cached_teacher():
-    return CachedTeacher(
-        dict(
-            type='mmmaskdistill.TimmTeacher',
-            model_name='test_vit',
-            pretrained='random',
-            img_size=96,
-        )
+@pytest.mark.parametrize('features', ['norm', 'proj'])
+def test_class_token_of_the_teacher_is_predicted(features):
+    """It precedes the patches of teacher and student and counts in the loss."""
+    teacher = TimmTeacher(
+        'test_vit',
+        pretrained='random',
+        features=features,
+        img_size=64,
+        class_token=True,
     )
+    images, mask = tiny.masked()
+    expected = teacher.model.forward_features(images)
+    if features == 'proj':
+        expected = teacher.model.head(expected)
+    torch.testing.assert_close(teacher(images), expected)
+    torch.testing.assert_close(teacher.attend(images)[0], expected)
+    assert not teacher.can_skip
 
+    model = tiny.build(
+        backbone=dict(
+            tiny.STUDENT, type='mmmaskdistill.AllTokensViT', class_token=True
+        ),
+        teacher=dict(tiny.TEACHER, features=features, class_token=True),
+        normalizer=dict(type='mmmaskdistill.NoNormalizer'),
+        head=dict(tiny.LINEAR, out_channels=expected.shape[-1]),
+        loss=dict(type='mmmaskdistill.MSELoss'),
+    )
+    model.eval().teacher.load_state_dict(teacher.state_dict())
+    plain = MaskDistillViT(arch=tiny.ARCH, img_size=64, out_type='raw').eval()
+    plain.load_state_dict(model.backbone.state_dict())
+    nothing = torch.zeros_like(mask)
+    torch.testing.assert_close(model.backbone(images, nothing), plain(images)[0])
 
-def test_cached_teacher_computes_each_sample_once():
-    cached = cached_teacher()
-    batch_sizes = []
-    forward = cached.teacher.forward
-    cached.teacher.forward = lambda x: batch_sizes.append(len(x)) or forward(x)
-    expected = cached.teacher(IMAGES)
-    first = cached(IMAGES, samples(7, 3))
-    second = cached(IMAGES.flip(0), samples(3, 7))
-    for features in (first, second.flip(0)):
-        torch.testing.assert_close(features, expected, rtol=1e-3, atol=1e-2)
-    cached(IMAGES, samples(7, 3))
-    # The teacher runs for `expected`, for the first batch, and to check the second
-    # batch. It does not run for the third batch.
-    assert batch_sizes == [2, 2, 2]
-
-
-def test_cached_teacher_checks_the_first_repeated_sample():
-    """The check does not wait for a batch of known samples only.
-
-    With shuffling and several ranks, such batches are rare.
-    """
-    cached = cached_teacher()
-    cached(IMAGES, samples(0, 1))
-    batch = torch.cat([torch.randn(1, 3, 96, 96), IMAGES[1:].flip(3)])
-    with pytest.raises(ValueError, match='sample 1 no longer'):
-        cached(batch, samples(2, 1))
-    batch = torch.cat([torch.randn(1, 3, 96, 96), IMAGES[1:]])
-    new = cached.teacher(batch)[:1]
-    features = cached(batch, samples(2, 1))
-    torch.testing.assert_close(features[:1], new, rtol=1e-3, atol=1e-2)
-    cached.teacher.forward = None  # The teacher must not run again.
-    assert torch.equal(cached(torch.zeros(1), samples(2)), features[:1])
-
-
-def test_cached_teacher_notices_random_crops():
-    cached = cached_teacher()
-    cached(IMAGES, samples(0, 1))
-    with pytest.raises(ValueError, match='take random crops'):
-        cached(torch.randn_like(IMAGES), samples(0, 1))
-    with pytest.raises(ValueError, match='sample_idx'):
-        cached(IMAGES, [DataSample(), DataSample()])
+    samples = [DataSample().set_mask(m) for m in mask]
+    error = (model.head(model.backbone(images, mask)) - expected) ** 2
+    counts = torch.cat([torch.ones(2, 1, dtype=torch.bool), mask], 1)
+    torch.testing.assert_close(
+        model.loss(images, samples)['loss'], error[counts].mean()
+    )
+    comparison = model.compare(images, samples)
+    assert comparison.target.shape == comparison.prediction.shape
+    torch.testing.assert_close(comparison.target, expected[:, 1:])
+    torch.testing.assert_close(comparison.error[mask], error[:, 1:][mask].mean(-1))

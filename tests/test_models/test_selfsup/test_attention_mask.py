@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
 import torch
+from helpers import tiny
 from mmpretrain.datasets import PackInputs
 from mmpretrain.structures import DataSample
 
 from mmmaskdistill.datasets.draws import seed_generators
 from mmmaskdistill.datasets.masking import GumbelNoise
 from mmmaskdistill.errors import ConfigError
-from mmmaskdistill.models import AttentionMask, MaskDistill, TimmTeacher
+from mmmaskdistill.models import AttentionMask, TimmTeacher
 
 
 def test_visible_patches_are_drawn_in_proportion_to_attention():
@@ -51,34 +52,21 @@ def test_timm_teacher_returns_attention_of_its_last_block():
 
 
 def build(model_name='test_vit', **kwargs):
-    model = MaskDistill(
+    model = tiny.build(
         **{
-            'backbone': dict(
-                type='mmmaskdistill.AllTokensViT',
-                arch=dict(
-                    embed_dims=24, num_layers=2, num_heads=3, feedforward_channels=48
-                ),
-                img_size=64,
-            ),
+            'backbone': dict(tiny.STUDENT, type='mmmaskdistill.AllTokensViT'),
             'teacher': dict(
-                type='mmmaskdistill.TimmTeacher',
+                tiny.TEACHER,
                 model_name=model_name,
-                pretrained='random',
                 resize='bilinear' if 'resnet' in model_name else None,
-                img_size=64,
             ),
             'normalizer': dict(type='mmmaskdistill.L2Normalizer'),
-            'head': dict(
-                type='mmmaskdistill.LinearHead',
-                in_channels=24,
-                out_channels=64 if 'vit' in model_name else 384,
-            ),
+            'head': dict(tiny.LINEAR, out_channels=64 if 'vit' in model_name else 384),
             'loss': dict(type='mmmaskdistill.MSELoss'),
             'masking': dict(type='mmmaskdistill.AttentionMask', num_masking_patches=12),
             **kwargs,
         }
     )
-    model.init_weights()
     return model.eval()
 
 
@@ -94,7 +82,7 @@ def test_mask_distill_hides_the_masked_patches(monkeypatch):
     monkeypatch.setattr(
         model.backbone,
         'forward',
-        lambda images, mask: (seen.append(mask), forward(images, mask))[1],
+        lambda *args: (seen.append(args[1]), forward(*args))[1],
     )
     assert loss(model, noise=torch.randn(4, 4)).isfinite()
     assert (seen[0].sum(1) == 12).all()

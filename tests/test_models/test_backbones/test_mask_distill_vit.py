@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from helpers import tiny
 from timm.models.beit import Beit
 
 from mmmaskdistill.models import MaskDistillViT
@@ -13,7 +14,7 @@ from mmmaskdistill.models.checkpoints.formats import (
 )
 from mmmaskdistill.models.layers import resize_position_embedding
 
-ARCH = dict(embed_dims=48, num_layers=3, num_heads=3, feedforward_channels=96)
+ARCH = dict(tiny.ARCH, num_layers=3)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_features_and_gradients_equal_timms(shared, absolute, layer_scale, size)
     timm = Beit(
         img_size=size,
         patch_size=16,
-        embed_dim=48,
+        embed_dim=24,
         depth=3,
         num_heads=3,
         mlp_ratio=2,
@@ -122,10 +123,10 @@ def test_features_and_gradients_equal_timms(shared, absolute, layer_scale, size)
 def transformers_beit(kind, size, shared, **options):
     transformers = pytest.importorskip('transformers')
     config = transformers.BeitConfig(
-        hidden_size=48,
+        hidden_size=24,
         num_hidden_layers=3,
         num_attention_heads=3,
-        intermediate_size=96,
+        intermediate_size=48,
         image_size=size,
         layer_norm_eps=1e-6,
         vocab_size=10,
@@ -241,7 +242,7 @@ def test_backbone_equals_mmsegs(final_norm, size):
 
     beit = BEiT(
         img_size=size,
-        embed_dims=48,
+        embed_dims=24,
         num_layers=3,
         num_heads=3,
         mlp_ratio=2,
@@ -316,7 +317,7 @@ def test_student_equals_a_plain_masked_vit(shared):
             x = block(x, (4, 4), bias)
         return vit.norm(x)[:, 1:][mask]
 
-    weights = torch.randn(11, 48)
+    weights = torch.randn(11, 24)
 
     def gradients(tokens):
         vit.zero_grad()
@@ -324,7 +325,7 @@ def test_student_equals_a_plain_masked_vit(shared):
         return {n: p.grad.clone() for n, p in vit.named_parameters()}
 
     student = vit(images, mask)
-    assert student.shape == (11, 48)
+    assert student.shape == (11, 24)
     expected = plain()
     torch.testing.assert_close(student, expected, rtol=1e-5, atol=1e-5)
     student_gradients, expected_gradients = gradients(student), gradients(expected)
@@ -358,7 +359,7 @@ def test_out_types_and_out_indices():
     (raw,) = randomized(out_type='raw')(images)
     vit = randomized(out_type='featmap', out_indices=(0, -1))
     first, last = vit(images)
-    assert first.shape == last.shape == (2, 48, 4, 4)
+    assert first.shape == last.shape == (2, 24, 4, 4)
 
     torch.manual_seed(1)
     raw_vit = randomized(out_type='raw')
@@ -368,7 +369,7 @@ def test_out_types_and_out_indices():
         vit.load_state_dict(raw_vit.state_dict(), strict=False)
         (out,) = vit(images)
         expected = dict(
-            featmap=raw[:, 1:].transpose(1, 2).reshape(2, 48, 4, 4),
+            featmap=raw[:, 1:].transpose(1, 2).reshape(2, 24, 4, 4),
             cls_token=raw[:, 0],
             avg_featmap=None,
         )[out_type]
@@ -379,8 +380,8 @@ def test_out_types_and_out_indices():
 
 def test_images_of_other_sizes_are_accepted():
     vit = randomized(use_abs_pos_emb=True)
-    assert vit(torch.zeros(1, 3, 64, 64))[0].shape == (1, 48, 4, 4)
-    assert vit(torch.zeros(1, 3, 70, 100))[0].shape == (1, 48, 5, 7)
+    assert vit(torch.zeros(1, 3, 64, 64))[0].shape == (1, 24, 4, 4)
+    assert vit(torch.zeros(1, 3, 70, 100))[0].shape == (1, 24, 5, 7)
 
 
 def test_activation_checkpointing_keeps_the_gradients():

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import tiny
 from torch import nn
 
 from mmmaskdistill.models import MaskDistillViT
 from mmmaskdistill.models.layers import Block, Draw, draw_drop_path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 TWO_PROCESSES = """
 import sys
@@ -69,7 +70,7 @@ dist.destroy_process_group()
 
 
 CPU = torch.device('cpu')
-ARCH = dict(embed_dims=8, num_layers=3, num_heads=2, feedforward_channels=16)
+ARCH = dict(tiny.ARCH, num_layers=3)
 
 
 def keep(*samples, scale=2.0):
