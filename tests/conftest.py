@@ -9,6 +9,7 @@ os.environ.setdefault('HF_HUB_OFFLINE', '1')
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from packaging.version import Version
 
@@ -29,6 +30,15 @@ def no_leftover_scope():
     Registries would look names up in it.
     """
     DefaultScope._instance_dict.clear()
+
+
+@pytest.fixture(autouse=True)
+def restored_log_levels():
+    """Undo what a test does to the levels of mmengine's loggers."""
+    levels = {logger: logger.level for logger in MMLogger._instance_dict.values()}
+    yield
+    for logger in MMLogger._instance_dict.values():
+        logger.setLevel(levels.get(logger, 'NOTSET'))
 
 
 @pytest.fixture
