@@ -1,5 +1,16 @@
+from .classes import ClassRow, ClassTable
+from .folder_segmentation import FolderSegDataset
+from .folders import FoundImages, ImageFolder, Pairs, find_images, pair_labels
+from .image_files import (
+    IMAGE_ENDINGS,
+    ImageInfo,
+    UnreadableImage,
+    image_info,
+    read_image,
+)
 from .imagenet import ImageNet
 from .jittered_crop import RandomJitteredCrop
+from .label_maps import LoadLabels, read_label, read_palette, read_values
 from .loading import StrictLoadImageFromFile
 from .masking import (
     BlockMaskGenerator,
@@ -11,13 +22,30 @@ from .masking import (
 from .texture_mosaics import TextureMosaicDataset
 
 __all__ = [
+    'IMAGE_ENDINGS',
     'BlockMaskGenerator',
+    'ClassRow',
+    'ClassTable',
+    'FolderSegDataset',
+    'FoundImages',
     'GumbelNoise',
+    'ImageFolder',
+    'ImageInfo',
     'ImageNet',
+    'LoadLabels',
     'MaskGenerator',
     'NoMaskGenerator',
+    'Pairs',
     'RandomJitteredCrop',
     'StrictLoadImageFromFile',
     'TextureMosaicDataset',
     'UniformMaskGenerator',
+    'UnreadableImage',
+    'find_images',
+    'image_info',
+    'pair_labels',
+    'read_image',
+    'read_label',
+    'read_palette',
+    'read_values',
 ]

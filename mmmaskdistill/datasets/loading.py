@@ -4,9 +4,7 @@ from mmcv.transforms import LoadImageFromFile
 
 from mmmaskdistill.registry import TRANSFORMS
 
-
-class UnreadableImage(OSError):
-    """An image file is missing, is empty or contains no image."""
+from .image_files import UnreadableImage
 
 
 @TRANSFORMS.register_module()
