@@ -1,3 +1,4 @@
+from .channels import ChannelStatistics, measure_channels
 from .classes import ClassRow, ClassTable
 from .folder_segmentation import FolderSegDataset
 from .folders import FoundImages, ImageFolder, Pairs, find_images, pair_labels
@@ -11,7 +12,7 @@ from .image_files import (
 from .imagenet import ImageNet
 from .jittered_crop import RandomJitteredCrop
 from .label_maps import LoadLabels, read_label, read_palette, read_values
-from .loading import StrictLoadImageFromFile
+from .loading import LoadImage, StrictLoadImageFromFile
 from .masking import (
     BlockMaskGenerator,
     GumbelNoise,
@@ -24,6 +25,7 @@ from .texture_mosaics import TextureMosaicDataset
 __all__ = [
     'IMAGE_ENDINGS',
     'BlockMaskGenerator',
+    'ChannelStatistics',
     'ClassRow',
     'ClassTable',
     'FolderSegDataset',
@@ -32,6 +34,7 @@ __all__ = [
     'ImageFolder',
     'ImageInfo',
     'ImageNet',
+    'LoadImage',
     'LoadLabels',
     'MaskGenerator',
     'NoMaskGenerator',
@@ -43,6 +46,7 @@ __all__ = [
     'UnreadableImage',
     'find_images',
     'image_info',
+    'measure_channels',
     'pair_labels',
     'read_image',
     'read_label',

@@ -45,6 +45,7 @@ def load_backbone(
     prefix: str | None = None,
     map_location: str = 'cpu',
     trust_checkpoint: bool = False,
+    inflate: bool = False,
 ) -> list[str]:
     """Load the backbone of a checkpoint and report what was loaded.
 
@@ -57,6 +58,9 @@ def load_backbone(
             None: it is found by looking for the patch embedding of a ViT.
         map_location (str): Device of the tensors. Defaults to ``'cpu'``.
         trust_checkpoint (bool): See :func:`.files.read_weights`.
+        inflate (bool): Whether to fit the patch embedding of a checkpoint for images of
+            another number of channels, such as RGB, to the backbone's ``in_channels``,
+            see :func:`.fitting.inflate_channels`. Defaults to False.
 
     Returns:
         list[str]: The lines of the report, which is also logged.
@@ -67,7 +71,7 @@ def load_backbone(
     """
     tensors = read_weights(checkpoint, map_location, trust_checkpoint).tensors
     tensors, origin = backbone.select(tensors, checkpoint, prefix)
-    fitted, report = fit(backbone, tensors)
+    fitted, report = fit(backbone, tensors, inflate)
     check_backbone(report, checkpoint, backbone)
     backbone.load_state_dict(fitted, strict=False)
     return log_report(report, f'backbone from {checkpoint}, {origin}')

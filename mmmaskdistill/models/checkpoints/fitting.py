@@ -119,7 +119,9 @@ class FitsCheckpoints:
         raise NotImplementedError
 
 
-def fit(model: nn.Module, tensors: StateDict) -> tuple[StateDict, Report]:
+def fit(
+    model: nn.Module, tensors: StateDict, inflate: bool = False
+) -> tuple[StateDict, Report]:
     """Fit the tensors of a checkpoint to a model.
 
     The model's backbones that are :class:`FitsCheckpoints` rename and resize their
@@ -130,6 +132,8 @@ def fit(model: nn.Module, tensors: StateDict) -> tuple[StateDict, Report]:
     Args:
         model (nn.Module): The model; not changed.
         tensors (dict[str, Tensor]): The checkpoint's tensors; not changed.
+        inflate (bool): Whether to fit the layer that reads the image to another number
+            of image channels, see :func:`inflate_channels`. Defaults to False.
 
     Returns:
         tuple[dict[str, Tensor], Report]: The tensors that ``model.load_state_dict``
@@ -156,7 +160,14 @@ def fit(model: nn.Module, tensors: StateDict) -> tuple[StateDict, Report]:
             if name not in shapes:
                 unused[name] = tensor
             elif tensor.shape != shapes[name]:
-                misshapen[name] = tensor
+                if inflate and channels_differ(tensor.shape, shapes[name]):
+                    channels = shapes[name][1]
+                    fitted[name] = inflate_channels(tensor, channels)
+                    changes.append(
+                        f'inflated {key} from {tensor.shape[1]} to {channels} channels'
+                    )
+                else:
+                    misshapen[name] = tensor
             else:
                 fitted[name] = tensor
         notes += changes
@@ -181,6 +192,47 @@ def fit(model: nn.Module, tensors: StateDict) -> tuple[StateDict, Report]:
         notes=notes,
         parts=parts,
     )
+
+
+def channels_differ(given: torch.Size, wanted: torch.Size) -> bool:
+    """Tell whether two kernels only differ in the number of their input channels.
+
+    Args:
+        given (torch.Size): Shape of a tensor of a checkpoint.
+        wanted (torch.Size): Shape of the model's tensor.
+    """
+    return (
+        len(given) == len(wanted) == 4
+        and given[1] != wanted[1]
+        and given[:1] + given[2:] == wanted[:1] + wanted[2:]
+    )
+
+
+def inflate_channels(kernel: Tensor, channels: int) -> Tensor:
+    """Fit the kernel of a patch embedding to another number C of image channels.
+
+    The channels of the kernel, such as those of R, G and B, take turns: with C = 4 the
+    new channels have the weights of R, G, B and R. A channel that is used n times is
+    divided by n. If C is less than the number of the kernel's channels, those that fall
+    on the same new channel are added; with C = 1 all of them are. An image whose
+    channels are all equal therefore has the same tokens as before.
+
+    Args:
+        kernel (Tensor): [D, S, h, w] for images of S channels.
+        channels (int): New number C of channels.
+
+    Returns:
+        Tensor: [D, C, h, w].
+    """
+    source = kernel.shape[1]
+    if len(kernel) == 1:
+        # The color of hidden pixels, and not a kernel, has no sum to keep.
+        return kernel[:, [k % source for k in range(channels)]]
+    mixing = kernel.new_zeros(source, channels)
+    for k in range(max(source, channels)):
+        mixing[k % source, k % channels] = 1
+    mixing /= mixing.sum(1, keepdim=True)
+    return torch.einsum('dshw,sc->dchw', kernel, mixing)
 
 
 def shapes_of(model: nn.Module) -> dict[str, torch.Size]:
