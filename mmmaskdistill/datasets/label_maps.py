@@ -3,6 +3,7 @@
 from functools import lru_cache
 from typing import BinaryIO
 
+import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
 from PIL import Image
@@ -106,8 +107,9 @@ def read_label(
         values = np.repeat(values[..., None], 3, -1)
     colours = values.ndim == 3
     if colours:
-        red, green, blue = np.moveaxis(values, -1, 0).astype(np.int32)
-        values = (red << 16) | (green << 8) | blue
+        # A color is one number: red + 256 green + 65536 blue.
+        values = cv2.cvtColor(values.astype(np.uint8), cv2.COLOR_RGB2RGBA)
+        values = values.view('<u4')[..., 0] & 0xFFFFFF
     elif values.dtype == bool:
         # The same mask may have one bit a pixel or eight.
         full = 1 not in table.values and IGNORED in table.values
@@ -121,8 +123,10 @@ def read_label(
 def _codes(values: np.ndarray, table: ClassTable, colours: bool) -> np.ndarray:
     """Return the index of each pixel's class plus one, or 0 for unknown values."""
     lookup = _lookup(table, colours)
-    if values.dtype == np.uint8 or colours:
-        return lookup[values]
+    if values.dtype == np.uint8:
+        return cv2.LUT(np.ascontiguousarray(values), lookup[:256])
+    if colours or values.dtype == np.uint16:
+        return np.take(lookup, values)
     # Numbers without a place in the lookup table are unknown in most cases.
     inside = (values >= 0) & (values < len(lookup))
     codes = np.where(inside, lookup[np.where(inside, values, 0)], 0)
@@ -138,7 +142,7 @@ def _lookup(table: ClassTable, colours: bool) -> np.ndarray:
     lookup = np.zeros(1 << (24 if colours else 16), np.int16)
     known = table.values
     if colours:
-        known = {(r << 16) | (g << 8) | b: i for (r, g, b), i in table.colours.items()}
+        known = {r | (g << 8) | (b << 16): i for (r, g, b), i in table.colours.items()}
     for value, index in known.items():
         if 0 <= value < len(lookup):
             lookup[value] = index + 1
@@ -149,7 +153,7 @@ def _unknown(path: str, values: np.ndarray, table: ClassTable, colours: bool) ->
     """Say which values of a file are not in the table."""
     unknown, counts = np.unique(values, return_counts=True)
     if colours:
-        unknown = [to_hex(int(colour).to_bytes(3, 'big')) for colour in unknown]
+        unknown = [to_hex(int(colour).to_bytes(3, 'little')) for colour in unknown]
     found = [
         f'{value} ({count} pixels)' for value, count in zip(unknown, counts.tolist())
     ]
@@ -200,12 +204,20 @@ def _flat(array: np.ndarray, colours: bool) -> np.ndarray:
     if channels < 3:
         return array[..., 0]
     array = array[..., :3]
-    gray = (array[..., :1] == array[..., 1:]).all()
-    if gray and not colours:
+    if not colours and _is_gray(array):
         return array[..., 0]
     if array.max(initial=0) > 255:
         raise ValueError('its colors have more than 8 bits')
     return array.astype(np.uint8)
+
+
+def _is_gray(array: np.ndarray) -> bool:
+    # Most colored pictures show it in a few pixels.
+    return all(
+        np.array_equal(part[..., 0], part[..., k])
+        for part in (array[::32, ::32], array)
+        for k in (1, 2)
+    )
 
 
 @TRANSFORMS.register_module()
