@@ -87,7 +87,7 @@ def test_blocks_have_the_distribution_of_the_reference():
 
     def block():
         mask = np.zeros((14, 14), int)
-        assert generate._hide_block(mask, 75) == mask.sum()
+        assert generate._hide_block(mask, 16, 75) == mask.sum()
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         # The hidden patches form one full rectangle.
         assert mask.sum() == len(rows) * len(columns)
