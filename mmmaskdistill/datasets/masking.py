@@ -96,6 +96,13 @@ class CountedMaskGenerator(MaskGenerator):
             )
         self.unmasked_batches = unmasked_batches
 
+    @property
+    def least(self) -> int:
+        """The smallest number of patches that any batch of a run hides."""
+        if self.unmasked_batches:
+            return 0
+        return round(min(self._ramp.start, self._ramp.end))
+
     def count(self) -> int:
         """Return how many patches the sample that is being loaded hides."""
         place = current_place()
