@@ -169,9 +169,9 @@ def _check_values(axes: dict[str, Sequence[str]]):
             raise ConfigError(f'{axis} lists a value twice: {" ".join(values)}')
 
 
-def _number(axis: str, value: str) -> float:
+def _number(axis: str, value: str, word: str | None = None) -> float:
     try:
-        return float(value)
+        return float(value if word is None else word)
     except ValueError:
         raise ConfigError(f'{axis} {value!r}: expected a number') from None
 
@@ -179,7 +179,7 @@ def _number(axis: str, value: str) -> float:
 def _ramp(axis: str, value: str) -> tuple[float, float]:
     """Parse a number, or the two numbers of START-END."""
     start, _, end = value.partition('-')
-    return _number(axis, start), _number(axis, end or start)
+    return _number(axis, value, start), _number(axis, value, end or start)
 
 
 def _combine(
