@@ -14,9 +14,10 @@ model = dict(
     backbone=_base_.student,
     # The features of stage 3 of EfficientNet-Lite0 have 112 channels and stride 16.
     # The images are not augmented, so the features of each file are computed only
-    # once.
+    # once, and other objectives start from the same file of features.
     teacher=dict(
         type='mmmaskdistill.CachedTeacher',
+        file=_base_.quickstart_dir + '/features.pth',
         teacher=dict(
             type='mmmaskdistill.TimmTeacher',
             model_name='tf_efficientnet_lite0',

@@ -75,9 +75,11 @@ def make_cells(
         config (Config): The pre-training config.
         axes (dict[str, Sequence[str]]): The values of each axis. The axes
             ``teacher``, ``normalizer``, ``loss`` and ``mask`` take short names
-            such as ``layer_norm``, and the axis ``ratio`` takes the share of
-            hidden patches. Any other axis is a key of the config, such as
-            ``optim_wrapper.optimizer.lr``.
+            such as ``layer_norm``. The axis ``ratio`` takes the share of hidden
+            patches, ``visible_weight`` the weight of a visible patch in the loss,
+            both as a number or as ``START-END`` if it changes during the run, and
+            ``unmasked`` takes the share of the batches without a mask. Any other
+            axis is a key of the config, such as ``optim_wrapper.optimizer.lr``.
         one_at_a_time (bool): Whether to vary one axis at a time, while all
             other axes keep their first value, instead of making all
             combinations. Defaults to False.
@@ -144,10 +146,17 @@ def _check_values(axes: dict[str, Sequence[str]]):
                 raise ConfigError(
                     f'{axis} {value!r}: expected one of {", ".join(known[axis])}'
                 )
-            if axis == 'ratio' and not _is_ratio(value):
+            if axis == 'ratio' and not all(0 <= n < 1 for n in _ramp(axis, value)):
                 raise ConfigError(
-                    f'ratio {value!r}: expected the share of hidden patches, a '
-                    'number above 0 and below 1'
+                    f'ratio {value!r}: expected the share of hidden patches, 0 or more '
+                    'and less than 1, or START-END'
+                )
+            if axis == 'visible_weight':
+                _ramp(axis, value)
+            if axis == 'unmasked' and not 0 <= _number(axis, value) < 1:
+                raise ConfigError(
+                    f'unmasked {value!r}: expected a share of the batches, 0 or more '
+                    'and less than 1'
                 )
             if axis == 'teacher' and value not in TEACHERS and not timm.is_model(value):
                 raise ConfigError(
@@ -160,11 +169,17 @@ def _check_values(axes: dict[str, Sequence[str]]):
             raise ConfigError(f'{axis} lists a value twice: {" ".join(values)}')
 
 
-def _is_ratio(value: str) -> bool:
+def _number(axis: str, value: str, word: str | None = None) -> float:
     try:
-        return 0 < float(value) < 1
+        return float(value if word is None else word)
     except ValueError:
-        return False
+        raise ConfigError(f'{axis} {value!r}: expected a number') from None
+
+
+def _ramp(axis: str, value: str) -> tuple[float, float]:
+    """Parse a number, or the two numbers of START-END."""
+    start, _, end = value.partition('-')
+    return _number(axis, value, start), _number(axis, value, end or start)
 
 
 def _combine(
@@ -310,8 +325,9 @@ def _mask_generator(config: Config) -> dict:
 def _hidden(config: Config) -> int | None:
     """Return how many patches a config hides, or None if it hides none."""
     for part in (config.model.get('masking') or {}, _mask_generator(config)):
-        if 'num_masking_patches' in part:
-            return part['num_masking_patches']
+        hidden = part.get('num_masking_patches')
+        if hidden is not None:
+            return hidden if isinstance(hidden, int) else hidden['end']
     return None
 
 
@@ -338,9 +354,7 @@ def _set_mask(config: Config, value: str):
     model.pop('masking', None)
     _pack_noise(config, value == 'attention')
     if value == 'none':
-        model.predict = 'all'
-        if class_name(model.backbone) == 'MaskDistillViT':
-            model.backbone.type = 'mmmaskdistill.AllTokensViT'
+        _predict_all(model)
     elif value == 'attention':
         model.masking = ConfigDict(
             type='mmmaskdistill.AttentionMask', num_masking_patches=hidden
@@ -362,14 +376,48 @@ def _pack_noise(config: Config, packed: bool):
                 step.algorithm_keys = keys
 
 
+def _predict_all(model: dict):
+    """Let all patches count, and the student return them."""
+    model.predict = 'all'
+    if class_name(model.backbone) == 'MaskDistillViT':
+        model.backbone.type = 'mmmaskdistill.AllTokensViT'
+
+
 def _set_ratio(config: Config, value: str):
     step = _mask_generator(config)
     part = config.model.masking if class_name(step) == 'GumbelNoise' else step
-    if 'num_masking_patches' in part:  # A NoMaskGenerator has no ratio to set.
-        square = part.get('unit', 1) ** 2
-        part.num_masking_patches = square * round(
-            float(value) * _patches(config) / square
-        )
+    if 'num_masking_patches' not in part:  # A NoMaskGenerator has no ratio to set.
+        return
+    shares = _ramp('ratio', value)
+    if not any(shares):
+        _set_mask(config, 'none')
+        return
+    square = part.get('unit', 1) ** 2
+    start, end = (square * round(x * _patches(config) / square) for x in shares)
+    part.num_masking_patches = start if start == end else dict(start=start, end=end)
+
+
+def _set_visible_weight(config: Config, value: str):
+    """Set the weight of visible patches; 0 is the loss of hidden patches only."""
+    model = config.model
+    start, end = _ramp('visible_weight', value)
+    model.pop('visible_weight', None)
+    if not (start or end):
+        if model.get('predict', 'hidden') != 'hidden':
+            model.predict = 'hidden'
+        return
+    _predict_all(model)
+    if start != end:
+        model.visible_weight = dict(start=start, end=end)
+    elif start != 1:
+        model.visible_weight = start
+
+
+def _set_unmasked(config: Config, value: str):
+    step = _mask_generator(config)
+    step.pop('unmasked_batches', None)
+    if float(value):
+        step.unmasked_batches = float(value)
 
 
 SETTERS = dict(
@@ -378,4 +426,6 @@ SETTERS = dict(
     loss=_set_loss,
     mask=_set_mask,
     ratio=_set_ratio,
+    visible_weight=_set_visible_weight,
+    unmasked=_set_unmasked,
 )

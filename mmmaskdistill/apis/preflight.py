@@ -80,15 +80,24 @@ def check_masks(cfg: Config, model: nn.Module) -> None:
             A model other than :class:`MaskDistill` is not checked.
 
     Raises:
-        ConfigError: If the grid of the masks is not the student's patch grid.
+        ConfigError: If the grid of the masks is not the student's patch grid, or if
+            only hidden patches count and some batches hide none.
     """
     while is_model_wrapper(model):
         model = model.module
     step = mask_generator(cfg) if isinstance(model, MaskDistill) else None
     if step is None:
         return
+    generator = TRANSFORMS.build(step)
+    if getattr(generator, 'least', 1) == 0 and model.predict == 'hidden':
+        raise ConfigError(
+            f'{generator} hides no patch in some batches, but only hidden patches '
+            "count in the loss: set model.predict='all' and "
+            "model.backbone.type='mmmaskdistill.AllTokensViT', or let it always hide "
+            'some'
+        )
     try:
-        drawn = TRANSFORMS.build(step).transform({})
+        drawn = generator.transform({})
     except KeyError:  # The transform needs an image.
         return
     shape = drawn['noise' if 'noise' in drawn else 'mask'].shape

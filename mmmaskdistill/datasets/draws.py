@@ -9,11 +9,13 @@ state of random generators to restore.
 
 import random
 from collections.abc import Iterator
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from mmengine.dist import get_dist_info
+from mmengine.structures import BaseDataElement
 from torch.utils.data import BatchSampler, Dataset, Sampler
 
 from mmmaskdistill.errors import ConfigError
@@ -35,6 +37,50 @@ def seed_generators(*key: int) -> None:
     torch.default_generator.manual_seed(words[2])
 
 
+class Place(NamedTuple):
+    """What the batch of a training sample has in common, on all ranks.
+
+    Attributes:
+        progress (float | None): Share of the run's iterations that lie behind, at
+            least 0 and less than 1. None if the training loop does not tell how
+            long the run is.
+        uniform (float): A random number, at least 0 and less than 1, that is drawn
+            for each batch.
+    """
+
+    progress: float | None
+    uniform: float
+
+
+_place: Place | None = None
+
+
+def current_place() -> Place | None:
+    """Return the place in the run of the sample that is being loaded.
+
+    Transforms call this function, in the main process or in a worker.
+
+    Returns:
+        Place | None: The place, or None if the sample is not loaded for training.
+    """
+    return _place
+
+
+@contextmanager
+def at_place(place: Place) -> Iterator[None]:
+    """Set what :func:`current_place` returns within the ``with`` block.
+
+    Args:
+        place (Place): The place.
+    """
+    global _place
+    _place = place
+    try:
+        yield
+    finally:
+        _place = None
+
+
 class Draw(int):
     """An index of a dataset that knows at which place in the run it was drawn.
 
@@ -42,21 +88,37 @@ class Draw(int):
         index (int): Index of the sample in the dataset.
         epoch (int): Number of the pass over the data.
         position (int): Position in this pass, counted over all ranks.
+        batch (int): Number of the batch, counted from the beginning of the run.
+            Defaults to 0.
+        progress (float, optional): Share of the run's batches that lie behind.
+            Defaults to None: the length of the run is not known.
     """
 
-    def __new__(cls, index: int, epoch: int, position: int) -> 'Draw':
-        """Make an integer with two attributes, ``epoch`` and ``position``."""
+    def __new__(
+        cls,
+        index: int,
+        epoch: int,
+        position: int,
+        batch: int = 0,
+        progress: float | None = None,
+    ) -> 'Draw':
+        """Make an integer that has the other arguments as attributes."""
         draw = super().__new__(cls, index)
         draw.epoch, draw.position = epoch, position
+        draw.batch, draw.progress = batch, progress
         return draw
 
     def __getnewargs__(self):
-        return int(self), self.epoch, self.position
+        return int(self), self.epoch, self.position, self.batch, self.progress
 
 
 @DATASETS.register_module()
 class SeededDataset(Dataset):
     """A dataset that seeds its random transforms for each :class:`Draw`.
+
+    While a sample is loaded, :func:`current_place` returns its place in the run.
+    The data sample has the ``progress`` of the run as a meta field, for models with
+    settings that change during the run.
 
     All other attributes (``metainfo``, ``full_init``, ``pipeline``, ...) are
     those of the wrapped dataset, whether they are read or written.
@@ -74,9 +136,14 @@ class SeededDataset(Dataset):
 
     def __getitem__(self, index: int) -> Any:
         if isinstance(index, Draw):
-            # The 0 stands for samples. The model's random numbers have a 1 in
-            # this place, see `IterationSeedHook`.
+            # The number after the seed keeps the random streams apart: 0 is for
+            # samples, 1 for the model, see `IterationSeedHook`, and 2 for batches.
+            uniform = np.random.default_rng((self.seed, 2, index.batch)).random()
             seed_generators(self.seed, 0, index.epoch, index.position)
+            with at_place(Place(index.progress, uniform)):
+                sample = self.dataset[int(index)]
+            _note_progress(sample, index.progress)
+            return sample
         return self.dataset[int(index)]
 
     def __len__(self) -> int:
@@ -96,6 +163,12 @@ class SeededDataset(Dataset):
             super().__setattr__(name, value)
         else:
             setattr(self.dataset, name, value)
+
+
+def _note_progress(sample: Any, progress: float | None):
+    data_sample = sample.get('data_samples') if isinstance(sample, dict) else None
+    if progress is not None and isinstance(data_sample, BaseDataElement):
+        data_sample.set_metainfo(dict(progress=progress))
 
 
 @DATA_SAMPLERS.register_module()
@@ -121,6 +194,10 @@ class DrawBatchSampler(Sampler):
             their samples are not loaded. If ``endless`` is False, the last one
             of them belongs to the sampler's epoch, and may be the last batch of
             it. Defaults to 0.
+        max_iters (int, optional): Number of batches of the run. Defaults to None.
+        max_epochs (int, optional): Number of passes over the data of the run, if
+            ``max_iters`` is not given. Defaults to None: without both, the draws
+            have no ``progress``.
 
     Raises:
         ConfigError: While iterating, if the iteration is endless and a pass over
@@ -135,6 +212,8 @@ class DrawBatchSampler(Sampler):
         batch_sampler: dict | None = None,
         endless: bool = False,
         start: int = 0,
+        max_iters: int | None = None,
+        max_epochs: int | None = None,
     ):
         if batch_sampler is None:
             batches = BatchSampler(sampler, batch_size, drop_last)
@@ -148,6 +227,7 @@ class DrawBatchSampler(Sampler):
         self.drop_last = drop_last
         self.endless = endless
         self.start = start
+        self.max_iters, self.max_epochs = max_iters, max_epochs
         self.rank, self.world_size = get_dist_info()
 
     def __iter__(self) -> Iterator[list[Draw]]:
@@ -160,6 +240,10 @@ class DrawBatchSampler(Sampler):
                 epoch = self.sampler.epoch
                 skip = (self.start - 1) % size + 1 if self.start else 0
         self.start = 0
+        number = epoch * len(self.batches) if epoch else 0
+        total = self.max_iters
+        if total is None and self.max_epochs is not None:
+            total = self.max_epochs * len(self.batches)
         while True:
             if self.endless and hasattr(self.sampler, 'set_epoch'):
                 self.sampler.set_epoch(epoch)
@@ -168,10 +252,18 @@ class DrawBatchSampler(Sampler):
                 if skip:
                     skip -= 1
                 else:
+                    progress = None if total is None else min(number / total, 1.0)
                     yield [
-                        Draw(index, epoch, position + k * self.world_size)
+                        Draw(
+                            index,
+                            epoch,
+                            position + k * self.world_size,
+                            number,
+                            progress,
+                        )
                         for k, index in enumerate(batch)
                     ]
+                number += 1
                 position += len(batch) * self.world_size
             if not self.endless:
                 return

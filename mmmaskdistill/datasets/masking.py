@@ -12,6 +12,9 @@ from mmcv.transforms import BaseTransform
 
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import TRANSFORMS
+from mmmaskdistill.schedules import parse_ramp
+
+from .draws import current_place
 
 
 class MaskGenerator(BaseTransform):
@@ -49,8 +52,81 @@ class MaskGenerator(BaseTransform):
         return f'{type(self).__name__}({options})'
 
 
+class CountedMaskGenerator(MaskGenerator):
+    """Base class of generators that hide the same number of patches in every image.
+
+    The number may change during the run, from batch to batch. All images of a batch
+    hide the same number of patches, on all ranks. Outside of a training run, when
+    pictures are drawn, for example, it has the value of the run's end.
+
+    Args:
+        input_size (int | tuple[int, int]): Rows and columns of the patch grid.
+        num_masking_patches (int | dict): Number of patches to hide, or the arguments
+            of a :class:`~mmmaskdistill.schedules.Ramp`, such as
+            ``dict(start=0, end=75)``, whose value is rounded.
+        unmasked_batches (float): Share of the batches in which nothing is hidden.
+            They are drawn at random. Defaults to 0.
+
+    Raises:
+        ConfigError: If the patch grid has fewer patches than are to be hidden, if
+            none is ever to be hidden, or if ``unmasked_batches`` is not at least 0
+            and less than 1.
+    """
+
+    def __init__(
+        self,
+        input_size: int | tuple[int, int],
+        num_masking_patches: int | dict,
+        unmasked_batches: float = 0.0,
+    ):
+        super().__init__(input_size)
+        self.num_masking_patches = num_masking_patches
+        self._ramp = parse_ramp(num_masking_patches, 'num_masking_patches')
+        most = max(self._ramp.start, self._ramp.end)
+        if not 0 < most <= math.prod(self.input_size):
+            raise ConfigError(
+                f'num_masking_patches={num_masking_patches}: expected 1 to '
+                f'{math.prod(self.input_size)}, the number of patches of the grid '
+                f'{self.input_size}'
+            )
+        if not 0 <= unmasked_batches < 1:
+            raise ConfigError(
+                f'unmasked_batches={unmasked_batches}: expected a share of the '
+                'batches, at least 0 and less than 1'
+            )
+        self.unmasked_batches = unmasked_batches
+
+    @property
+    def least(self) -> int:
+        """The smallest number of patches that any batch of a run hides."""
+        if self.unmasked_batches:
+            return 0
+        return round(min(self._ramp.start, self._ramp.end))
+
+    def count(self) -> int:
+        """Return how many patches the sample that is being loaded hides."""
+        place = current_place()
+        if place is None:
+            return round(self._ramp(1.0))
+        if place.uniform < self.unmasked_batches:
+            return 0
+        if self._ramp.start != self._ramp.end and place.progress is None:
+            raise ConfigError(
+                f'num_masking_patches={self.num_masking_patches} changes during the '
+                'run, whose length is not known: use a train_cfg with max_epochs or '
+                'max_iters'
+            )
+        return round(self._ramp(place.progress or 0.0))
+
+    def __repr__(self) -> str:
+        options = ', '.join(
+            f'{key}={value}' for key, value in vars(self).items() if key[0] != '_'
+        )
+        return f'{type(self).__name__}({options})'
+
+
 @TRANSFORMS.register_module()
-class BlockMaskGenerator(MaskGenerator):
+class BlockMaskGenerator(CountedMaskGenerator):
     """Hide rectangular blocks of patches, and the same number in every image.
 
     Blocks are drawn until enough patches are hidden. The area of a block is drawn
@@ -68,43 +144,46 @@ class BlockMaskGenerator(MaskGenerator):
 
     Args:
         input_size (int | tuple[int, int]): Rows and columns of the patch grid.
-        num_masking_patches (int): Number of patches to hide.
-        min_num_patches (int): Smallest area of a block, in patches. Defaults to
-            16.
+        num_masking_patches (int | dict): Number of patches to hide, or how it
+            changes during the run, see :class:`CountedMaskGenerator`.
+        min_num_patches (int): Smallest area of a block, in patches. It is the number
+            of patches to hide, if this is less. Defaults to 16.
         max_num_patches (int, optional): Largest area of a block, in patches.
-            Defaults to ``num_masking_patches``.
+            Defaults to the number of patches to hide.
         min_aspect (float): Smallest ratio of a block's height to its width.
             Defaults to 0.3.
         max_aspect (float, optional): Largest ratio of a block's height to its
             width. Defaults to ``1 / min_aspect``.
+        unmasked_batches (float): Share of the batches in which nothing is hidden.
+            Defaults to 0.
 
     Raises:
-        ConfigError: If the patch grid has fewer patches than are to be hidden, or
-            none is to be hidden.
+        ConfigError: See :class:`CountedMaskGenerator`.
     """
 
     def __init__(
         self,
         input_size: int | tuple[int, int],
-        num_masking_patches: int,
+        num_masking_patches: int | dict,
         min_num_patches: int = 16,
         max_num_patches: int | None = None,
         min_aspect: float = 0.3,
         max_aspect: float | None = None,
+        unmasked_batches: float = 0.0,
     ):
-        super().__init__(input_size)
-        _check_count(num_masking_patches, self.input_size)
-        self.num_masking_patches = num_masking_patches
+        super().__init__(input_size, num_masking_patches, unmasked_batches)
         self.min_num_patches = min_num_patches
-        self.max_num_patches = max_num_patches or num_masking_patches
+        self.max_num_patches = max_num_patches
         self.log_aspect = (math.log(min_aspect), math.log(max_aspect or 1 / min_aspect))
 
     def draw(self) -> np.ndarray:
         """Draw blocks, [h, w] int64, 1 = hidden."""
         mask = np.zeros(self.input_size, np.int64)
-        left = self.num_masking_patches
+        left = count = self.count()
+        smallest = min(self.min_num_patches, count)
+        largest = self.max_num_patches or count
         while left:
-            hidden = self._hide_block(mask, left)
+            hidden = self._hide_block(mask, smallest, min(left, largest))
             if not hidden:
                 visible = np.flatnonzero(mask == 0)
                 mask.flat[np.random.choice(visible, left, replace=False)] = 1
@@ -112,17 +191,16 @@ class BlockMaskGenerator(MaskGenerator):
             left -= hidden
         return mask
 
-    def _hide_block(self, mask: np.ndarray, left: int) -> int:
-        """Hide one block with at most ``left`` new patches.
+    def _hide_block(self, mask: np.ndarray, least: int, most: int) -> int:
+        """Hide one block of an area of ``least`` to ``most`` patches.
 
         Returns:
             int: Number of patches that the block hides and that were visible
             before, or 0 if ten blocks were rejected.
         """
         rows, columns = self.input_size
-        most = min(left, self.max_num_patches)
         for _ in range(10):
-            area = np.random.uniform(self.min_num_patches, most)
+            area = np.random.uniform(least, most)
             aspect = math.exp(np.random.uniform(*self.log_aspect))
             height = round(math.sqrt(area * aspect))
             width = round(math.sqrt(area / aspect))
@@ -139,7 +217,7 @@ class BlockMaskGenerator(MaskGenerator):
 
 
 @TRANSFORMS.register_module()
-class UniformMaskGenerator(MaskGenerator):
+class UniformMaskGenerator(CountedMaskGenerator):
     """Hide squares of patches, drawn uniformly, and the same number in every image.
 
     MAE hides single patches (arXiv 2111.06377), SimMIM squares of 32 x 32 pixels
@@ -147,41 +225,45 @@ class UniformMaskGenerator(MaskGenerator):
 
     Args:
         input_size (int | tuple[int, int]): Rows and columns of the patch grid.
-        num_masking_patches (int): Number of patches to hide, a multiple of
-            ``unit`` squared.
+        num_masking_patches (int | dict): Number of patches to hide, a multiple of
+            ``unit`` squared, or how it changes during the run, see
+            :class:`CountedMaskGenerator`. A number that changes is rounded to whole
+            squares.
         unit (int): Side of a square, in patches. It must divide the rows and the
             columns of the patch grid. Defaults to 1.
+        unmasked_batches (float): Share of the batches in which nothing is hidden.
+            Defaults to 0.
 
     Raises:
-        ConfigError: If the patch grid has fewer patches than are to be hidden, if
-            none is to be hidden, or if the patch grid or the patches to hide do
-            not consist of whole squares.
+        ConfigError: If the patch grid or the patches to hide do not consist of whole
+            squares. See also :class:`CountedMaskGenerator`.
     """
 
     def __init__(
-        self, input_size: int | tuple[int, int], num_masking_patches: int, unit: int = 1
+        self,
+        input_size: int | tuple[int, int],
+        num_masking_patches: int | dict,
+        unit: int = 1,
+        unmasked_batches: float = 0.0,
     ):
-        super().__init__(input_size)
-        _check_count(num_masking_patches, self.input_size)
-        if (
-            any(side % unit for side in self.input_size)
-            or num_masking_patches % unit**2
+        super().__init__(input_size, num_masking_patches, unmasked_batches)
+        counts = (self._ramp.start, self._ramp.end)
+        if any(side % unit for side in self.input_size) or any(
+            count % unit**2 for count in counts
         ):
             raise ConfigError(
                 f'unit={unit}: the grid {self.input_size} and '
                 f'num_masking_patches={num_masking_patches} must consist of '
                 f'squares of {unit} x {unit} patches'
             )
-        self.num_masking_patches = num_masking_patches
         self.unit = unit
 
     def draw(self) -> np.ndarray:
         """Draw squares, [h, w] int64, 1 = hidden."""
         rows, columns = (side // self.unit for side in self.input_size)
         mask = np.zeros(rows * columns, np.int64)
-        mask[
-            np.random.permutation(len(mask))[: self.num_masking_patches // self.unit**2]
-        ] = 1
+        squares = round(self.count() / self.unit**2)
+        mask[np.random.permutation(len(mask))[:squares]] = 1
         square = np.ones((self.unit, self.unit), np.int64)
         return np.kron(mask.reshape(rows, columns), square)
 
@@ -225,11 +307,3 @@ class GumbelNoise(BaseTransform):
 
 def _grid(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else tuple(size)
-
-
-def _check_count(hidden: int, grid: tuple[int, int]):
-    if not 0 < hidden <= math.prod(grid):
-        raise ConfigError(
-            f'num_masking_patches={hidden}: expected 1 to '
-            f'{math.prod(grid)}, the number of patches of the grid {grid}'
-        )

@@ -284,6 +284,9 @@ class ResumableRunner(Runner):
             self._train_dataloader,
             endless=issubclass(kind, IterBasedTrainLoop),
             start=start,
+            length={
+                key: loop[key] for key in ('max_iters', 'max_epochs') if key in loop
+            },
         )
         return super().build_train_loop(loop)
 
@@ -295,11 +298,13 @@ class ResumableRunner(Runner):
         return LOOPS.get(kind) if isinstance(kind, str) else kind
 
     def _draw_by_number(
-        self, dataloader: DataLoader | dict, endless: bool, start: int
+        self, dataloader: DataLoader | dict, endless: bool, start: int, length: dict
     ) -> DataLoader | dict:
         """Wrap the dataset and the batch sampler in a data loader's config.
 
-        A sample's random numbers then follow from its number in the run.
+        A sample's random numbers, and settings that change during the run, then
+        follow from its number in the run, whose ``length`` is ``max_iters`` or
+        ``max_epochs``.
         """
         batch_sampler = (
             dataloader.get('batch_sampler')
@@ -310,7 +315,8 @@ class ResumableRunner(Runner):
             self.logger.warning(
                 'the training dataloader or its batch sampler is an object and '
                 'not a config, so the runner cannot control its random numbers: '
-                'a resumed run will differ from an uninterrupted one'
+                'a resumed run will differ from an uninterrupted one, and settings '
+                'of transforms that change during the run keep their last value'
             )
             return dataloader
         dataloader = ConfigDict(dataloader)
@@ -323,6 +329,7 @@ class ResumableRunner(Runner):
             drop_last=dataloader.pop('drop_last', False),
             endless=endless,
             start=start,
+            **length,
         )
         return dataloader
 

@@ -247,3 +247,49 @@ def test_models_of_the_cells_can_be_built():
     for name, cfg in cells(dict(mask=['none', 'random'])).items():
         model = MODELS.build(cfg.model)
         assert model.predict == ('all' if name == 'mask=none' else 'hidden')
+
+
+def test_weight_of_visible_patches_changes_loss_and_student():
+    made = cells(dict(visible_weight=['0', '1', '0.3', '1-0']))
+    assert made['as_configured']._cfg_dict == config()._cfg_dict
+    for name, weight in (
+        ('visible_weight=1', None),
+        ('visible_weight=0.3', 0.3),
+        ('visible_weight=1-0', dict(start=1, end=0)),
+    ):
+        model = made[name].model
+        assert model.predict == 'all'
+        assert model.backbone.type == 'mmmaskdistill.AllTokensViT'
+        assert model.get('visible_weight') == weight
+    back = cells(dict(visible_weight=['0']), made['visible_weight=0.3'])
+    (back,) = back.values()
+    assert back.model.predict == 'hidden' and 'visible_weight' not in back.model
+
+
+def test_ratio_may_change_and_batches_may_be_unmasked():
+    made = cells(dict(visible_weight=['1'], ratio=['0-0.5'], unmasked=['0', '0.25']))
+    still, mixed = map(mask, made.values())
+    assert still.num_masking_patches == dict(start=0, end=8)
+    assert 'unmasked_batches' not in still and mixed.unmasked_batches == 0.25
+    (none,) = cells(dict(visible_weight=['1'], ratio=['0'])).values()
+    assert mask(none).type == 'mmmaskdistill.NoMaskGenerator'
+
+
+def test_batches_without_a_mask_need_a_loss_of_visible_patches():
+    for axes in (dict(unmasked=['0.5']), dict(ratio=['0-0.5'])):
+        (made,) = make_cells(config(), axes)
+        assert 'hides no patch in some batches' in made.refusal
+
+
+@pytest.mark.parametrize(
+    'axes, words',
+    [
+        (dict(ratio=['0.4-x']), "ratio '0.4-x': expected a number"),
+        (dict(ratio=['0.4-1']), "ratio '0.4-1': expected the share"),
+        (dict(visible_weight=['all']), "visible_weight 'all': expected a number"),
+        (dict(unmasked=['1']), "unmasked '1': expected a share"),
+    ],
+)
+def test_wrong_values_of_an_objective_are_refused(axes, words):
+    with pytest.raises(ConfigError, match=words):
+        make_cells(config(), axes)

@@ -5,11 +5,18 @@ import numpy as np
 import pytest
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.structures import BaseDataElement
 from mmpretrain.datasets import RepeatAugSampler
+from scipy.stats import kstest
 from torch.utils.data import DataLoader, Subset
 
 import mmmaskdistill  # noqa: F401
-from mmmaskdistill.datasets.draws import Draw, DrawBatchSampler, SeededDataset
+from mmmaskdistill.datasets.draws import (
+    Draw,
+    DrawBatchSampler,
+    SeededDataset,
+    current_place,
+)
 
 
 class Noise:
@@ -159,6 +166,68 @@ def test_seeded_dataset_has_the_attributes_of_the_wrapped_one():
 
 
 def test_draw_is_a_picklable_index():
-    draw = pickle.loads(pickle.dumps(Draw(3, epoch=1, position=7)))
+    draw = Draw(3, epoch=1, position=7, batch=9, progress=0.5)
+    draw = pickle.loads(pickle.dumps(draw))
     assert (draw, draw.epoch, draw.position) == (3, 1, 7)
+    assert (draw.batch, draw.progress) == (9, 0.5)
     assert 'abcd'[draw] == 'd'
+
+
+def progress(sampler_type, **kwargs):
+    """Draw the number and the progress of each batch, as :func:`draws` does."""
+    sampler = sampler_type(Noise(10), shuffle=True, seed=1)
+    sampler.epoch = kwargs.pop('epoch', 0)
+    if sampler_type is InfiniteSampler:
+        del sampler.epoch
+    batches = DrawBatchSampler(sampler, 4, **kwargs)
+    found = []
+    for _, batch in zip(range(6), batches):
+        (places,) = {(draw.batch, draw.progress) for draw in batch}
+        found.append(places)
+    return found
+
+
+def test_progress_is_the_share_of_the_batches_that_lie_behind():
+    """A pass over the data has 3 batches."""
+    endless = progress(InfiniteSampler, endless=True, max_iters=8)
+    assert endless == [(i, i / 8) for i in range(6)]
+    by_epoch = progress(DefaultSampler, epoch=1, max_epochs=4)
+    assert by_epoch == [(i, i / 12) for i in (3, 4, 5)]
+    passes = progress(DefaultSampler, endless=True, max_iters=8)
+    assert passes == endless
+    assert progress(DefaultSampler)[1] == (1, None)
+
+
+@pytest.mark.parametrize('start', [1, 2, 4])
+def test_progress_of_a_resumed_run_is_that_of_an_uninterrupted_one(start):
+    for kind, length in (
+        (InfiniteSampler, dict(endless=True, max_iters=8)),
+        (DefaultSampler, dict(endless=True, max_iters=8)),
+    ):
+        resumed = progress(kind, start=start, **length)
+        assert resumed[: 6 - start] == progress(kind, **length)[start:]
+    resumed = progress(DefaultSampler, epoch=1, max_epochs=4, start=4)
+    assert resumed == [(4, 4 / 12), (5, 5 / 12)]
+
+
+class Places(Noise):
+    """A dataset whose samples are the places at which they are loaded."""
+
+    def __getitem__(self, index):
+        return dict(inputs=current_place(), data_samples=BaseDataElement())
+
+
+def test_transforms_and_models_learn_the_place_of_their_batch():
+    dataset = SeededDataset(Places(), seed=1)
+    first, same, other = (
+        dataset[Draw(index, 0, index, batch, 0.25 * batch)]
+        for index, batch in ((0, 1), (1, 1), (2, 2))
+    )
+    assert first['inputs'] == same['inputs']
+    assert first['inputs'].progress == 0.25 and other['inputs'].progress == 0.5
+    assert first['inputs'].uniform != other['inputs'].uniform
+    assert [s['data_samples'].progress for s in (first, other)] == [0.25, 0.5]
+    assert 'progress' in first['data_samples'].metainfo_keys()
+    assert current_place() is None and dataset[3]['inputs'] is None
+    drawn = [dataset[Draw(0, 0, 0, batch)]['inputs'].uniform for batch in range(400)]
+    assert kstest(drawn, 'uniform').pvalue > 1e-3

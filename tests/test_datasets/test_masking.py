@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from scipy.stats import ks_2samp
 
-from mmmaskdistill.datasets import BlockMaskGenerator
+from mmmaskdistill.datasets import BlockMaskGenerator, UniformMaskGenerator
+from mmmaskdistill.datasets.draws import Place, at_place
+from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import TRANSFORMS
 
 DRAWS = 10000
@@ -87,7 +89,7 @@ def test_blocks_have_the_distribution_of_the_reference():
 
     def block():
         mask = np.zeros((14, 14), int)
-        assert generate._hide_block(mask, 75) == mask.sum()
+        assert generate._hide_block(mask, 16, 75) == mask.sum()
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         # The hidden patches form one full rectangle.
         assert mask.sum() == len(rows) * len(columns)
@@ -125,3 +127,45 @@ def test_number_of_hidden_patches_is_exact_on_an_oblong_grid(number):
 def test_numbers_of_patches_outside_the_grid_are_refused(number):
     with pytest.raises(ValueError, match=f'num_masking_patches={number}'):
         BlockMaskGenerator((5, 7), number)
+
+
+@pytest.mark.parametrize('kind', [BlockMaskGenerator, UniformMaskGenerator])
+def test_number_of_hidden_patches_may_follow_the_progress_of_the_run(kind):
+    generate = kind((5, 7), dict(start=0, end=20, until=0.5))
+    for progress, hidden in ((0, 0), (0.1, 4), (0.26, 10), (0.5, 20), (0.9, 20)):
+        with at_place(Place(progress, 0.5)):
+            assert generate({})['mask'].sum() == hidden
+    # Pictures are drawn as at the end of the run.
+    assert generate({})['mask'].sum() == 20
+    with at_place(Place(None, 0.5)), pytest.raises(ConfigError, match='max_epochs'):
+        generate({})
+
+
+def test_squares_of_patches_stay_whole_while_their_number_changes():
+    generate = UniformMaskGenerator(8, dict(start=0, end=40), unit=2)
+    for progress in (0.1, 0.33, 0.77):
+        with at_place(Place(progress, 0.5)):
+            mask = generate({})['mask']
+        assert mask.sum() == 4 * round(40 * progress / 4)
+        squares = mask.reshape(4, 2, 4, 2).sum((1, 3))
+        assert set(squares.flat) <= {0, 4}
+    with pytest.raises(ConfigError, match='squares of 2 x 2'):
+        UniformMaskGenerator(8, dict(start=2, end=40), unit=2)
+
+
+def test_some_batches_hide_nothing():
+    generate = BlockMaskGenerator(8, 20, unmasked_batches=0.25)
+    hidden = []
+    for uniform in (0.1, 0.24, 0.26, 0.9):
+        with at_place(Place(0.5, uniform)):
+            hidden.append(generate({})['mask'].sum())
+    assert hidden == [0, 0, 20, 20]
+    assert generate({})['mask'].sum() == 20
+    with pytest.raises(ConfigError, match='unmasked_batches=1'):
+        BlockMaskGenerator(8, 20, unmasked_batches=1)
+
+
+@pytest.mark.parametrize('number', [dict(start=0, end=0), dict(start=0, end=65)])
+def test_numbers_that_leave_the_grid_are_refused(number):
+    with pytest.raises(ConfigError, match='expected 1 to 64'):
+        BlockMaskGenerator(8, number)

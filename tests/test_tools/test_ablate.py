@@ -68,8 +68,8 @@ def test_second_call_resumes_the_killed_run(calls, workspace):
     assert 'resuming' in (folder / 'pretrain.log').read_text()
     assert (folder / 'pretrain/epoch_4.pth').is_file()
     # The evaluation starts from the student that was just trained.
-    assert 'epoch_4.pth' in (folder / 'evaluate.log').read_text()
-    scalars = next((folder / 'evaluate').glob('*/vis_data/scalars.json'))
+    assert 'epoch_4.pth' in (folder / 'segment.log').read_text()
+    scalars = next((folder / 'segment').glob('*/vis_data/scalars.json'))
     last = [
         json.loads(line) for line in scalars.read_text().splitlines() if 'mIoU' in line
     ][-1]

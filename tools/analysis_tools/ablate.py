@@ -2,8 +2,8 @@ r"""Compare variants of a pre-training config in an ablation study.
 
 An axis is a part of the config that is varied, such as the loss. A cell is one
 combination of values, one for each axis. For each cell and seed, the tool
-pre-trains a student and then trains and validates the config of --evaluate from
-that student. For example:
+pre-trains a student and then trains and validates each config of --evaluate from
+that student. With --probe it also judges the student's frozen features. For example:
 
   python tools/analysis_tools/ablate.py configs/quickstart/pretrain.py \
       --normalizer layer_norm none --mask block random --seeds 3
@@ -42,9 +42,18 @@ TOOLS = osp.dirname(osp.dirname(osp.abspath(__file__)))
 sys.path.append(TOOLS)
 from command_line import fail  # noqa: E402
 
-AXES = ('teacher', 'normalizer', 'loss', 'mask', 'ratio')
-# Without --metric, the first of these that the evaluation reports is compared.
-METRICS = ('mIoU', 'accuracy/top1')
+AXES = (
+    'teacher',
+    'normalizer',
+    'loss',
+    'mask',
+    'ratio',
+    'visible_weight',
+    'unmasked',
+)
+# Without --metric, those of these that the evaluations report are compared.
+METRICS = ('mIoU', 'accuracy/top1', 'linear probe mIoU', 'k-NN top-1')
+PROBE = 'probe'  # name of the stage that probes the features
 SCRATCH = 'from_scratch'  # name of the cell without pre-training
 
 
@@ -76,7 +85,18 @@ def arguments() -> argparse.Namespace:
             '(single patches), attention (patches to which the teacher attends '
             'little) or none (the student sees and predicts all patches)',
         ),
-        ('ratio', 'shares of the patches that are hidden, such as 0.4'),
+        (
+            'ratio',
+            'shares of the patches that are hidden, such as 0.4, or 0-0.4 for a share '
+            'that rises during the run',
+        ),
+        (
+            'visible-weight',
+            'weights of a visible patch in the loss: 0 (only hidden patches count), 1 '
+            '(all patches count alike), other numbers, or 1-0 for a weight that falls '
+            'during the run',
+        ),
+        ('unmasked', 'shares of the batches in which nothing is hidden, such as 0.5'),
     ]:
         axes.add_argument(f'--{axis}', nargs='+', metavar='VALUE', help=help)
     axes.add_argument(
@@ -104,14 +124,22 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         '--evaluate',
+        nargs='+',
         metavar='CONFIG',
-        help='config that is trained from each student and validated (default: '
-        'segment.py in the folder of the pre-training config)',
+        help='one or more configs that are trained from each student and validated '
+        '(default: segment.py in the folder of the pre-training config)',
+    )
+    parser.add_argument(
+        '--probe',
+        action='store_true',
+        help='also judge the frozen features of each student with the data of '
+        '--evaluate, as tools/analysis_tools/probe.py does (default: off)',
     )
     parser.add_argument(
         '--metric',
-        help='result of the validation that is compared (default: '
-        f'{" or ".join(METRICS)})',
+        nargs='+',
+        help='results that the table compares; the chart shows the first one '
+        f'(default: those of {", ".join(METRICS)} that are reported)',
     )
     parser.add_argument(
         '--from-scratch',
@@ -131,7 +159,7 @@ def arguments() -> argparse.Namespace:
         nargs='+',
         default=[],
         metavar='KEY=VALUE',
-        help='settings that override those of the config of --evaluate '
+        help='settings that override those of each config of --evaluate '
         '(default: no changes)',
     )
     parser.add_argument(
@@ -162,10 +190,20 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
 
     if args.evaluate is None:
-        args.evaluate = osp.join(osp.dirname(args.config), 'segment.py')
-    for path, option in ((args.config, 'CONFIG'), (args.evaluate, '--evaluate')):
+        args.evaluate = [osp.join(osp.dirname(args.config), 'segment.py')]
+    for path, option in (
+        (args.config, 'CONFIG'),
+        *((path, '--evaluate') for path in args.evaluate),
+    ):
         if not osp.isfile(path):
             fail(f'config not found: {path!r}. Give one as {option}')
+    names = [stem(path) for path in args.evaluate]
+    if len({*names, 'pretrain', PROBE}) < len(names) + 2:
+        fail(
+            f'--evaluate {" ".join(args.evaluate)}: the results of each config go to '
+            'a folder of its name, so the names must differ from each other and '
+            f"from 'pretrain' and '{PROBE}'"
+        )
     for name in ('seeds', 'jobs', 'processes'):
         if getattr(args, name) < 1:
             fail(f'--{name} {getattr(args, name)}: expected 1 or more')
@@ -178,8 +216,8 @@ def arguments() -> argparse.Namespace:
         args.axes[key] = values
     if not args.axes:
         fail(
-            'there is nothing to vary: give at least one of --teacher, '
-            '--normalizer, --loss, --mask, --ratio and --axis'
+            'there is nothing to vary: give at least one of '
+            f'{", ".join("--" + axis.replace("_", "-") for axis in AXES)} and --axis'
         )
     return args
 
@@ -192,7 +230,8 @@ class Ablation:
             ``args.lock`` is the file of :func:`lock`.
         cells (list[Cell]): The cells, from
             :func:`mmmaskdistill.apis.ablation.make_cells`.
-        evaluation (Config): The config that is trained from each student.
+        evaluations (dict[str, Config]): The configs that are trained from each
+            student, by name.
 
     Attributes:
         outcomes (dict[tuple[int, int], dict]): What is known of each run, by the
@@ -201,9 +240,12 @@ class Ablation:
     """
 
     def __init__(
-        self, args: argparse.Namespace, cells: 'list[Cell]', evaluation: 'Config'
+        self,
+        args: argparse.Namespace,
+        cells: 'list[Cell]',
+        evaluations: 'dict[str, Config]',
     ):
-        self.args, self.cells, self.evaluation = args, cells, evaluation
+        self.args, self.cells, self.evaluations = args, cells, evaluations
         self.outcomes = {}
         self._processes, self._stopped = set(), False
         self._lock = threading.Lock()
@@ -226,10 +268,8 @@ class Ablation:
                     continue
                 folder = self.folder(cell, seed)
                 os.makedirs(folder, exist_ok=True)
-                for name, config in (
-                    ('pretrain', cell.config),
-                    ('evaluate', self.evaluation),
-                ):
+                configs = {'pretrain': cell.config, **self.evaluations}
+                for name, config in configs.items():
                     if config is not None:
                         write_config(config, seed, osp.join(folder, f'{name}.py'))
                 result = osp.join(folder, 'result.json')
@@ -277,19 +317,19 @@ class Ablation:
     def _say(self, outcome: dict) -> str:
         if outcome['status'] == 'failed':
             return f'failed: {outcome["reason"]}'
-        name, value = self._metric(outcome)
-        return f'{name} {value:.2f}, {outcome["seconds"]:.0f} s'
+        results = ', '.join(f'{k} {v:.2f}' for k, v in self._metrics(outcome).items())
+        return f'{results}, {outcome["seconds"]:.0f} s'
 
-    def _metric(self, outcome: dict) -> tuple[str, float]:
-        """Return the name and the value of the metric that is compared."""
-        names = [self.args.metric] if self.args.metric else METRICS
-        for name in names:
-            if name in outcome['metrics']:
-                return name, outcome['metrics'][name]
-        raise LookupError(
-            f'the evaluation does not report {" or ".join(names)}. It reports '
-            f'{", ".join(outcome["metrics"]) or "nothing"}: choose with --metric'
-        )
+    def _metrics(self, outcome: dict) -> dict[str, float]:
+        """Return the metrics that are compared."""
+        wanted = self.args.metric or METRICS
+        found = {k: outcome['metrics'][k] for k in wanted if k in outcome['metrics']}
+        if not found or (self.args.metric and len(found) < len(wanted)):
+            raise LookupError(
+                f'the evaluation does not report {" or ".join(wanted)}. It reports '
+                f'{", ".join(outcome["metrics"]) or "nothing"}: choose with --metric'
+            )
+        return found
 
     def _run_safely(self, i: int, seed: int) -> dict:
         try:
@@ -302,36 +342,44 @@ class Ablation:
         from mmmaskdistill.visualization import read_run
 
         folder = self.folder(cell, seed)
-        outcome = dict(status='finished', seed=seed, settings=cell.settings, seconds=0)
-        options = []
+        outcome = dict(
+            status='finished', seed=seed, settings=cell.settings, seconds=0, metrics={}
+        )
+        options, student = [], None
         if cell.config is not None:
-            outcome['seconds'] = self._stage(folder, 'pretrain')
+            outcome['seconds'] = outcome['pretrain_seconds'] = self._train(
+                folder, 'pretrain'
+            )
             loss = read_run(osp.join(folder, 'pretrain'))['loss'][1][-1]
             outcome['pretrain_loss'] = loss.item()
-            options = start_from(osp.join(folder, 'pretrain'))
-        outcome['seconds'] += self._stage(folder, 'evaluate', *options)
-        curves = read_run(osp.join(folder, 'evaluate'))
-        outcome['metrics'] = {
-            name: values[-1].item()
-            for name, (_, values) in curves.items()
-            if name not in TRAINING and not name.startswith('loss')
-        }
-        self._metric(outcome)
+            student = find_student(osp.join(folder, 'pretrain'))
+            options = [
+                '--cfg-options',
+                'model.backbone.init_cfg.type=Pretrained',
+                f'model.backbone.init_cfg.checkpoint={student}',
+            ]
+        for stage in self.evaluations:
+            outcome['seconds'] += self._train(folder, stage, *options)
+            for name, (_, values) in read_run(osp.join(folder, stage)).items():
+                if name in TRAINING or name.startswith(('loss', 'decode.', 'aux.')):
+                    continue
+                if name in outcome['metrics']:
+                    name = f'{stage}: {name}'
+                outcome['metrics'][name] = values[-1].item()
+        if self.args.probe and student:
+            outcome['seconds'] += self._probe(folder, student)
+            with open(osp.join(folder, f'{PROBE}.json')) as file:
+                for name, values in json.load(file).items():
+                    outcome['metrics'][name] = values['student']
+        self._metrics(outcome)
         write_text(json.dumps(outcome, indent=2), osp.join(folder, 'result.json'))
         return outcome
 
-    def _stage(self, folder: str, name: str, *options: str) -> float:
-        """Train a config of a run, unless an earlier call has finished it.
+    def _train(self, folder: str, name: str, *options: str) -> float:
+        """Train a config of a run, see :meth:`_stage`.
 
         A training that was stopped continues from its last checkpoint.
-
-        Returns:
-            float: Seconds that the training took.
         """
-        finished = osp.join(folder, f'{name}.seconds')
-        if osp.isfile(finished):
-            with open(finished) as file:
-                return float(file.read())
         command = [
             *self._launch(osp.join(folder, f'{name}.py')),
             '--work-dir',
@@ -339,6 +387,35 @@ class Ablation:
             '--resume',
             *options,
         ]
+        return self._stage(folder, name, command)
+
+    def _probe(self, folder: str, student: str) -> float:
+        """Probe the features of a student, see :meth:`_stage`."""
+        command = [
+            sys.executable,
+            osp.join(TOOLS, 'analysis_tools', 'probe.py'),
+            osp.join(folder, 'pretrain.py'),
+            student,
+            '--only',
+            'student',
+            '--out',
+            osp.join(folder, f'{PROBE}.json'),
+        ]
+        for name, config in self.evaluations.items():
+            kind = 'segment' if config.get('default_scope') == 'mmseg' else 'classify'
+            command += [f'--{kind}', osp.join(folder, f'{name}.py')]
+        return self._stage(folder, PROBE, command)
+
+    def _stage(self, folder: str, name: str, command: list[str]) -> float:
+        """Run a command of a run, unless an earlier call has finished it.
+
+        Returns:
+            float: Seconds that the command took.
+        """
+        finished = osp.join(folder, f'{name}.seconds')
+        if osp.isfile(finished):
+            with open(finished) as file:
+                return float(file.read())
         start = time.time()
         with open(osp.join(folder, f'{name}.log'), 'a') as log:
             begin = log.tell()
@@ -389,11 +466,9 @@ class Ablation:
 
         axes, work_dir = self.args.axes, self.args.work_dir
         finished = [o for o in self.outcomes.values() if o['status'] == 'finished']
-        metric = self._metric(finished[0])[0] if finished else 'metric'
-        names = sorted(
-            {name for o in finished for name in o['metrics']},
-            key=lambda name: (name != metric, name),
-        )
+        compared = list(self._metrics(finished[0])) if finished else ['metric']
+        rest = {name for o in finished for name in o['metrics']} - set(compared)
+        names = [*compared, *sorted(rest)]
         with open(osp.join(work_dir, 'ablation.csv.tmp'), 'w') as file:
             rows = csv.writer(file)
             rows.writerow(
@@ -403,6 +478,7 @@ class Ablation:
                     'status',
                     *names,
                     'pretrain_loss',
+                    'pretrain_seconds',
                     'seconds',
                     'reason',
                     'folder',
@@ -420,38 +496,45 @@ class Ablation:
                             *(metrics.get(name, '') for name in names),
                             *(
                                 outcome.get(key, '')
-                                for key in ('pretrain_loss', 'seconds', 'reason')
+                                for key in (
+                                    'pretrain_loss',
+                                    'pretrain_seconds',
+                                    'seconds',
+                                    'reason',
+                                )
                             ),
                             '' if cell.refusal else self.folder(cell, seed),
                         ]
                     )
         os.replace(file.name, osp.join(work_dir, 'ablation.csv'))
-        write_text(self.table(metric), osp.join(work_dir, 'ablation.md'))
+        write_text(self.table(compared), osp.join(work_dir, 'ablation.md'))
         draw_ablation(
             {
-                axis: {value: self._values(i) for value, i in cells.items()}
+                axis: {
+                    value: self._values(i, compared[0]) for value, i in cells.items()
+                }
                 for axis, cells in self._by_axis().items()
             },
             osp.join(work_dir, 'ablation.png'),
-            ylabel=metric,
+            ylabel=compared[0],
             reference=[
                 value
                 for i, cell in enumerate(self.cells)
                 if cell.name == SCRATCH
-                for value in self._values(i)
+                for value in self._values(i, compared[0])
             ],
         )
 
-    def _values(self, i: int) -> list[float]:
-        """Return the metric of each finished run of a cell."""
+    def _values(self, i: int, metric: str) -> list[float]:
+        """Return a metric of each finished run of a cell that reports it."""
         outcomes = [
             self.outcomes.get((i, seed), dict(status='not run'))
             for seed in range(self.args.seeds)
         ]
         return [
-            self._metric(outcome)[1]
+            outcome['metrics'][metric]
             for outcome in outcomes
-            if outcome['status'] == 'finished'
+            if metric in outcome.get('metrics', {})
         ]
 
     def _by_axis(self) -> dict[str, dict[str, int]]:
@@ -471,51 +554,55 @@ class Ablation:
             for axis, values in self.args.axes.items()
         }
 
-    def table(self, metric: str) -> str:
+    def table(self, metrics: list[str]) -> str:
         """Return the table of cells in Markdown.
 
         Args:
-            metric (str): Name of the metric, for the head of the table.
+            metrics (list[str]): Names of the metrics to show.
 
         Returns:
-            str: For each cell, the mean and the standard deviation of the metric
+            str: For each cell, the mean and the standard deviation of each metric
             over the seeds, the number of finished runs, and the errors.
         """
-        tail = [metric, 'runs', '']
+        tail = [*metrics, 'runs', '']
         if self.args.one_at_a_time:
             head = ['axis', 'value', *tail]
             rows = [
-                [axis, value, *self._summary(i)]
+                [axis, value, *self._summary(i, metrics)]
                 for axis, cells in self._by_axis().items()
                 for value, i in cells.items()
             ]
             rows += [
-                ['', cell.name, *self._summary(i)]
+                ['', cell.name, *self._summary(i, metrics)]
                 for i, cell in enumerate(self.cells)
                 if cell.name == SCRATCH
             ]
         else:
             head = [*self.args.axes, *tail]
             rows = [
-                [*cell.settings.values(), *self._summary(i)]
+                [*cell.settings.values(), *self._summary(i, metrics)]
                 for i, cell in enumerate(self.cells)
             ]
         return ''.join(
             f'| {" | ".join(row)} |\n' for row in (head, ['---'] * len(head), *rows)
         )
 
-    def _summary(self, i: int) -> list[str]:
-        """Return the result, the number of finished runs and the errors of a cell."""
-        values = self._values(i)
-        spread = f' ± {stdev(values):.2f}' if len(values) > 1 else ''
+    def _summary(self, i: int, metrics: list[str]) -> list[str]:
+        """Return the results, the number of finished runs and the errors of a cell."""
+        results, runs = [], 0
+        for metric in metrics:
+            values = self._values(i, metric)
+            spread = f' ± {stdev(values):.2f}' if len(values) > 1 else ''
+            results.append(f'{mean(values):.2f}{spread}' if values else '-')
+            runs = max(runs, len(values))
         reasons = {
             f'{outcome["status"]}: {outcome["reason"]}'.replace('|', '/')
             for (j, _), outcome in self.outcomes.items()
             if j == i and 'reason' in outcome
         }
         return [
-            f'{mean(values):.2f}{spread}' if values else '-',
-            str(len(values)),
+            *results,
+            str(runs),
             '; '.join(sorted(reasons)),
         ]
 
@@ -571,14 +658,19 @@ def write_text(text: str, path: str) -> None:
     os.replace(file.name, path)
 
 
-def start_from(work_dir: str) -> list[str]:
-    """Return the options that start a training from a pre-trained student.
+def stem(path: str) -> str:
+    """Return the name of a file without its folder and its ending."""
+    return osp.splitext(osp.basename(path))[0]
+
+
+def find_student(work_dir: str) -> str:
+    """Find the checkpoint of a finished pre-training.
 
     Args:
         work_dir (str): Work directory of the pre-training.
 
     Returns:
-        list[str]: Options of tools/train.py.
+        str: Path of the checkpoint.
 
     Raises:
         RuntimeError: If the pre-training has not written a checkpoint.
@@ -591,11 +683,7 @@ def start_from(work_dir: str) -> list[str]:
             'pre-training has not written a checkpoint: the config needs '
             'default_hooks.checkpoint'
         )
-    return [
-        '--cfg-options',
-        'model.backbone.init_cfg.type=Pretrained',
-        f'model.backbone.init_cfg.checkpoint={student}',
-    ]
+    return student
 
 
 def last_words(path: str, begin: int, code: int) -> str:
@@ -659,14 +747,17 @@ def main() -> None:
 
     try:
         config = load_config(args.config, args.cfg_options)
-        evaluation = load_config(args.evaluate, args.evaluate_options)
-        if not evaluation.get('val_dataloader'):
-            fail(
-                f'{args.evaluate!r} has no val_dataloader: give --evaluate a config '
-                'that validates the model'
-            )
         check_data(config, ['train_dataloader'])
-        check_data(evaluation, ['train_dataloader', 'val_dataloader'])
+        evaluations = {}
+        for path in args.evaluate:
+            evaluation = load_config(path, args.evaluate_options)
+            if not evaluation.get('val_dataloader'):
+                fail(
+                    f'{path!r} has no val_dataloader: give --evaluate configs that '
+                    'validate the model'
+                )
+            check_data(evaluation, ['train_dataloader', 'val_dataloader'])
+            evaluations[stem(path)] = evaluation
         cells = make_cells(config, args.axes, args.one_at_a_time)
     except (ConfigError, CheckpointError) as error:
         fail(error)
@@ -684,7 +775,7 @@ def main() -> None:
 
     args.lock = lock(args.work_dir)
     signal.signal(signal.SIGTERM, lambda *_: fail('stopped'))
-    ablation = Ablation(args, cells, evaluation)
+    ablation = Ablation(args, cells, evaluations)
     ablation.prepare()
     ablation.run()
     ablation.write()

@@ -14,6 +14,11 @@ class Student(BaseModule):
     feature maps. A backbone of another library becomes a student by inheriting
     from this class as well, last: ``class MaskedSwin(SimMIMSwinTransformer, Student)``.
 
+    A student with ``tokens = 'all'`` may have a further argument ``where`` of
+    ``forward``: indices [B, M] int64 of the tokens to return, or None for all. It then
+    returns only these, [B*M, Ds], and can leave out what nothing reads, see
+    ``AllTokensViT``.
+
     For layer-wise learning-rate decay a student also has mmpretrain's
     ``get_layer_depth(param_name, prefix)``, which returns the depth of a parameter
     and the number of depths.

@@ -49,6 +49,7 @@ def check_combination(model: nn.Module) -> None:
     teacher.match_grid(student.grid)
     _check_grid(student, model.head, model.masking)
     _check_tokens(model.predict, student, model.head)
+    _check_weight(model)
     _check_target(teacher, model.normalizer, model.distance)
     _check_class_token(model)
     _check_splits(teacher, model.head, model.distance)
@@ -90,6 +91,16 @@ def _check_tokens(predict: str, student: Student, head: Head):
             f'predict={predict!r}, but the student {_name(student)} returns '
             "hidden patches only: set backbone.type='mmmaskdistill.AllTokensViT', "
             "or predict='hidden'"
+        )
+
+
+def _check_weight(model: nn.Module):
+    """Check that visible patches have a weight only where they count."""
+    weight = model.visible_weight
+    if model.predict != 'all' and (weight.start, weight.end) != (1, 1):
+        raise ConfigError(
+            f'visible_weight={weight}, but predict={model.predict!r}: set '
+            "predict='all', or leave visible_weight out"
         )
 
 

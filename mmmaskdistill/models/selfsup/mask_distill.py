@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import MODELS
+from mmmaskdistill.schedules import parse_ramp
 
 from ..contracts import check_part
 from ..heads import Head
@@ -37,8 +38,9 @@ class Comparison(NamedTuple):
             output, or scores of the vocabulary if the target is token ids. NaN
             at patches that do not count in the loss.
         error (Tensor): Loss of each patch, [B, N], summed over the student's
-            outputs. NaN at patches that do not count in the loss. The mean over
-            those that count is the loss without the class token's part.
+            outputs. NaN at patches that do not count in the loss. With a visible
+            weight of 1 the mean over those that count is the loss without the class
+            token's part.
     """
 
     mask: Tensor
@@ -73,6 +75,17 @@ class MaskDistill(BaseSelfSupervisor):
 
     In shapes, B is the number of images and N is the number of patches.
 
+    With ``predict='all'`` visible patches count as well, with the weight v
+    (``visible_weight``) of a hidden patch. If a batch has h hidden and n visible
+    patches, its loss is::
+
+        loss = (
+            h * L(H(S(x, m))[m], N(T(x))[m]) + v * n * L(H(S(x, m))[~m], N(T(x))[~m])
+        ) / (h + v * n)
+
+    With v = 1 this is the mean over all patches, and with v = 0 it is the loss
+    above. What has the weight 0 is not computed.
+
     BEiT, MAE, SimMIM, MaskFeat, data2vec and others are further choices of
     teacher, normalizer, student, head, loss and mask: see ``configs/unified``.
 
@@ -100,7 +113,11 @@ class MaskDistill(BaseSelfSupervisor):
             ``SelfSupDataPreprocessor``.
         init_cfg (dict, optional): Initialization of the whole model.
         predict (str): Patches that count in the loss: ``'hidden'`` (as in the
-            formula), ``'all'`` or ``'visible'``. Defaults to ``'hidden'``.
+            first formula), ``'all'`` or ``'visible'``. Defaults to ``'hidden'``.
+        visible_weight (float | dict): Weight v of a visible patch with
+            ``predict='all'``, or the arguments of a
+            :class:`~mmmaskdistill.schedules.Ramp`, such as ``dict(start=1, end=0)``,
+            if the weight changes during the run. Defaults to 1.
         masking (dict, optional): Config of a :class:`Masking`, such as
             ``AttentionMask``, that makes the mask from the teacher's attention and
             from the noise that the pipeline has drawn. Defaults to None: the
@@ -121,6 +138,7 @@ class MaskDistill(BaseSelfSupervisor):
         init_cfg: dict | None = None,
         predict: str = 'hidden',
         masking: dict | None = None,
+        visible_weight: float | dict = 1.0,
     ):
         super().__init__(
             backbone=backbone,
@@ -136,10 +154,12 @@ class MaskDistill(BaseSelfSupervisor):
         # The forward method of a student may also take nothing but the mask.
         parameters = signature(self.backbone.forward).parameters
         self._student_takes_index = 'index' in parameters
+        self._student_takes_where = 'where' in parameters
         check_part(self.head, Head)
         self.normalizer = check_part(MODELS.build(normalizer), Normalizer)
         self.distance = MODELS.build(loss)
         self.predict = predict
+        self.visible_weight = parse_ramp(visible_weight, 'visible_weight')
         self.masking = (
             None if masking is None else check_part(MODELS.build(masking), Masking)
         )
@@ -164,7 +184,7 @@ class MaskDistill(BaseSelfSupervisor):
     def loss(
         self, inputs: Sequence[Tensor] | Tensor, data_samples: list[DataSample]
     ) -> dict[str, Tensor]:
-        """Compute the loss ``L(H(S(x, m))[m], N(T(x))[m])``.
+        """Compute the loss of a batch, by the formulas of the class.
 
         Args:
             inputs (Sequence[Tensor] | Tensor): The student's and the teacher's
@@ -175,7 +195,8 @@ class MaskDistill(BaseSelfSupervisor):
                 the ``noise`` that the module needs instead, of the same shape.
                 Indices of the ``hidden`` and ``visible`` patches, which
                 :class:`TwoViewDataPreprocessor` adds, spare the host from waiting
-                for the GPU.
+                for the GPU. A ``visible_weight`` that changes needs the
+                ``progress`` of the run, which the runner adds.
 
         Returns:
             dict[str, Tensor]: ``loss``, a scalar.
@@ -183,29 +204,98 @@ class MaskDistill(BaseSelfSupervisor):
         Raises:
             ConfigError: If the samples have no mask, or no noise where it is
                 needed, or that of another patch grid than the student's, if no
-                patch of the batch counts in the loss, or if nobody updates a
-                teacher that follows the student.
+                patch of the batch counts in the loss, if the visible weight changes
+                and the samples have no progress, or if nobody updates a teacher that
+                follows the student.
         """
         self._check_teacher_follows()
         student_view, teacher_view = self._views(inputs)
         drawn = self._drawn(data_samples)
+        weight = self._visible_weight(data_samples)
+        predict = 'hidden' if weight == 0 else self.predict
         # m, what [m] selects, and N(T(x))[m]
         index = self._index(data_samples)
-        mask, where, target = self._teach(teacher_view, drawn, data_samples, index)
+        mask, where, target = self._teach(
+            teacher_view, drawn, predict, data_samples, index
+        )
         if not len(target):
             raise ConfigError(
                 f'predict={self.predict!r}, but no patch of the batch is '
-                f'{self.predict}: let the pipeline draw another mask, or set '
+                f'{predict}: let the pipeline draw another mask, or set '
                 "predict='all'"
             )
         # H(S(x, m))[m]
         predictions = self.predictions(student_view, mask, where, index)
-        return dict(loss=sum(self.distance(p, target) for p in predictions))
+        if weight in (0, 1):
+            return dict(loss=sum(self.distance(p, target) for p in predictions))
+        return dict(
+            loss=sum(
+                self._weighted(p, target, mask, index, weight) for p in predictions
+            )
+        )
+
+    def _weighted(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        mask: Tensor,
+        index: PatchIndex | None,
+        weight: float,
+    ) -> Tensor:
+        """Compute the loss in which a visible patch has another weight than 1.
+
+        The class token has the weight of a hidden patch.
+
+        Args:
+            prediction (Tensor): Predictions [B*N, Dt] of all tokens.
+            target (Tensor): Targets [B*N, Dt], or token ids [B*N].
+            mask (Tensor): The mask m, [B, N] bool, True = hidden.
+            index (PatchIndex | None): The mask as indices.
+            weight (float): Weight of a visible patch.
+
+        Returns:
+            Tensor: A scalar.
+        """
+        hidden = self.counted(mask, index, 'hidden')
+        if index is None:
+            visible = ~hidden
+        else:
+            visible = index.visible + int(self.teacher.class_token)
+        prediction, target = (
+            x.unflatten(0, (len(mask), -1)) for x in (prediction, target)
+        )
+        total, weights = 0.0, 0.0
+        for where, w in ((hidden, 1.0), (visible, weight)):
+            wanted = select(target, where)
+            if len(wanted):  # The mean over no token would be NaN.
+                w *= len(wanted)
+                total = total + w * self.distance(select(prediction, where), wanted)
+                weights += w
+        return total / weights
+
+    def _visible_weight(self, data_samples: list[DataSample]) -> float:
+        """Return the weight of visible patches in a batch; 1 without ``predict='all'``.
+
+        Outside of training it has the value of the run's end.
+        """
+        ramp = self.visible_weight
+        if not self.training or ramp.start == ramp.end:
+            return ramp(1.0)
+        progress = data_samples[0].get('progress')
+        if progress is None:
+            raise ConfigError(
+                f'visible_weight={ramp} changes during the run, but the samples have '
+                'no progress: train with tools/train.py or ResumableRunner and a '
+                "train_cfg that has max_epochs or max_iters, or add 'progress' to the "
+                'data samples'
+            )
+        return ramp(progress)
 
     def _teach(
         self,
         images: Tensor,
         drawn: Tensor,
+        predict: str,
         data_samples: list[DataSample] | None,
         index: PatchIndex | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -214,6 +304,7 @@ class MaskDistill(BaseSelfSupervisor):
         Args:
             images (Tensor): The teacher's view of the images, [B, 3, H, W].
             drawn (Tensor): The mask or the noise from the pipeline, [B, N].
+            predict (str): Which patches count.
             data_samples (list[DataSample] | None): Data samples for the teacher.
             index (PatchIndex, optional): The mask as indices. Defaults to None.
 
@@ -224,34 +315,42 @@ class MaskDistill(BaseSelfSupervisor):
         """
         if self.masking is None:
             mask = drawn.bool()
-            where = self.counted(mask, index)
-            return mask, where, self.target(images, where, data_samples)
+            where = self.counted(mask, index, predict)
+            return mask, where, self.target(images, where, data_samples, predict)
         features, attention = self.teacher.attend(images)
         mask = self.masking(attention, drawn)
-        where = self.counted(mask)
+        where = self.counted(mask, predict=predict)
         return mask, where, select(self.normalizer(features), where)
 
-    def counted(self, mask: Tensor, index: PatchIndex | None = None) -> Tensor | None:
+    def counted(
+        self,
+        mask: Tensor,
+        index: PatchIndex | None = None,
+        predict: str | None = None,
+    ) -> Tensor | None:
         """Find the tokens that count in the loss.
 
         Args:
             mask (Tensor): The mask m, [B, N] bool, True = hidden.
             index (PatchIndex, optional): The mask as indices. Defaults to None.
+            predict (str, optional): Which patches count: ``'hidden'``, ``'all'`` or
+                ``'visible'``. Defaults to None, the model's ``predict``.
 
         Returns:
             Tensor | None: [B, N] bool, or [B, 1+N] if the teacher returns its class
             token, which always counts. With ``index`` the same as indices [B, M]
             int64, or None if all tokens count.
         """
+        predict = predict or self.predict
         if index is not None:
-            if self.predict == 'all':
+            if predict == 'all':
                 return None
-            where = index.hidden if self.predict == 'hidden' else index.visible
+            where = index.hidden if predict == 'hidden' else index.visible
             return F.pad(where + 1, (1, 0)) if self.teacher.class_token else where
-        if self.predict == 'all':
+        if predict == 'all':
             where = torch.ones_like(mask)
         else:
-            where = mask if self.predict == 'hidden' else ~mask
+            where = mask if predict == 'hidden' else ~mask
         return F.pad(where, (1, 0), value=True) if self.teacher.class_token else where
 
     def target(
@@ -259,6 +358,7 @@ class MaskDistill(BaseSelfSupervisor):
         images: Tensor,
         where: Tensor | None,
         data_samples: list[DataSample] | None = None,
+        predict: str | None = None,
     ) -> Tensor:
         """Compute the targets N(T(x))[m].
 
@@ -267,13 +367,15 @@ class MaskDistill(BaseSelfSupervisor):
             where (Tensor | None): The tokens that count, see :meth:`counted`.
             data_samples (list[DataSample], optional): Data samples for the teacher.
                 Defaults to None.
+            predict (str, optional): Which patches count. Defaults to None, the
+                model's ``predict``.
 
         Returns:
             Tensor: Normalized features [where.sum(), Dt], or token ids
             [where.sum()].
         """
         if (
-            self.predict == 'hidden'
+            (predict or self.predict) == 'hidden'
             and self.teacher.can_skip
             and self.normalizer.per_token
         ):
@@ -299,12 +401,17 @@ class MaskDistill(BaseSelfSupervisor):
             list[Tensor]: Predictions [where.sum(), Dt] from each output of the
             student.
         """
-        if self._student_takes_index:
+        selects = self._student_takes_where and index is not None
+        if selects:
+            outputs = self.backbone(images, mask, index, where)
+        elif self._student_takes_index:
             outputs = self.backbone(images, mask, index)
         else:
             outputs = self.backbone(images, mask)
         if not isinstance(outputs, tuple):
             outputs = (outputs,)
+        if selects:
+            return [self.head(tokens.flatten(0, -2)) for tokens in outputs]
         if self.backbone.tokens == 'visible':
             return [select(self.head(tokens, mask), where) for tokens in outputs]
         if self.backbone.tokens == 'all':
@@ -330,7 +437,9 @@ class MaskDistill(BaseSelfSupervisor):
         """
         student_view, teacher_view = self._views(inputs)
         # Without data samples a `CachedTeacher` does not keep the features.
-        mask, where, target = self._teach(teacher_view, self._drawn(data_samples), None)
+        mask, where, target = self._teach(
+            teacher_view, self._drawn(data_samples), self.predict, None
+        )
         predictions = self.predictions(student_view, mask, where)
         # The picture shows the targets of the patches that do not count, too.
         everywhere = self.normalizer(self.teacher(teacher_view))

@@ -1,12 +1,17 @@
 """A teacher whose features are computed once and kept in memory."""
 
+from pathlib import Path
+
 import torch
+from mmengine.dist import get_world_size
+from mmengine.logging import print_log
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import MODELS
 
+from ..checkpoints import read_weights, write_weights
 from ..contracts import check_part
 from .base import Teacher
 
@@ -26,12 +31,18 @@ class CachedTeacher(Teacher):
 
     Args:
         teacher (dict): Config of the teacher that computes the features.
+        file (str, optional): File that keeps the features for later runs with the
+            same teacher and images. It is read if it exists. Otherwise a run of one
+            process writes it as soon as it has seen a whole batch of images again;
+            a run of several processes writes no file, because each of them sees
+            other images. Defaults to None.
 
     Raises:
-        ConfigError: If the teacher returns token ids or follows the student.
+        ConfigError: If the teacher returns token ids or follows the student, or if
+            the file holds something else than features of this teacher's width.
     """
 
-    def __init__(self, teacher: dict):
+    def __init__(self, teacher: dict, file: str | None = None):
         teacher = check_part(MODELS.build(teacher), Teacher)
         if teacher.follows_student:
             raise ConfigError(
@@ -48,8 +59,13 @@ class CachedTeacher(Teacher):
         self.grid = teacher.grid
         self.class_token = teacher.class_token
         self.splits = teacher.splits
+        self.file = file
         self._features = {}
         self._checked = False
+        self._kept = file is None or get_world_size() > 1
+        if file is not None and Path(file).is_file():
+            self._features = self._read()
+            self._kept = True
         self.eval()
 
     @property
@@ -108,9 +124,38 @@ class CachedTeacher(Teacher):
         if new:
             for i, features in zip(new, self.teacher(images[new])):
                 self._features[keys[i]] = features.to('cpu', torch.half)
+        elif not self._kept:
+            self._write()
         return torch.stack([self._features[key] for key in keys]).to(
             images.device, images.dtype, non_blocking=True
         )
+
+    def _read(self) -> dict[int, Tensor]:
+        """Read the features of an earlier run."""
+        stored = read_weights(self.file).tensors
+        keys, features = stored.get('keys'), stored.get('features')
+        if (
+            keys is None
+            or features is None
+            or features.shape[:1] != keys.shape
+            or features.shape[2:] != (self.channels,)
+        ):
+            raise ConfigError(
+                f'{self.file!r} does not hold features of {self.channels} channels, '
+                f'as {self.name} computes them: remove it, or give file another value'
+            )
+        print_log(
+            f'features of {len(keys)} images are read from {self.file!r}',
+            logger='current',
+        )
+        return dict(zip(keys.tolist(), features))
+
+    def _write(self):
+        """Write the features for later runs."""
+        keys = torch.tensor(list(self._features))
+        features = torch.stack(list(self._features.values()))
+        write_weights(dict(keys=keys, features=features), self.file)
+        self._kept = True
 
     def _check(self, images: Tensor, keys: list[int]):
         """Compare the cached features of images with newly computed ones."""
@@ -120,11 +165,16 @@ class CachedTeacher(Teacher):
         worst = errors.argmax()
         # Half precision has 11 significant bits, so rounding alone stays far
         # below this tolerance.
+        advice = (
+            f'. If {self.file!r} is of other images or another teacher, remove it'
+            if self.file is not None
+            else ''
+        )
         if errors[worst] > 1e-2 * cached.abs().max():
             raise ConfigError(
                 f'sample {keys[worst]} no longer has the features that were '
                 f'cached for it (largest difference {errors[worst]:.3g}): take '
                 'random crops, flips and color changes out of the pipeline, or '
-                'use the teacher without CachedTeacher'
+                f'use the teacher without CachedTeacher{advice}'
             )
         self._checked = True

@@ -349,3 +349,89 @@ def test_preprocessor_makes_indices_of_equal_masks_only():
     samples = model.data_preprocessor(data, True)['data_samples']
     assert 'hidden' not in samples[0]
     assert model.loss([torch.randn(2, 3, 96, 96)] * 2, samples)['loss'].isfinite()
+
+
+WEIGHTED = dict(backbone=ALL, predict='all')
+
+
+def weighted_loss(model, data, weight):
+    """The formula of MaskDistill's docstring, written for single images."""
+    student, teacher = data['inputs']
+    sums, counts = [0.0, 0.0], [0, 0]
+    for i, sample in enumerate(data['data_samples']):
+        mask = sample.mask.flatten()[None].bool()
+        prediction = model.head(model.backbone(student[i : i + 1], mask)[0])
+        target = model.normalizer(model.teacher(teacher[i : i + 1]))[0]
+        distance = F.smooth_l1_loss(prediction, target, reduction='none').mean(1)
+        if model.teacher.class_token:
+            mask = F.pad(mask, (1, 0), value=True)
+        for k, group in enumerate((mask[0], ~mask[0])):
+            sums[k] += distance[group].sum()
+            counts[k] += int(group.sum())
+    return (sums[0] + weight * sums[1]) / (counts[0] + weight * counts[1])
+
+
+@pytest.mark.parametrize('indexed', [True, False])
+@pytest.mark.parametrize('weight', [0, 0.3, 1, 2.5])
+@pytest.mark.parametrize('class_token', [False, True])
+def test_visible_patches_have_their_weight(weight, indexed, class_token):
+    model = build(
+        backbone=dict(ALL, class_token=class_token),
+        teacher=dict(TEACHER, class_token=class_token),
+        predict='all',
+        visible_weight=weight,
+    )
+    data = model.data_preprocessor(batch()[0], True)
+    if not indexed:
+        for sample in data['data_samples']:
+            del sample.hidden, sample.visible
+    torch.testing.assert_close(
+        model.loss(**data)['loss'], weighted_loss(model, data, weight)
+    )
+
+
+@pytest.mark.parametrize('hidden', [0, 36])
+def test_a_batch_may_hide_no_patch_or_all(hidden):
+    """The loss is then the mean over the patches of the other kind."""
+    model = build(**WEIGHTED, visible_weight=0.3)
+    data, _ = batch()
+    for sample in data['data_samples']:
+        sample.set_mask(torch.full((6, 6), int(hidden > 0)))
+    data = model.data_preprocessor(data, True)
+    plain = build(**WEIGHTED)
+    plain.load_state_dict(model.state_dict())
+    plain.__dict__['teacher'] = model.teacher
+    torch.testing.assert_close(model.loss(**data)['loss'], plain.loss(**data)['loss'])
+
+
+def test_visible_weight_follows_the_progress_of_the_run():
+    model = build(**WEIGHTED, visible_weight=dict(start=1, end=0, until=0.5)).train()
+    data = model.data_preprocessor(batch()[0], True)
+    with pytest.raises(ConfigError, match='the samples have no progress'):
+        model.loss(**data)
+    computed = []
+    model.backbone.norm.register_forward_hook(
+        lambda *args: computed.append(args[1][0].shape[:-1].numel())
+    )
+    for progress, weight, tokens in ((0, 1, 72), (0.2, 0.6, 72), (0.5, 0, 12)):
+        for sample in data['data_samples']:
+            sample.set_metainfo(dict(progress=progress))
+        loss = model.loss(**data)['loss']
+        # Tokens with weight 0 are not computed.
+        assert computed.pop() == tokens
+        torch.testing.assert_close(loss, weighted_loss(model, data, weight))
+        computed.clear()
+    # Outside of training the weight is that of the run's end.
+    model.eval()
+    for sample in data['data_samples']:
+        sample.pop('progress')
+    torch.testing.assert_close(
+        model.loss(**data)['loss'], weighted_loss(model, data, 0)
+    )
+
+
+def test_a_weight_without_visible_patches_in_the_loss_is_refused():
+    with pytest.raises(ConfigError, match="visible_weight.*predict='hidden'"):
+        build(visible_weight=0.5)
+    with pytest.raises(ConfigError, match='visible_weight=-1'):
+        build(**WEIGHTED, visible_weight=-1)

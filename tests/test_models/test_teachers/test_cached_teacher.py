@@ -4,6 +4,8 @@ from helpers import tiny
 from mmpretrain.structures import DataSample
 
 from mmmaskdistill.models import CachedTeacher
+from mmmaskdistill.models.checkpoints import write_weights
+from mmmaskdistill.models.teachers import cached_teacher as cached_teacher_module
 
 IMAGES = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
 
@@ -57,3 +59,36 @@ def test_cached_teacher_notices_random_crops():
         cached(torch.randn_like(IMAGES), samples(0, 1))
     with pytest.raises(ValueError, match='sample_idx'):
         cached(IMAGES, [DataSample(), DataSample()])
+
+
+def test_features_are_kept_in_a_file_for_later_runs(tmp_path):
+    file = str(tmp_path / 'below' / 'features.pth')
+    config = dict(tiny.TEACHER, img_size=96)
+    first = CachedTeacher(config, file=file)
+    expected = first(IMAGES, samples(7, 3))
+    assert not (tmp_path / 'below').exists()
+    first(IMAGES, samples(7, 3))
+    second = CachedTeacher(config, file=file)
+    # The file's features are compared with the teacher's once.
+    with pytest.raises(ValueError, match=r'(?s)sample [37] no longer has.*remove it'):
+        second(torch.randn_like(IMAGES), samples(3, 7))
+    second.teacher.load_state_dict(first.teacher.state_dict())
+    second(IMAGES, samples(7, 3))
+    second.teacher.forward = None  # The teacher must not run again.
+    assert torch.equal(second(IMAGES.flip(0), samples(3, 7)), expected.flip(0).half())
+
+
+def test_features_of_another_width_are_refused(tmp_path):
+    file = str(tmp_path / 'features.pth')
+    write_weights(dict(keys=torch.arange(2), features=torch.zeros(2, 36, 5)), file)
+    with pytest.raises(ValueError, match=f'{file!r} does not hold features of 64'):
+        CachedTeacher(dict(tiny.TEACHER, img_size=96), file=file)
+
+
+def test_one_of_several_processes_writes_no_features(tmp_path, monkeypatch):
+    monkeypatch.setattr(cached_teacher_module, 'get_world_size', lambda: 2)
+    file = tmp_path / 'features.pth'
+    cached = CachedTeacher(dict(tiny.TEACHER, img_size=96), file=str(file))
+    for _ in range(2):
+        cached(IMAGES, samples(0, 1))
+    assert not file.exists()
