@@ -3,9 +3,26 @@
 The tools print the message of such an error as a single line without a traceback.
 """
 
+from collections.abc import Sequence
+
 
 class ConfigError(ValueError):
     """A setting is wrong, or it does not fit other settings or the data."""
+
+
+class ConfigErrors(ConfigError):
+    """Several settings are wrong.
+
+    Args:
+        messages (Sequence[str]): One message for each of them.
+
+    Attributes:
+        messages (list[str]): The messages.
+    """
+
+    def __init__(self, messages: Sequence[str]):
+        self.messages = list(messages)
+        super().__init__('\n'.join(self.messages))
 
 
 class CheckpointError(RuntimeError):

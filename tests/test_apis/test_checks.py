@@ -4,7 +4,7 @@ from helpers import tiny
 from mmcv.transforms import BaseTransform
 from torch import nn
 
-from mmmaskdistill.apis.preflight import check_data, check_masks, check_weights
+from mmmaskdistill.apis.checks import check_data, check_masks, check_weights
 from mmmaskdistill.errors import ConfigError
 
 
