@@ -68,8 +68,8 @@ def changed_settings(
             change is compared with its initial value in the checkpoint.
 
     Returns:
-        dict[str, tuple]: Maps the name of each setting that differs to its highest
-        value before and now.
+        dict[str, tuple]: Maps the name of each setting that differs to its value
+        before and now, in the last group in which it differs.
     """
     scheduled = {scheduler.param_name for scheduler in schedulers}
     if 'momentum' in scheduled:
@@ -83,7 +83,8 @@ def changed_settings(
         if name in scheduled and any(value is None for value in old):
             continue
         if old != new:
-            changed[name] = _highest(old), _highest(new)
+            pairs = [pair for pair in zip(old, new) if pair[0] != pair[1]]
+            changed[name] = pairs[-1] if pairs else (old, new)
     return changed
 
 
@@ -153,11 +154,3 @@ def _groups(optim_wrapper: OptimWrapper) -> Iterator[dict]:
             yield from part.param_groups
     else:
         yield from optim_wrapper.param_groups
-
-
-def _highest(values: list) -> Any:
-    known = [value for value in values if value is not None]
-    try:
-        return max(known, default=None)
-    except TypeError:
-        return known[0]
