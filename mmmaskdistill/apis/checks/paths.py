@@ -10,7 +10,7 @@ from mmpretrain.datasets import ImageNet, ImageNet21k
 
 from mmmaskdistill.datasets.storage import FOLDERS
 from mmmaskdistill.errors import ConfigErrors
-from mmmaskdistill.models.checkpoints.files import is_address
+from mmmaskdistill.models.checkpoints.files import POINTER, find_problem
 
 
 def check_data(cfg: dict, loaders: Sequence[str]) -> None:
@@ -87,11 +87,13 @@ def missing_weights(cfg: dict) -> list[str]:
     if cfg.get('load_from'):
         named.append(('load_from', cfg['load_from']))
     return [
-        f'checkpoint not found: {path!r} ({option}, from '
+        problem
+        if osp.basename(path) == POINTER
+        else f'checkpoint not found: {path!r} ({option}, from '
         f'{osp.abspath(osp.curdir)!r}). Give the path of an existing '
         f'file with --cfg-options {option}=PATH'
         for option, path in named
-        if not is_address(path) and not osp.isfile(path)
+        if (problem := find_problem(path))
     ]
 
 

@@ -2,7 +2,9 @@
 
 import argparse
 import logging
+import os.path as osp
 import re
+from glob import escape, glob
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlparse
@@ -22,6 +24,9 @@ from mmmaskdistill.errors import CheckpointError, first_line
 from .formats import StateDict, plain_name
 from .torchscript import is_torchscript, read_torchscript
 
+# mmengine keeps the path of a run's latest checkpoint in a text file of this name.
+POINTER = 'last_checkpoint'
+
 
 class Weights(NamedTuple):
     """What a checkpoint file says about a model.
@@ -34,6 +39,63 @@ class Weights(NamedTuple):
 
     tensors: StateDict
     meta: dict
+
+
+def latest_checkpoint(work_dir: str) -> str | None:
+    """Find the checkpoint that a run resumes from.
+
+    The file ``last_checkpoint`` in the work dir contains its path. If the work
+    dir was moved, the checkpoint is looked for under its name in the new place.
+    If ``last_checkpoint`` is missing or its checkpoint does not exist, for
+    example because the run was killed before it wrote that file, the newest
+    ``iter_*.pth`` or ``epoch_*.pth`` is taken.
+
+    Args:
+        work_dir (str): Folder of the run.
+
+    Returns:
+        str | None: Path of the checkpoint, or None if there is none.
+    """
+    pointer = osp.join(work_dir, 'last_checkpoint')
+    if osp.isfile(pointer):
+        with open(pointer) as file:
+            named = file.read().strip()
+        for path in (named, osp.join(work_dir, osp.basename(named))):
+            if osp.isfile(path):
+                return path
+    written = [
+        path
+        for pattern in ('iter_*.pth', 'epoch_*.pth')
+        for path in glob(osp.join(escape(work_dir), pattern))
+    ]
+    return max(written, key=osp.getmtime, default=None)
+
+
+def find_problem(checkpoint: str) -> str | None:
+    """Say why there is no checkpoint at a path.
+
+    Args:
+        checkpoint (str): Path or address of a checkpoint, or path of the file
+            ``last_checkpoint`` in the work dir of a run, which stands for the run's
+            latest checkpoint.
+
+    Returns:
+        str | None: The reason and what to do about it; None if there is a file, or if
+        it is an address.
+    """
+    if is_address(checkpoint) or Path(checkpoint).is_file():
+        return None
+    path = Path(checkpoint)
+    if path.name != POINTER:
+        return f'checkpoint {checkpoint!r} does not exist'
+    if latest_checkpoint(str(path.parent)):
+        return None
+    config = path.parent.with_suffix('.py')
+    command = f'python tools/train.py {config}' if config.is_file() else 'that training'
+    return (
+        f"there is no checkpoint in '{path.parent}' yet: run {command} first, or start "
+        'from random weights with --cfg-options model.backbone.init_cfg=None'
+    )
 
 
 def is_address(path: str) -> bool:
@@ -51,9 +113,11 @@ def read_weights(
     tensors are read.
 
     Args:
-        checkpoint (str): Path of the file, or an address that mmengine can read. The
-            file is a ``.pth``, ``.pt``, ``.ckpt`` or ``.safetensors`` file or a
-            TorchScript archive, the format in which OpenAI publishes CLIP.
+        checkpoint (str): Path of the file, or an address that mmengine can read, or
+            ``last_checkpoint`` in the work dir of a run, which stands for the run's
+            latest checkpoint. The file is a ``.pth``, ``.pt``, ``.ckpt`` or
+            ``.safetensors`` file or a TorchScript archive, the format in which OpenAI
+            publishes CLIP.
         map_location (str | torch.device): Device of the tensors. Defaults to ``'cpu'``.
         trust_checkpoint (bool): Whether to read a pickle that holds more than tensors
             and the containers known to be harmless. Such a file can run any code that
@@ -66,8 +130,11 @@ def read_weights(
         CheckpointError: If the file does not exist, cannot be read, holds no weights,
             or holds more than tensors and is not trusted.
     """
-    if not is_address(checkpoint) and not Path(checkpoint).is_file():
-        raise CheckpointError(f'checkpoint {checkpoint!r} does not exist')
+    problem = find_problem(checkpoint)
+    if problem:
+        raise CheckpointError(problem)
+    if not is_address(checkpoint) and Path(checkpoint).name == POINTER:
+        checkpoint = latest_checkpoint(str(Path(checkpoint).parent)) or checkpoint
     if trust_checkpoint:
         print_log(
             f'trust_checkpoint=True: {checkpoint} may run any code',
