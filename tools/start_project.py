@@ -1,9 +1,9 @@
-"""Look at images and labels, and write the configs to train on them.
+r"""Look at images and labels, and write the configs to train on them.
 
 For example:
 
   python tools/start_project.py data/streets/images --out projects/streets
-  python tools/start_project.py data/streets/images --labels data/streets/labels \\
+  python tools/start_project.py data/streets/images --labels data/streets/labels \
       --out projects/streets --minutes 90
 
 IMAGES are folders of any layout, images, or text files with one path a line. The tool
@@ -113,8 +113,9 @@ def main() -> None:
     args = arguments()
 
     # These imports are slow and come last, so that --help answers at once.
-    import mmmaskdistill  # noqa: F401
     from efficientnet_lite_to_timm import convert
+
+    import mmmaskdistill  # noqa: F401
     from mmmaskdistill.apis.projects import Options, start_project
     from mmmaskdistill.datasets import UnreadableImage
     from mmmaskdistill.errors import CheckpointError, ConfigError

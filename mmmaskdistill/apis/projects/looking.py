@@ -131,9 +131,7 @@ class ClassFolders(NamedTuple):
     counts: dict[str, int]
 
 
-def look_at_images(
-    paths: Sequence[str], cache: str | None, without: Sequence[str] = ()
-) -> Images:
+def look_at_images(paths: Sequence[str], cache: str | None) -> Images:
     """Read all images of a project.
 
     Images of another kind than most of them (the number of channels, the type) are left
@@ -142,8 +140,6 @@ def look_at_images(
     Args:
         paths (Sequence[str]): Folders of any layout, images, and lists of them.
         cache (str | None): JSON file that keeps what was read.
-        without (Sequence[str]): Folders in them whose images are not to be used, such
-            as those for validation. Defaults to none.
 
     Returns:
         Images: The images.
@@ -153,9 +149,7 @@ def look_at_images(
     """
     paths = [osp.abspath(osp.expanduser(path)) for path in paths]
     found = find_images(paths)
-    names = [name for name in found.files if not is_below(name, without)]
-    if not names:
-        raise ConfigError(f'all images in {_quoted(paths)} are for validation')
+    names = found.files
     files = inspect_images(names, cache=cache, progress=ProgressLine('images'))
     left_out = {file.path: file.error for file in files if file.error}
     files = [file for file in files if not file.error]
@@ -458,7 +452,7 @@ def find_split(
         return Split(images, val[0], None, labels, val[1])
     roots = [images, labels] if labels else [images]
     train, val, test = (
-        [_subfolder(root, names) for root in roots]
+        [subfolder(root, names) for root in roots]
         for names in (TRAIN_NAMES, VAL_NAMES, TEST_NAMES)
     )
     if all(train) and all(val):
@@ -472,7 +466,16 @@ def _second(folders: list[str]) -> list[str]:
     return folders[1:] or ['']
 
 
-def _subfolder(root: str, names: Sequence[str]) -> str | None:
+def subfolder(root: str, names: Sequence[str]) -> str | None:
+    """Find a folder in another one.
+
+    Args:
+        root (str): The other folder.
+        names (Sequence[str]): Names that the folder may have, in lower case.
+
+    Returns:
+        str | None: The folder; None if there is none.
+    """
     if not osp.isdir(root):
         return None
     for entry in sorted(Path(root).iterdir()):
@@ -513,8 +516,8 @@ def held_out(images: Sequence[str]) -> list[str]:
     folders = []
     for path in images:
         path = osp.abspath(osp.expanduser(path))
-        if _subfolder(path, TRAIN_NAMES):
-            others = (_subfolder(path, (name,)) for name in (*VAL_NAMES, *TEST_NAMES))
+        if subfolder(path, TRAIN_NAMES):
+            others = (subfolder(path, (name,)) for name in (*VAL_NAMES, *TEST_NAMES))
             folders += [folder for folder in others if folder]
     return folders
 

@@ -171,53 +171,51 @@ class Length(NamedTuple):
 
 
 def choose_length(
-    name: str,
     images: int,
     batch: int,
-    epochs: int | None,
-    seconds: float,
-    per_step: float,
     by_epoch: bool,
+    epochs: int | None,
+    seconds: float = 0.0,
+    per_step: float = 0.0,
 ) -> Length:
     """Choose how long to train.
 
     Args:
-        name (str): Name of the training, for the note.
         images (int): Number of images.
         batch (int): Images per step.
-        epochs (int | None): Number of passes that the user asks for.
-        seconds (float): The budget, if no number of passes is given.
-        per_step (float): Measured seconds of a step; 0 if they were not measured.
         by_epoch (bool): Whether the training counts epochs, and not steps.
+        epochs (int | None): Number of passes that the user asks for.
+        seconds (float): The budget, if no number of passes is given. Defaults to 0.
+        per_step (float): Measured seconds of a step, likewise. Defaults to 0.
 
     Returns:
         Length: The length.
     """
     per_epoch = math.ceil(images / batch)
+    # A schedule of steps has a warm-up and a decay, of one step each at least.
+    fewest = 1 if by_epoch else 2
     if epochs is None:
-        steps = max(1, int(seconds / per_step))
+        steps = max(fewest, int(seconds / per_step))
         most = (MOST_EPOCHS if by_epoch else MOST_PASSES) * per_epoch
-        steps = min(steps, most)
+        steps = min(steps, max(most, fewest))
         epochs = max(1, round(steps / per_epoch))
         if by_epoch:
             steps = epochs * per_epoch
         note = (
-            f'{name}: {steps} steps of {batch} images, {steps * batch / images:.3g} '
-            f'passes over {images} images, about {_minutes(steps * per_step)} '
-            f'({per_step:.2f} s a step, measured here, without validation)'
+            f'{steps} steps of {batch} images, {steps * batch / images:.3g} times '
+            f'{images} images, about {_minutes(steps * per_step)} ({per_step:.2g} s a '
+            'step, measured here; validation is not counted)'
         )
         if steps == most:
-            note += '; more passes would be of little use'
+            note += '; more would be of little use'
         elif steps * per_step > 1.5 * seconds:
-            note += f'. One pass takes longer than {_minutes(seconds)}'
+            note += f'. All images once take longer than {_minutes(seconds)}'
         elif steps < FEWEST_STEPS:
             note += '. So short a training learns little: give more --minutes'
     else:
-        steps = epochs * per_epoch
-        note = (
-            f'{name}: {steps} steps of {batch} images, {epochs} passes over {images} '
-            'images, as --epochs says'
-        )
+        steps = max(fewest, epochs * per_epoch)
+        note = f'{steps} steps of {batch} images, {epochs} times {images} images'
+
     interval = max(1, math.ceil((epochs if by_epoch else steps) / VALIDATIONS))
     return Length(epochs, steps, interval, note)
 

@@ -79,6 +79,8 @@ def without_defaults(vit: dict) -> dict:
         dict: The arguments to write into configs.
     """
     vit = dict(vit)
+    if not vit:
+        return vit
     if vit['arch'] in (SMALL, ARCHS['base']):
         del vit['arch']
     else:

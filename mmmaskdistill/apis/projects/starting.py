@@ -14,7 +14,13 @@ from mmmaskdistill.errors import ConfigError, first_few
 
 from . import looking, start_weights, teachers, writing
 from .looking import ClassFolders, Images, Labels
-from .settings import PRETRAINING, choose_length, choose_settings, find_machine
+from .settings import (
+    PRETRAINING,
+    Length,
+    choose_length,
+    choose_settings,
+    find_machine,
+)
 from .timing import seconds_per_step
 
 MINUTES = dict(gpu=60, cpu=30)
@@ -52,6 +58,26 @@ class Options(NamedTuple):
     force: bool = False
 
 
+class Training(NamedTuple):
+    """A training of a project.
+
+    Attributes:
+        file (str): Name of its config.
+        name (str): What it is called.
+        images (int): Number of images.
+        batch (int): Images per step.
+        by_epoch (bool): Whether it counts epochs, and not steps.
+        text (Callable): Returns the text of the config for a length.
+    """
+
+    file: str
+    name: str
+    images: int
+    batch: int
+    by_epoch: bool
+    text: Callable[[Length], str]
+
+
 def start_project(
     options: Options,
     convert_lite: Callable[[str, str], None],
@@ -74,96 +100,90 @@ def start_project(
     """
     check_options(options)
     folder = osp.abspath(osp.expanduser(options.out))
-    machine = find_machine()
     classes = None
     if not options.labels:
         classes = looking.look_at_class_folders(
             options.images, options.val_images, options.val_share
         )
+    check_written(folder, bool(options.labels), bool(classes), options.force)
     os.makedirs(folder, exist_ok=True)
+
     cache = osp.join(folder, 'inspected.json')
-    paths = list(options.images) + [p for p in [options.val_images] if p]
-    images = looking.look_at_images(paths, cache)
-    say(f'{images.endings}\n{image_table(images.files)}')
-    say_left_out(images.left_out, 'images', say)
-    labels, table = None, ''
+    images = look_at_images(options, cache, say)
+    labels, table, lists = None, '', {}
     if options.labels:
         labels, table = look_at_labels(options, folder, images, cache, say)
     elif classes:
         say_classes(classes, say)
-    check_written(folder, labels, classes, options.force)
+        lists, labeled = write_lists_of_classes(folder, images, classes)
+    seen = pretraining_files(options, images, labels, classes)
+    if labels:
+        labeled = len(seen & set(labels.train))
 
-    # What is for validation or a test must not be seen in pre-training.
-    seen, held_out = pretraining_files(options, images, labels, classes)
+    machine = find_machine()
+    say(f'machine         {machine.describe()}')
     vit, small = {}, None
     if options.init:
         vit = start_weights.vit_of(options.init, images.channels)
         small = start_weights.is_small(vit)
-        vit = start_weights.without_defaults(vit)
-    teacher, notes = choose_teacher(options, bool(machine.gpu), folder, convert_lite)
-    labeled = len(labels.train) if labels else 0
-    if labels and labels.split.share:
-        labeled = len(seen & set(labels.train))
+    teacher = choose_teacher(options, bool(machine.gpu), folder, convert_lite, say)
     settings = choose_settings(
         machine,
         len(seen),
-        labeled or (sum(classes.counts.values()) if classes else 0),
+        labeled if labels or classes else 0,
         images.short_side,
         images.are_photographs,
         small,
     )
-    say(f'machine         {machine.describe()}')
-    say(f'teacher         {teacher.describe()}')
-    for note in notes:
-        say(f'note: {note}')
-
-    paths = write_list_of_images(options, folder, images, seen, held_out)
     project = writing.Project(
-        folder, images, paths, settings, teacher, vit, options.init
+        folder,
+        images,
+        write_list_of_images(options, folder, seen),
+        len(seen),
+        settings,
+        teacher,
+        start_weights.without_defaults(vit),
+        options.init and osp.abspath(osp.expanduser(options.init)),
     )
+    pretraining = Training(
+        'pretrain.py',
+        'pre-training',
+        len(seen),
+        settings.batch,
+        by_epoch=True,
+        text=lambda length: writing.pretrain_config(project, length),
+    )
+    trainings = {pretraining: 1.0}
+    if labels:
+        write_lists_of_labels(project, labels)
+        segmentation = Training(
+            'segment.py',
+            'segmentation',
+            labeled,
+            settings.seg_batch,
+            by_epoch=False,
+            text=lambda length: writing.segment_config(project, labels, table, length),
+        )
+        trainings = {pretraining: PRETRAINING, segmentation: 1 - PRETRAINING}
+    elif classes:
+        classification = Training(
+            'classify.py',
+            'classification',
+            labeled,
+            settings.cls_batch,
+            by_epoch=True,
+            text=lambda length: writing.classify_config(
+                project, classes, lists, length
+            ),
+        )
+        trainings = {pretraining: PRETRAINING, classification: 1 - PRETRAINING}
     minutes = options.minutes or MINUTES['gpu' if machine.gpu else 'cpu']
     if options.epochs is None and options.minutes is None:
         say(f'budget          {minutes} minutes (--minutes or --epochs change it)')
-    seconds = 60 * minutes
-    follows = labels is not None or classes is not None
-    texts = [
-        (
-            'pretrain.py',
-            'pre-training',
-            len(seen),
-            settings.batch,
-            seconds * (PRETRAINING if follows else 1),
-            True,
-            lambda length: writing.pretrain_config(project, length),
-        )
+    return [
+        write_config(folder, training, options.epochs, 60 * minutes * share, say)
+        for training, share in trainings.items()
     ]
-    if labels:
-        write_lists_of_labels(project, labels)
-        texts.append(
-            (
-                'segment.py',
-                'segmentation',
-                labeled,
-                settings.seg_batch,
-                seconds * (1 - PRETRAINING),
-                False,
-                lambda length: writing.segment_config(project, labels, table, length),
-            )
-        )
-    if classes:
-        lists, count = write_lists_of_classes(folder, images, classes)
-        texts.append(
-            (
-                'classify.py',
-                'classification',
-                count,
-                settings.cls_batch,
-                seconds * (1 - PRETRAINING),
-                True,
-                lambda length: writing.classify_config(project, classes, lists, length),
-            )
-        )
-    return [write_config(folder, options.epochs, say, *text) for text in texts]
 
 
 def check_options(options: Options) -> None:
@@ -210,15 +230,13 @@ def check_options(options: Options) -> None:
             )
 
 
-def check_written(
-    folder: str, labels: Labels | None, classes: ClassFolders | None, force: bool
-) -> None:
+def check_written(folder: str, labels: bool, classes: bool, force: bool) -> None:
     """Refuse to overwrite configs.
 
     Args:
         folder (str): Folder of the project.
-        labels (Labels | None): The labels.
-        classes (ClassFolders | None): The classes.
+        labels (bool): Whether there are labels.
+        classes (bool): Whether there are folders of classes.
         force (bool): Whether to overwrite.
 
     Raises:
@@ -230,9 +248,29 @@ def check_written(
     there = [name for name in names if osp.exists(osp.join(folder, name))]
     if there and not force:
         raise ConfigError(
-            f"'{folder}' already has {first_few(there)}: edit it, choose another --out, "
-            'or overwrite it with --force'
+            f"'{folder}' already has {first_few(there)}: edit it, choose another "
+            '--out, or overwrite it with --force'
         )
+
+
+def look_at_images(options: Options, cache: str, say: Callable) -> Images:
+    """Read the images and print what was found.
+
+    Args:
+        options (Options): What the user says.
+        cache (str): File that keeps what was read.
+        say (Callable): Called with each text for the user.
+
+    Returns:
+        Images: The images.
+    """
+    paths = [*options.images, *([options.val_images] if options.val_images else [])]
+    images = looking.look_at_images(paths, cache)
+    say(f'{images.endings}\n{image_table(images.files)}')
+    say_left_out(images.left_out, 'images', say)
+    if images.fill is not None:
+        say(f'missing values  there are some; their mean of {images.fill:.6g} is taken')
+    return images
 
 
 def say_left_out(left_out: dict[str, str], what: str, say: Callable) -> None:
@@ -244,9 +282,9 @@ def say_left_out(left_out: dict[str, str], what: str, say: Callable) -> None:
         say (Callable): Called with the text.
     """
     if left_out:
-        lines = [f"'{path}': {reason}" for path, reason in left_out.items()]
-        more = [f'and {len(lines) - 10} more'] if len(lines) > 10 else []
-        say(frame([f'{len(lines)} {what} are left out:', *lines[:10], *more]))
+        lines = [f"left out: '{path}': {why}" for path, why in left_out.items()]
+        more = [f'and {len(lines) - 10} more {what}'] if len(lines) > 10 else []
+        say(frame([*lines[:10], *more]))
 
 
 def look_at_labels(
@@ -297,8 +335,10 @@ def look_at_labels(
         labels.table.write(draft)
         say(f'classes         drafted in {draft}: give them names there')
     if labels.split.share:
-        kind = f'{labels.split.share:g} of the labeled images, chosen by their names'
-        say(f'validation      {kind} (--val-share or --val-images change it)')
+        say(
+            f'validation      {labels.split.share:g} of the labeled images, chosen by '
+            'their names (--val-share or --val-images change it)'
+        )
     else:
         say(f"validation      {len(labels.val)} labeled images in '{labels.split.val}'")
     return labels, table or draft
@@ -323,7 +363,7 @@ def pretraining_files(
     images: Images,
     labels: Labels | None,
     classes: ClassFolders | None,
-) -> tuple[set[str], set[str]]:
+) -> set[str]:
     """Choose the images for pre-training.
 
     Args:
@@ -333,8 +373,7 @@ def pretraining_files(
         classes (ClassFolders | None): The classes.
 
     Returns:
-        tuple[set[str], set[str]]: The images for pre-training, and those that are for
-        validation and tests.
+        set[str]: Their paths. Images for validation and tests are not among them.
 
     Raises:
         ConfigError: If no image is left.
@@ -357,12 +396,12 @@ def pretraining_files(
     seen = every - held_out
     if not seen:
         raise ConfigError('no image for pre-training is left: all are for validation')
-    return seen, held_out
+    return seen
 
 
 def choose_teacher(
-    options: Options, has_gpu: bool, folder: str, convert_lite: Callable
-) -> tuple[teachers.TeacherChoice, list[str]]:
+    options: Options, has_gpu: bool, folder: str, convert_lite: Callable, say: Callable
+) -> teachers.TeacherChoice:
     """Choose the teacher, and write the weights that a package has.
 
     Args:
@@ -370,45 +409,38 @@ def choose_teacher(
         has_gpu (bool): Whether there is a GPU.
         folder (str): Folder of the project.
         convert_lite (Callable): See :func:`start_project`.
+        say (Callable): Called with each text for the user.
 
     Returns:
-        tuple[TeacherChoice, list[str]]: The teacher, and what the user should know.
+        TeacherChoice: The teacher.
     """
     file, package = osp.join(folder, 'teacher.pth'), teachers.lite_package()
     at_hand = file if package or osp.isfile(file) else None
     choice, notes = teachers.choose_teacher(options.teacher, has_gpu, at_hand)
     if choice.checkpoint == file and not osp.isfile(file):
         convert_lite(package, file)
-    return choice, notes
+    say(f'teacher         {choice.describe()}')
+    for note in notes:
+        say(f'note: {note}')
+    return choice
 
 
-def write_list_of_images(
-    options: Options,
-    folder: str,
-    images: Images,
-    seen: set[str],
-    held_out: set[str],
-) -> list[str]:
+def write_list_of_images(options: Options, folder: str, seen: set[str]) -> list[str]:
     """Write a list of the images for pre-training, unless they are all of a folder.
 
     Args:
         options (Options): What the user says.
         folder (str): Folder of the project.
-        images (Images): The images.
         seen (set[str]): The images for pre-training.
-        held_out (set[str]): The images for validation and tests.
 
     Returns:
         list[str]: Folders and lists.
     """
     given = [osp.abspath(osp.expanduser(path)) for path in options.images]
-    for paths in (given, [osp.join(given[0], 'train')]):
-        if all(map(osp.exists, paths)) and not images.left_out:
-            try:
-                if set(find_images(paths).files) == seen:
-                    return paths
-            except ConfigError:  # no image there
-                continue
+    part = looking.subfolder(given[0], looking.TRAIN_NAMES)
+    for paths in (given, [part] if part else []):
+        if paths and set(find_images(paths).files) == seen:
+            return paths
     return [write_list(osp.join(folder, 'pretrain.txt'), sorted(seen))]
 
 
@@ -422,9 +454,19 @@ def write_list(path: str, lines: Sequence[str]) -> str:
     Returns:
         str: The file.
     """
-    with open(path, 'w', encoding='utf-8') as file:
-        file.writelines(f'{line}\n' for line in lines)
+    write_text(path, ''.join(f'{line}\n' for line in lines))
     return path
+
+
+def write_text(path: str, text: str) -> None:
+    """Write a text file.
+
+    Args:
+        path (str): The file.
+        text (str): Its content.
+    """
+    with open(path, 'w', encoding='utf-8') as file:
+        file.write(text)
 
 
 def write_lists_of_labels(project: writing.Project, labels: Labels) -> None:
@@ -506,40 +548,26 @@ def write_lists_of_classes(
 
 
 def write_config(
-    folder: str,
-    epochs: int | None,
-    say: Callable,
-    file: str,
-    name: str,
-    images: int,
-    batch: int,
-    seconds: float,
-    by_epoch: bool,
-    text: Callable,
+    folder: str, training: Training, epochs: int | None, seconds: float, say: Callable
 ) -> str:
     """Write a config, whose length needs the time of a step if there is a budget.
 
     Args:
         folder (str): Folder of the project.
+        training (Training): The training.
         epochs (int | None): Number of passes that the user asks for.
+        seconds (float): The budget if there is no such number.
         say (Callable): Called with the length.
-        file (str): Name of the config.
-        name (str): Name of the training.
-        images (int): Number of images.
-        batch (int): Images per step.
-        seconds (float): The budget.
-        by_epoch (bool): Whether the training counts epochs.
-        text (Callable): Returns the text of the config for a length.
 
     Returns:
         str: The config.
     """
-    path, per_step = osp.join(folder, file), 0.0
+    path, per_step = osp.join(folder, training.file), 0.0
+    data = (training.images, training.batch, training.by_epoch)
     if epochs is None:
-        trial = choose_length(name, images, batch, 1, 0, 0, by_epoch)
-        write_list(path, text(trial).splitlines())
+        write_text(path, training.text(choose_length(*data, epochs=1)))
         per_step = seconds_per_step(Config.fromfile(path))
-    length = choose_length(name, images, batch, epochs, seconds, per_step, by_epoch)
-    write_list(path, text(length).splitlines())
-    say(length.note)
+    length = choose_length(*data, epochs, seconds, per_step)
+    write_text(path, training.text(length))
+    say(f'{training.name:<16}{length.note}')
     return path

@@ -22,6 +22,7 @@ class Project(NamedTuple):
         folder (str): Folder of the configs, absolute.
         images (Images): The images.
         paths (list[str]): Folders or lists of the images for pre-training.
+        seen (int): Number of these images.
         settings (Settings): The settings.
         teacher (TeacherChoice): The teacher.
         vit (dict): Arguments of the ViT that differ from the base config.
@@ -31,6 +32,7 @@ class Project(NamedTuple):
     folder: str
     images: Images
     paths: list[str]
+    seen: int
     settings: Settings
     teacher: TeacherChoice
     vit: dict
@@ -72,12 +74,12 @@ def pretrain_config(project: Project, length: Length) -> str:
     Returns:
         str: The text of the config.
     """
-    settings, images = project.settings, project.images
+    settings = project.settings
     patch = project.vit.get('patch_size', 16)
     grid = settings.crop // patch
     lines = [
-        f'# Pre-training on {len(images.files)} images, written by '
-        'tools/start_project.py. Edit it as you like.',
+        f'# Pre-training on {project.seen} images, written by tools/start_project.py. '
+        'Edit it as you like.',
         '#',
         f'#     python tools/train.py {osp.join(project.folder, "pretrain.py")}',
         '#',
@@ -250,7 +252,7 @@ def segment_config(project: Project, labels: Labels, table: str, length: Length)
         str: The text of the config.
     """
     settings, images, split = project.settings, project.images, labels.split
-    window = settings.window
+    window, stride = settings.window, settings.window * 2 // 3
     file = osp.join(project.folder, 'segment.py')
     photometric = (
         ["    dict(type='PhotoMetricDistortion'),"]
@@ -273,7 +275,7 @@ def segment_config(project: Project, labels: Labels, table: str, length: Length)
     factor = 'factor' if settings.zoom == 1 else 'zoom * factor'
     lists = lists_of_labels(project, labels)
     lines = [
-        f'# Segmentation with {len(labels.train) + len(labels.val)} labels, written by '
+        f'# Segmentation with {len(labels.files)} labels, written by '
         'tools/start_project.py. Edit it as you like.',
         '#',
         f'#     python tools/train.py {file}',
@@ -296,9 +298,7 @@ def segment_config(project: Project, labels: Labels, table: str, length: Length)
         *_checkpoint(8),
         '    ),',
         *_widths_for_segmentation(project),
-        '    test_cfg=dict(',
-        f'        crop_size=window, stride=({window * 2 // 3}, {window * 2 // 3})',
-        '    ),',
+        f'    test_cfg=dict(crop_size=window, stride=({stride}, {stride})),',
         ')',
         '',
         'train_pipeline = [',
@@ -466,8 +466,8 @@ def _downstream_vit(project: Project, with_maps: bool = True) -> dict:
 def _checkpoint(indent: int) -> list[str]:
     space = ' ' * indent
     return [
-        f'{space}# The last checkpoint of pretrain.py; init_cfg=None starts from random',
-        f'{space}# weights.',
+        f'{space}# The last checkpoint of pretrain.py; init_cfg=None starts from',
+        f'{space}# random weights.',
         f"{space}init_cfg=dict(checkpoint='{HERE}/pretrain/last_checkpoint'),",
     ]
 
@@ -584,13 +584,11 @@ def _cls_loader(
 
 def _epochs(length: Length, more: str = '') -> list[str]:
     warmup = f'{max(WARMUP * length.epochs, 0.01):.3g}'
+    linear = f"type='LinearLR', start_factor=1e-3, end={warmup}"
     return [
         f'max_epochs = {length.epochs}',
         'param_scheduler = [',
-        '    dict(',
-        f"        type='LinearLR', start_factor=1e-3, end={warmup}, "
-        'convert_to_iter_based=True',
-        '    ),',
+        f'    dict({linear}, convert_to_iter_based=True),',
         '    dict(',
         "        type='CosineAnnealingLR',",
         '        eta_min_ratio=1e-2,',
