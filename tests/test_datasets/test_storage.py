@@ -190,7 +190,7 @@ def test_damaged_files_are_replaced_by_other_images(root, monkeypatch):
     damage(root, 'b/1.JPEG', 'c/5.JPEG')
     logged = []
     monkeypatch.setattr(
-        'mmmaskdistill.datasets.imagenet.print_log',
+        'mmmaskdistill.datasets.unreadable.print_log',
         lambda message, **kwargs: logged.append(message),
     )
     dataset = build(root, pipeline=CROP, max_unreadable=0.2)
