@@ -23,7 +23,7 @@ TABLE = ClassTable(
 LOAD = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
 TRAIN = [
     *LOAD,
-    dict(type='RandomResize', scale=(40, 30), ratio_range=(0.5, 2.0), keep_ratio=True),
+    dict(type='RandomResize', scale=(40, 30), ratio_range=(0.8, 2.0), keep_ratio=True),
     dict(type='RandomCrop', crop_size=(16, 16), cat_max_ratio=0.75),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackSegInputs'),
@@ -72,6 +72,7 @@ def build(root, **options):
                 data_prefix=dict(img_path='images', seg_map_path='labels'),
                 classes='classes.csv',
                 pipeline=LOAD,
+                serialize_data=False,  # which takes a second of garbage collection
             ),
             **options,
         )
