@@ -120,15 +120,19 @@ class FolderSegDataset(BaseSegDataset):
         if unpaired not in ('error', 'skip'):
             raise ConfigError(f"unpaired={unpaired!r}: expected 'error' or 'skip'")
         if not isinstance(classes, ClassTable):
-            classes = ClassTable.read(_find_table(classes, data_root or ''))
+            classes = ClassTable.read(
+                _find_table(osp.expanduser(classes), osp.expanduser(data_root or ''))
+            )
         self.table = classes
+        data_root = data_root and osp.expanduser(data_root)
+        data_prefix = {k: osp.expanduser(v) for k, v in (data_prefix or {}).items()}
         self.share, self.part = share, part
         self.unpaired, self.label_suffix = unpaired, label_suffix
         super().__init__(
             ann_file=ann_file,
             metainfo=dict(classes=classes.names, palette=classes.palette),
             data_root=data_root,
-            data_prefix=dict(data_prefix or {}),
+            data_prefix=data_prefix,
             pipeline=[_with_table(step, classes) for step in pipeline],
             **kwargs,
         )
@@ -239,7 +243,7 @@ def _named(files: list[str]) -> str:
 
 
 def _find_table(path: str, data_root: str) -> str:
-    below = osp.join(data_root, osp.expanduser(path))
+    below = osp.join(data_root, path)
     if not osp.isfile(below) and not osp.isfile(path):
         places = dict.fromkeys((below, osp.abspath(path)))
         raise ConfigError(

@@ -350,7 +350,8 @@ class ImageFolder(ReplacesUnreadable, BaseDataset):
         Raises:
             ConfigError: If a path does not exist, or there is no image.
         """
-        paths = [osp.join(self.data_root, osp.expanduser(p)) for p in self.paths]
+        root = osp.expanduser(self.data_root)
+        paths = [osp.join(root, osp.expanduser(path)) for path in self.paths]
         found = find_images(paths, self.endings)
         print_log(f'{", ".join(paths)}: {found.describe()}', logger='current')
         return [dict(img_path=file) for file in found.files]

@@ -250,6 +250,12 @@ def test_images_and_labels_may_share_a_folder(tmp_path):
     assert np.array_equal(dataset[2]['gt_seg_map'] == 1, label(seed=2) == 2)
 
 
+def test_paths_may_start_at_home(root, monkeypatch):
+    monkeypatch.setenv('HOME', str(root.parent))
+    home = build(f'~/{root.name}')
+    assert names(home) == names(build(root)) and 'gt_seg_map' in home[0]
+
+
 def test_the_table_may_lie_in_the_working_folder(root, tmp_path, monkeypatch):
     (tmp_path / 'work').mkdir()
     TABLE.write(tmp_path / 'work/own.csv')

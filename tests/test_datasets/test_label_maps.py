@@ -68,6 +68,18 @@ WRITERS = {
 }
 
 
+@pytest.mark.parametrize('kind', ['P2', 'P5'])
+@pytest.mark.parametrize('largest', [2, 255, 1000, 65535])
+def test_values_of_a_pgm_are_those_in_the_file(tmp_path, index, kind, largest):
+    """Pillow scales them so that the largest value is white."""
+    body = index.astype('>u2' if largest > 255 else 'u1').tobytes()
+    if kind == 'P2':
+        body = ' '.join(map(str, index.ravel())).encode()
+    header = f'{kind}\n# made here\n13 9\n{largest}\n'.encode()
+    (tmp_path / 'x.pgm').write_bytes(header + body)
+    assert np.array_equal(read_values(tmp_path / 'x.pgm'), index)
+
+
 @pytest.mark.parametrize('name', WRITERS)
 def test_all_kinds_of_labels_give_the_same_classes(tmp_path, index, name):
     WRITERS[name](tmp_path / name, index)
