@@ -1,7 +1,14 @@
 from .channels import ChannelStatistics, measure_channels
 from .classes import ClassRow, ClassTable
 from .folder_segmentation import FolderSegDataset
-from .folders import FoundImages, ImageFolder, Pairs, find_images, pair_labels
+from .folders import (
+    FoundImages,
+    ImageFolder,
+    Pairs,
+    find_images,
+    pair_labels,
+    separate_labels,
+)
 from .image_files import (
     IMAGE_ENDINGS,
     ImageInfo,
@@ -52,4 +59,5 @@ __all__ = [
     'read_label',
     'read_palette',
     'read_values',
+    'separate_labels',
 ]

@@ -14,7 +14,14 @@ from mmmaskdistill.errors import ConfigError, first_few
 from mmmaskdistill.registry import DATASETS
 
 from .classes import IGNORED, ClassTable
-from .folders import Pairs, find_images, name_below, pair_labels, read_list
+from .folders import (
+    Pairs,
+    find_images,
+    name_below,
+    pair_labels,
+    read_list,
+    separate_labels,
+)
 from .label_maps import LoadLabels
 
 PARTS = ('train', 'val')
@@ -38,6 +45,8 @@ class FolderSegDataset(BaseSegDataset):
     therefore be index images, palette images, masks or colored pictures, of 8 or 16
     bits. In the pipeline, mmseg's ``LoadAnnotations`` is replaced with
     :class:`LoadLabels` for this table; so is a ``LoadLabels`` without ``classes``.
+    Images and labels may also lie in the same folder, if the names of the labels have a
+    suffix.
 
     Example::
 
@@ -111,15 +120,19 @@ class FolderSegDataset(BaseSegDataset):
         if unpaired not in ('error', 'skip'):
             raise ConfigError(f"unpaired={unpaired!r}: expected 'error' or 'skip'")
         if not isinstance(classes, ClassTable):
-            classes = ClassTable.read(_find_table(classes, data_root or ''))
+            classes = ClassTable.read(
+                _find_table(osp.expanduser(classes), osp.expanduser(data_root or ''))
+            )
         self.table = classes
+        data_root = data_root and osp.expanduser(data_root)
+        data_prefix = {k: osp.expanduser(v) for k, v in (data_prefix or {}).items()}
         self.share, self.part = share, part
         self.unpaired, self.label_suffix = unpaired, label_suffix
         super().__init__(
             ann_file=ann_file,
             metainfo=dict(classes=classes.names, palette=classes.palette),
             data_root=data_root,
-            data_prefix=dict(data_prefix or {}),
+            data_prefix=data_prefix,
             pipeline=[_with_table(step, classes) for step in pipeline],
             **kwargs,
         )
@@ -136,16 +149,29 @@ class FolderSegDataset(BaseSegDataset):
                 the list names an image that is not there.
         """
         root = self.data_prefix.get('img_path') or '.'
+        label_root = self.data_prefix.get('seg_map_path')
         found = find_images(root)
-        images = self._chosen(found.files, root)
-        labels = [None] * len(images)
-        if self.data_prefix.get('seg_map_path') is not None:
-            pairs = self.find_pairs(images)
-            self._note_unpaired(pairs)
-            images, labels = zip(*pairs.pairs)
-        part = '' if self.part is None else f' for {self.part} (share={self.share})'
+        files, labels = found.files, []
+        if label_root is not None:
+            if osp.realpath(label_root or '.') == osp.realpath(root):
+                files, labels = separate_labels(files, root, self.label_suffix)
+            else:
+                labels = find_images(label_root).files
+        images = self._listed(files, root) if self.ann_file else files
+        if label_root is None:
+            pairs = [(image, None) for image in images]
+        else:
+            found_pairs = pair_labels(
+                images, root, labels, label_root, self.label_suffix
+            )
+            self._note_unpaired(found_pairs)
+            pairs = found_pairs.pairs
+        part = ''
+        if self.share is not None:
+            pairs = self._in_part(pairs, root)
+            part = f' for {self.part} (share={self.share})'
         print_log(
-            f'{root}: {found.describe()}; {len(images)} of them are used{part}',
+            f'{root}: {found.describe()}; {len(pairs)} of them are used{part}',
             logger='current',
         )
         return [
@@ -156,54 +182,36 @@ class FolderSegDataset(BaseSegDataset):
                 reduce_zero_label=False,
                 seg_fields=[],
             )
-            for image, label in zip(images, labels)
+            for image, label in pairs
         ]
 
-    def find_pairs(self, images: Sequence[str]) -> Pairs:
-        """Find the labels of images.
+    def _listed(self, images: list[str], root: str) -> list[str]:
+        """Return the images that the list names."""
+        by_name = {name_below(image, root): image for image in images}
+        by_name |= {osp.relpath(i, root).replace(osp.sep, '/'): i for i in images}
+        lines = read_list(self.ann_file)
+        absent = [line for line in lines if line not in by_name]
+        if absent or not lines:
+            names = f'names {_named(absent)}' if absent else 'names no image'
+            raise ConfigError(
+                f"the list '{self.ann_file}' {names}: expected images in '{root}' such "
+                f'as {name_below(images[0], root)!r}'
+            )
+        return list(dict.fromkeys(by_name[line] for line in lines))
 
-        Args:
-            images (Sequence[str]): The images.
-
-        Returns:
-            Pairs: Images and labels, and what is left over.
-
-        Raises:
-            ConfigError: If there is no label, or an image has several.
-        """
-        label_root = self.data_prefix['seg_map_path']
-        return pair_labels(
-            images,
-            self.data_prefix.get('img_path') or '.',
-            find_images(label_root).files,
-            label_root,
-            self.label_suffix,
-        )
-
-    def _chosen(self, images: list[str], root: str) -> list[str]:
-        """Choose the images of the list and of the part."""
-        if self.ann_file:
-            by_name = {name_below(image, root): image for image in images}
-            by_name |= {osp.relpath(i, root).replace(osp.sep, '/'): i for i in images}
-            lines = read_list(self.ann_file)
-            absent = [repr(line) for line in lines if line not in by_name]
-            if absent:
-                raise ConfigError(
-                    f"the list '{self.ann_file}' names {first_few(absent)}, but there "
-                    f"is no such image in '{root}': expected paths such as "
-                    f'{name_below(images[0], root)!r}'
-                )
-            images = list(dict.fromkeys(by_name[line] for line in lines))
-        if self.share is None:
-            return images
-        places = {image: _place(name_below(image, root)) for image in images}
-        val = {image for image in images if places[image] < self.share}
-        if not val:
-            val = {min(images, key=places.get)}
-        chosen = [image for image in images if (image in val) == (self.part == 'val')]
+    def _in_part(self, pairs: list[tuple], root: str) -> list[tuple]:
+        """Return the pairs that are for training, or those for validation."""
+        places = [_place(name_below(image, root)) for image, _ in pairs]
+        # One picture at least is for validation.
+        limit = max(self.share, min(places) + 2**-53)
+        chosen = [
+            pair
+            for pair, place in zip(pairs, places)
+            if (place < limit) == (self.part == 'val')
+        ]
         if not chosen:
             raise ConfigError(
-                f"share={self.share}: none of the {len(images)} images in '{root}' is "
+                f"share={self.share}: none of the {len(pairs)} images in '{root}' is "
                 f"left for part='{self.part}'; choose another share"
             )
         return chosen
@@ -235,7 +243,7 @@ def _named(files: list[str]) -> str:
 
 
 def _find_table(path: str, data_root: str) -> str:
-    below = osp.join(data_root, osp.expanduser(path))
+    below = osp.join(data_root, path)
     if not osp.isfile(below) and not osp.isfile(path):
         places = dict.fromkeys((below, osp.abspath(path)))
         raise ConfigError(

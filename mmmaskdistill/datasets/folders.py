@@ -14,6 +14,7 @@ from mmmaskdistill.errors import ConfigError, first_few
 from mmmaskdistill.registry import DATASETS
 
 from .image_files import IMAGE_ENDINGS
+from .unreadable import ReplacesUnreadable
 
 LIST_ENDINGS = ('.txt', '.lst', '.list')
 # Folders that systems make for themselves: macOS's archives, Synology's thumbnails.
@@ -143,8 +144,8 @@ def pair_labels(
 
     An image and its label have the same path below their folders, apart from the
     ending. For those that have no such partner, what their names commonly end with is
-    left out: ``a_leftImg8bit.png`` and ``a_gtFine_labelIds.png``, or ``a.jpg`` and
-    ``a_mask.png``.
+    left out: ``a_leftImg8bit.png`` and ``a_gtFine_labelIds.png``, ``a.jpg`` and
+    ``a_mask.png`` or ``a.jpg.png``.
 
     Args:
         images (Sequence[str]): The images.
@@ -161,18 +162,16 @@ def pair_labels(
     Raises:
         ConfigError: If an image has two labels, or a label two images.
     """
-    suffixes = LABEL_SUFFIXES
+    suffixes = (*LABEL_SUFFIXES, *IMAGE_ENDINGS)
     if label_suffix:
-        labels = [
-            file for file in labels if osp.splitext(file)[0].endswith(label_suffix)
-        ]
+        labels = [f for f in labels if osp.splitext(f)[0].endswith(label_suffix)]
         suffixes = (label_suffix,)
     of_image = {}
     lone_images, lone_labels = list(images), list(labels)
     for image_suffixes, label_suffixes in (((), ()), (IMAGE_SUFFIXES, suffixes)):
         by_name = _by_name(lone_images, image_root, image_suffixes)
         labels_by_name = _by_name(lone_labels, label_root, label_suffixes)
-        for name in by_name.keys() & labels_by_name.keys():
+        for name in sorted(by_name.keys() & labels_by_name.keys()):
             found, theirs = by_name[name], labels_by_name[name]
             if len(theirs) > 1:
                 raise ConfigError(
@@ -222,13 +221,46 @@ def read_list(path: str) -> list[str]:
     return [line for line in lines if line and not line.startswith('#')]
 
 
+def separate_labels(
+    files: Sequence[str], root: str, label_suffix: str | None = None
+) -> tuple[list[str], list[str]]:
+    """Separate images and labels that lie in the same folder.
+
+    A file is a label if its name is that of another file and a suffix, such as
+    ``a_mask.png`` next to ``a.jpg``.
+
+    Args:
+        files (Sequence[str]): Images and labels.
+        root (str): Their folder.
+        label_suffix (str, optional): See :func:`pair_labels`. Defaults to None.
+
+    Returns:
+        tuple[list[str], list[str]]: The images and the labels.
+    """
+    suffixes = (label_suffix,) if label_suffix else LABEL_SUFFIXES
+    names = [name_below(file, root) for file in files]
+    stems = {*names, *(_without(name, IMAGE_SUFFIXES) for name in names)}
+    parts = [], []
+    for file, name in zip(files, names):
+        stem = _without(name, suffixes)
+        parts[stem != name and stem in stems].append(file)
+    return parts
+
+
 def _by_name(files: list[str], root: str, suffixes: tuple) -> dict[str, list[str]]:
     names = {}
     for file in files:
-        name = name_below(file, root)
-        suffix = next((s for s in suffixes if name.endswith(s) and name != s), '')
-        names.setdefault(name[: len(name) - len(suffix)], []).append(file)
+        names.setdefault(_without(name_below(file, root), suffixes), []).append(file)
     return names
+
+
+def _without(name: str, suffixes: Sequence[str]) -> str:
+    """Return a name without the first of the suffixes that it ends with."""
+    for suffix in suffixes:
+        stem = name[: -len(suffix)]
+        if name.lower().endswith(suffix.lower()) and stem and stem[-1] != '/':
+            return stem
+    return name
 
 
 def _resolved(paths: Sequence[str | os.PathLike]) -> Iterator[str]:
@@ -273,17 +305,20 @@ def _counts(counts: dict[str, int]) -> str:
 
 
 @DATASETS.register_module()
-class ImageFolder(BaseDataset):
+class ImageFolder(ReplacesUnreadable, BaseDataset):
     """All images in folders of any layout, without labels, for pre-training.
 
-    The log says how many images there are, and how many other files were left out.
+    The log says how many images there are, and how many other files were left out. In
+    training, a few unreadable images are replaced, see
+    :class:`.unreadable.ReplacesUnreadable`.
 
     Args:
         paths (str | Sequence[str]): See :func:`find_images`.
         data_root (str): Folder to which relative paths are relative. Defaults to the
             working folder.
         endings (Sequence[str]): See :func:`find_images`.
-        **kwargs: Arguments of mmpretrain's ``BaseDataset``, such as ``pipeline``.
+        **kwargs: Arguments of mmpretrain's ``BaseDataset``, such as ``pipeline``, and
+            ``max_unreadable``, the largest share of the images that may be unreadable.
 
     Raises:
         ConfigError: If a path does not exist, or there is no image.
@@ -315,7 +350,8 @@ class ImageFolder(BaseDataset):
         Raises:
             ConfigError: If a path does not exist, or there is no image.
         """
-        paths = [osp.join(self.data_root, osp.expanduser(p)) for p in self.paths]
+        root = osp.expanduser(self.data_root)
+        paths = [osp.join(root, osp.expanduser(path)) for path in self.paths]
         found = find_images(paths, self.endings)
         print_log(f'{", ".join(paths)}: {found.describe()}', logger='current')
         return [dict(img_path=file) for file in found.files]

@@ -347,10 +347,11 @@ def _decode_by_opencv(
 ) -> np.ndarray | None:
     """Decode a TIFF of one page with 1, 3 or 4 channels, or return None.
 
-    OpenCV drops the second of two channels and all pages but the first.
+    OpenCV drops the second of two channels and all pages but the first, and multiplies
+    three channels of 8 bits by the fourth.
     """
-    samples = tags.get(SAMPLES, 1)
-    if samples not in (1, 3, 4) or tags.next:
+    samples, bits = tags.get(SAMPLES, 1), np.max(tags.get(BITS, (1,)))
+    if samples not in (1, 3, 4) or (samples == 4 and bits <= 8) or tags.next:
         return None
     array = cv2.imdecode(
         np.frombuffer(content, np.uint8),

@@ -1,5 +1,6 @@
 """Read label files of any kind through the table of classes."""
 
+import re
 from functools import lru_cache
 from typing import BinaryIO
 
@@ -185,7 +186,18 @@ def _decode(file: BinaryIO, colours: bool) -> np.ndarray:
         image = image.convert('RGB')
     if colours and image.mode in ('P', 'PA'):
         image = image.convert('RGB')
-    return _flat(orient(np.asarray(image), orientation), colours)
+    array = np.asarray(image)
+    if image.format == 'PPM' and image.mode in ('L', 'I'):
+        array = _unscaled(array, file)
+    return _flat(orient(array, orientation), colours)
+
+
+def _unscaled(array: np.ndarray, file: BinaryIO) -> np.ndarray:
+    """Undo Pillow's scaling of a PGM, whose header has the largest value."""
+    file.seek(0)
+    largest = int(re.match(rb'P\d(?:\s+(?:#[^\n]*\n\s*)*(\d+)){3}', file.read(999))[1])
+    white = 255 if array.dtype == np.uint8 else 65535
+    return np.rint(array * (largest / white)).astype(np.int32)
 
 
 def _flat(array: np.ndarray, colours: bool) -> np.ndarray:

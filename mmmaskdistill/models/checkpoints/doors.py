@@ -15,6 +15,7 @@ from mmengine.model import (
 )
 from torch import nn
 
+from . import fitting
 from .coverage import check_backbone, check_model, log_report
 from .files import read_weights, unwrap
 from .fitting import FitsCheckpoints, fit, shapes_of
@@ -71,7 +72,9 @@ def load_backbone(
     """
     tensors = read_weights(checkpoint, map_location, trust_checkpoint).tensors
     tensors, origin = backbone.select(tensors, checkpoint, prefix)
-    fitted, report = fit(backbone, tensors, inflate)
+    fitted, report = fit(backbone, tensors)
+    if inflate:
+        fitted, report = fitting.inflate(fitted, report)
     check_backbone(report, checkpoint, backbone)
     backbone.load_state_dict(fitted, strict=False)
     return log_report(report, f'backbone from {checkpoint}, {origin}')

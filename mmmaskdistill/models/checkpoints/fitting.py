@@ -119,9 +119,7 @@ class FitsCheckpoints:
         raise NotImplementedError
 
 
-def fit(
-    model: nn.Module, tensors: StateDict, inflate: bool = False
-) -> tuple[StateDict, Report]:
+def fit(model: nn.Module, tensors: StateDict) -> tuple[StateDict, Report]:
     """Fit the tensors of a checkpoint to a model.
 
     The model's backbones that are :class:`FitsCheckpoints` rename and resize their
@@ -132,8 +130,6 @@ def fit(
     Args:
         model (nn.Module): The model; not changed.
         tensors (dict[str, Tensor]): The checkpoint's tensors; not changed.
-        inflate (bool): Whether to fit the layer that reads the image to another number
-            of image channels, see :func:`inflate_channels`. Defaults to False.
 
     Returns:
         tuple[dict[str, Tensor], Report]: The tensors that ``model.load_state_dict``
@@ -160,14 +156,7 @@ def fit(
             if name not in shapes:
                 unused[name] = tensor
             elif tensor.shape != shapes[name]:
-                if inflate and channels_differ(tensor.shape, shapes[name]):
-                    channels = shapes[name][1]
-                    fitted[name] = inflate_channels(tensor, channels)
-                    changes.append(
-                        f'inflated {key} from {tensor.shape[1]} to {channels} channels'
-                    )
-                else:
-                    misshapen[name] = tensor
+                misshapen[name] = tensor
             else:
                 fitted[name] = tensor
         notes += changes
@@ -192,6 +181,31 @@ def fit(
         notes=notes,
         parts=parts,
     )
+
+
+def inflate(fitted: StateDict, report: Report) -> tuple[StateDict, Report]:
+    """Fit the layer that reads the image to another number of image channels.
+
+    Args:
+        fitted (dict[str, Tensor]): The tensors that :func:`fit` returns; not changed.
+        report (Report): The report of :func:`fit`.
+
+    Returns:
+        tuple[dict[str, Tensor], Report]: The tensors, with the kernels that only had
+        another number of input channels, see :func:`inflate_channels`; and a report
+        that has a note for each of them.
+    """
+    fitted, misshapen, notes = dict(fitted), {}, list(report.notes)
+    for key, tensor in report.misshapen.items():
+        if channels_differ(tensor.shape, report.wanted[key]):
+            channels = report.wanted[key][1]
+            fitted[key] = inflate_channels(tensor, channels)
+            notes.append(
+                f'inflated {key} from {tensor.shape[1]} to {channels} channels'
+            )
+        else:
+            misshapen[key] = tensor
+    return fitted, report._replace(misshapen=misshapen, notes=notes)
 
 
 def channels_differ(given: torch.Size, wanted: torch.Size) -> bool:
