@@ -275,7 +275,9 @@ def _heads(
     count, settings = len(names), []
     labels = [highest_label(source) for source in sources if source.training]
     for head in heads:
-        if head.num_classes == count or not (head.segments or head.classifies):
+        if count in (head.num_classes, head.labels) or not (
+            head.segments or head.classifies
+        ):
             continue
         narrow = head.classifies and max(labels, default=-1) >= head.num_classes
         settings.append(

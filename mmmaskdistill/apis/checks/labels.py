@@ -193,7 +193,7 @@ def check_values(contents: Contents, heads: Sequence[Head], findings: Findings) 
         if beyond:
             _add_beyond(contents, beyond, findings)
     else:
-        count = len(source.classes or []) or max(h.num_classes for h in heads)
+        count = len(source.classes or []) or max(h.labels for h in heads)
         ignored = {255} | {head.ignore_index for head in heads}
         beyond = sorted(v for v in pixels if not 0 <= v < count and v not in ignored)
         if beyond:
@@ -211,7 +211,7 @@ def _beyond(pixels: Counter, head: Head) -> list[int]:
     return [
         value
         for value in sorted(pixels)
-        if not 0 <= value < head.num_classes and value != head.ignore_index
+        if not 0 <= value < head.labels and value != head.ignore_index
     ]
 
 
@@ -254,7 +254,7 @@ def _check_classes_without_pixels(
     contents: Contents, heads: Sequence[Head], findings: Findings
 ) -> None:
     source, pixels = contents.source, contents.pixels
-    count = len(source.classes or []) or max(head.num_classes for head in heads)
+    count = len(source.classes or []) or max(head.labels for head in heads)
     names = source.classes or [f'class {k}' for k in range(count)]
     empty = [name for k, name in enumerate(names) if not pixels[k]]
     seen = count - len(empty)
@@ -366,7 +366,7 @@ def _check_lossy(contents: Contents, findings: Findings) -> None:
         findings.warn(
             f"'{path}' has the value {value}, of which LoadAnnotations keeps the "
             f'lowest 8 bits ({value % 256}). Set '
-            'type=mmmaskdistill.FolderSegDataset, whose classes file maps the values of 16-bit labels'
+            'type=mmmaskdistill.FolderSegDataset, whose classes file maps 16-bit values'
         )
 
 

@@ -129,7 +129,7 @@ def build_sources(
         if not isinstance(part, dict) or _any_downloads(part, cfg):
             continue
         try:
-            with restored_random_state():
+            with fixed_random_state():
                 dataset = _build(part, cfg.get('default_scope'))
             if not len(dataset):
                 raise ValueError('it has no samples')
@@ -221,9 +221,12 @@ def spread(total: int, count: int) -> list[int]:
 
 
 @contextmanager
-def restored_random_state() -> Iterator[None]:
-    """Leave Python's, NumPy's and torch's random numbers as they were."""
+def fixed_random_state() -> Iterator[None]:
+    """Use the same random numbers each time, and leave the generators as they were."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(0)
+    np.random.seed(0)
+    torch.default_generator.manual_seed(0)
     try:
         yield
     finally:
