@@ -15,7 +15,7 @@ from mmmaskdistill.errors import first_few, first_line
 
 from .findings import Findings
 from .heads import Head
-from .inspection import count_values, in_processes, read_header, read_image
+from .inspection import count_values, decode_image, in_processes, read_header
 from .sources import Source, spread
 
 # How many files of each data set are read when not all are.
@@ -118,7 +118,7 @@ def read_sample(record: dict, load: Any | None, decode: bool) -> dict:
     Returns:
         dict: An item of :attr:`Contents.samples`.
     """
-    image = (read_image if decode else read_header)(record['img_path'])
+    image = (decode_image if decode else read_header)(record['img_path'])
     label = None
     if load is not None and record.get('seg_map_path'):
         label = dict(shape=(), values=[], error='')
