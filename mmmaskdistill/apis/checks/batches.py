@@ -1,5 +1,6 @@
 """Check batches: that there are any, and that their images fit together."""
 
+import copy
 import math
 import os
 import time
@@ -224,7 +225,7 @@ def _needs_two(norm: Any) -> bool:
 
 
 def _run(source: Source, record: dict, trial: Trial) -> dict | None:
-    results = dict(record)
+    results = copy.deepcopy(record)  # steps append to its lists
     steps = getattr(source.dataset.pipeline, 'transforms', [])
     for k, step in enumerate(steps):
         try:

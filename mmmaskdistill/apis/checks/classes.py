@@ -111,8 +111,8 @@ def check_empty_classes(source: Source, findings: Findings) -> None:
     empty = [name for k, name in enumerate(names) if k not in present]
     if present and empty:
         findings.warn(
-            f'{len(empty)} of {len(names)} classes of {source.option} without an image: '
-            f'{_list(empty)}'
+            f'{len(empty)} of {len(names)} classes of {source.option} without an '
+            f'image: {_list(empty)}'
         )
 
 

@@ -166,8 +166,9 @@ def check_files(contents: Contents, findings: Findings) -> None:
         )
     if damaged:
         findings.warn(
-            f'{len(damaged)} images of {source.option} are damaged, and the rest of '
-            f'each is filled with gray: {first_few(damaged)}. Repair or remove them'
+            f'{len(damaged)} of {len(contents.samples)} images of {source.option} are '
+            f'damaged, and what is missing is filled with gray: {first_few(damaged)}. '
+            'Repair or remove them'
         )
     _check_readable_labels(contents, findings)
     _check_sizes(contents, findings)
@@ -330,9 +331,10 @@ def _check_sizes(contents: Contents, findings: Findings) -> None:
         turned = ' (turned, perhaps by its EXIF orientation)'
     findings.add(
         f"'{wrong[0]['img_path']}' has {image['width']} x {image['height']} pixels"
-        f"{turned}, its label '{wrong[0]['seg_map_path']}' {width} x {height}; so have "
-        f'{len(wrong)} of {len(contents.samples)} pairs of {source.option} two sizes. '
-        'Resize the labels (nearest neighbor) or pair the files correctly',
+        f"{turned}, its label '{wrong[0]['seg_map_path']}' {width} x {height}. Image "
+        f'and label differ in {len(wrong)} of {len(contents.samples)} pairs of '
+        f'{source.option}: resize the labels (nearest neighbor), or pair the files '
+        'correctly',
         fatal=source.known_pipeline,
     )
 
