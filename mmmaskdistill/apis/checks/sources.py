@@ -199,8 +199,8 @@ def explain(error: Exception, part: dict, option: str, scope: str | None) -> lis
     if names and 'number of subfolders' in str(error):
         return [
             f'{option}.type={_type_name(part)!r} expects a folder for each of its '
-            f"classes, '{folder}' has {len(names)} ({first_few(names)}). Set the names of "
-            f'the folders in {option}.metainfo.classes, or remove it. If no labels '
+            f"classes, '{folder}' has {len(names)} ({first_few(names)}). Set the names "
+            f'of the folders in {option}.metainfo.classes, or remove it. If no labels '
             f"are needed, set {option}.type='CustomDataset', data_prefix to the folder "
             'and with_label=False, or mmmaskdistill.ImageFolder; then images in all '
             'folders below are found'

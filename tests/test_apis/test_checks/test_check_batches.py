@@ -138,10 +138,10 @@ def test_labels_that_a_step_writes_are_named(pairs, segment, found):
     errors, _ = found(segment, option)
     assert errors[0] == (
         f'the pipeline of {TRAIN}.dataset writes label 255 where it moves an image, '
-        'but model.decode_head has num_classes=3 and ignore_index=11: set seg_pad_val of '
-        'its steps to 11'
+        'but model.decode_head has num_classes=3 and ignore_index=11: set seg_pad_val '
+        'of its steps to 11'
     )
-    steps[4].seg_pad_val = 11
+    steps[4]['seg_pad_val'] = 11
     assert found(segment, option) == ([], [])
 
 
