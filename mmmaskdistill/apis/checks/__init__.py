@@ -98,6 +98,7 @@ def check(
     for source in sources:
         before = len(findings.errors)
         names.check_names(source, findings)
+        classes.check_empty_classes(source, findings)
         line = progress(f'images of {source.option}') if progress and complete else None
         contents = labels.read_contents(source, complete, workers, cache, line)
         labels.check_files(contents, findings)

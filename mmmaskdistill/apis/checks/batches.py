@@ -1,5 +1,6 @@
 """Check batches: that there are any, and that their images fit together."""
 
+import copy
 import math
 import os
 import time
@@ -18,11 +19,12 @@ from .heads import Head, data_preprocessor, find_heads, name_of
 from .inspection import inspect_images
 from .known import is_known
 from .labels import Contents
-from .sources import Source, restored_random_state
+from .sources import Source, fixed_random_state
 
 BATCH_NORMS = ('BN', 'BN1d', 'BN2d')
-# Seconds for which the pipeline of a data set is tried, after its first image.
-TRIAL = 0.5
+# How often the pipeline of a data set is tried: at least, and at most in this many
+# seconds.
+FEWEST_TRIALS, MOST_TRIALS, TRIAL_SECONDS = 4, 16, 0.5
 # Images whose sizes are read to see whether a batch has several.
 MOST_HEADERS = 2000
 
@@ -143,17 +145,21 @@ def try_pipeline(contents: Contents) -> Trial:
         image, label = sample['image'], sample['label']
         if not image['error'] and not (label and label['error']):
             by_size.setdefault((image['width'], image['height']), []).append(record)
-    start = time.monotonic()
-    with restored_random_state():
-        for turn in range(3 if source.training else 1):
-            for size, records in by_size.items():
-                if trial.shapes and time.monotonic() - start > TRIAL:
-                    return trial
-                record = records[turn % len(records)]
-                results = _run(source, record, trial)
-                if trial.error:
-                    return trial
-                _note(results, size, trial)
+    if not by_size:
+        return trial
+    start, sizes = time.monotonic(), list(by_size)[:MOST_TRIALS]
+    turns = MOST_TRIALS if source.training else len(sizes)
+    with fixed_random_state():
+        for turn in range(turns):
+            late = time.monotonic() - start > TRIAL_SECONDS
+            if turn >= FEWEST_TRIALS and late:
+                break
+            size = sizes[turn % len(sizes)]
+            records = by_size[size]
+            results = _run(source, records[turn // len(sizes) % len(records)], trial)
+            if trial.error:
+                break
+            _note(results, size, trial)
     return trial
 
 
@@ -219,7 +225,7 @@ def _needs_two(norm: Any) -> bool:
 
 
 def _run(source: Source, record: dict, trial: Trial) -> dict | None:
-    results = dict(record)
+    results = copy.deepcopy(record)  # steps append to its lists
     steps = getattr(source.dataset.pipeline, 'transforms', [])
     for k, step in enumerate(steps):
         try:
@@ -258,8 +264,8 @@ def _check_channels(
         for count in channels - {len(values)}:
             findings.add(
                 f'the images of {source.option} have {count} channels after its '
-                f'pipeline, {option}.{name} has {len(values)} values: set mean and '
-                'std of each channel, and in_channels of the backbone, or load other channels',
+                f'pipeline, {option}.{name} has {len(values)} values: set mean, '
+                'std and in_channels of the backbone for these channels',
                 # One channel is broadcast against the mean of three.
                 fatal=count != 1 and source.known_pipeline,
             )
@@ -271,7 +277,7 @@ def _check_written_labels(
     source = contents.source
     written = trial.labels - contents.pixels.keys()
     for head in heads:
-        bad = [v for v in written if v >= head.num_classes and v != head.ignore_index]
+        bad = [v for v in written if v >= head.labels and v != head.ignore_index]
         if bad and contents.pixels:
             findings.add(
                 f'the pipeline of {source.option} writes label {bad[0]} where it moves '

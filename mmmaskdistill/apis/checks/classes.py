@@ -1,9 +1,10 @@
 """Compare the classes of the data, the heads, the losses and the metrics."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from mmpretrain.datasets import CustomDataset, ImageNet, ImageNet21k
 
 from mmmaskdistill.errors import first_few
@@ -77,12 +78,12 @@ def check_settings(
         return
     names, origin, settings = _data_classes(cfg, loaders, sources)
     if names is None:
-        settings += _topk(cfg, loaders, heads, None)
+        settings += _metrics(cfg, loaders, heads, None)
     else:
         settings += _heads(heads, names, sources)
         if any(head.classifies for head in heads):
             settings += _classification(cfg, heads, len(names))
-            settings += _topk(cfg, loaders, heads, len(names))
+            settings += _metrics(cfg, loaders, heads, len(names))
     if not settings:
         return
     about = (
@@ -93,6 +94,26 @@ def check_settings(
     )
     texts = '; '.join(setting.text for setting in settings)
     findings.add(about + texts, any(setting.fatal for setting in settings))
+
+
+def check_empty_classes(source: Source, findings: Findings) -> None:
+    """Check that each class of a classification data set has an image.
+
+    Args:
+        source (Source): The data set.
+        findings (Findings): Receives classes without an image as a warning.
+    """
+    names = class_names(source)
+    labels = [record.get('gt_label') for record in source.records]
+    if not (source.training and names and source.complete):
+        return
+    present = set(_labels(labels))
+    empty = [name for k, name in enumerate(names) if k not in present]
+    if present and empty:
+        findings.warn(
+            f'{len(empty)} of {len(names)} classes of {source.option} without an '
+            f'image: {_list(empty)}'
+        )
 
 
 def check_weights_of_classes(cfg: dict, findings: Findings) -> None:
@@ -204,14 +225,17 @@ def class_names(source: Source) -> list[str] | None:
 
 def highest_label(source: Source) -> int:
     """Return the highest label of a classification data set, -1 without labels."""
-    highest = -1
-    for record in source.records:
-        label = record.get('gt_label')
-        if isinstance(label, int):
-            highest = max(highest, label)
-        elif isinstance(label, (list, tuple)) and label:
-            highest = max(highest, *(int(value) for value in label))
-    return highest
+    labels = [record.get('gt_label') for record in source.records]
+    return max(_labels(labels), default=-1)
+
+
+def _labels(labels: Iterable[Any]) -> Iterator[int]:
+    """Yield single labels, and those in the lists of a multi-label data set."""
+    for label in labels:
+        if isinstance(label, (list, tuple)):
+            yield from _labels(label)
+        elif isinstance(label, (int, np.integer)):
+            yield int(label)
 
 
 def _data_classes(
@@ -275,7 +299,9 @@ def _heads(
     count, settings = len(names), []
     labels = [highest_label(source) for source in sources if source.training]
     for head in heads:
-        if head.num_classes == count or not (head.segments or head.classifies):
+        if count in (head.num_classes, head.labels) or not (
+            head.segments or head.classifies
+        ):
             continue
         narrow = head.classifies and max(labels, default=-1) >= head.num_classes
         settings.append(
@@ -316,10 +342,10 @@ def _classification(cfg: dict, heads: list[Head], count: int) -> list[Setting]:
     return settings
 
 
-def _topk(
+def _metrics(
     cfg: dict, loaders: Sequence[str], heads: list[Head], count: int | None
 ) -> list[Setting]:
-    """List accuracies over more classes than there are."""
+    """List metrics of another number of classes, and accuracies over too many."""
     width = min((h.num_classes for h in heads if h.classifies), default=None)
     if width is None:
         return []
@@ -328,6 +354,9 @@ def _topk(
         if f'{split}_dataloader' not in loaders:
             continue
         for option, metric in metrics(cfg, split):
+            given = metric.get('num_classes')
+            if isinstance(given, int) and count and given != count:
+                settings.append(Setting(f'{option}.num_classes={given} (set {count})'))
             topk = metric.get('topk')
             if name_of(metric.get('type')) != 'Accuracy' or topk is None:
                 continue

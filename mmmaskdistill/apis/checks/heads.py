@@ -34,6 +34,12 @@ class Head:
     num_classes: int
 
     @property
+    def labels(self) -> int:
+        """Number of its labels, of which a single channel tells two apart."""
+        single = self.segments and self.cfg.get('out_channels', self.num_classes) == 1
+        return max(self.num_classes, 2) if single else self.num_classes
+
+    @property
     def segments(self) -> bool:
         """Whether it is a segmentation head whose loss is known here."""
         return (

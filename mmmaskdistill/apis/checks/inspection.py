@@ -24,6 +24,7 @@ from mmmaskdistill.errors import first_few, first_line
 
 # Files that a process gets at once, so that it is not called for each file.
 CHUNK = 32
+TIFF_ENDINGS = ('.tif', '.tiff')
 # A photograph that is taken for a label has a different color in nearly every pixel.
 MOST_COLORS = 4096
 
@@ -331,7 +332,7 @@ def read_header(path: str | Path) -> dict:
     """
     path = str(path)
     try:
-        return asdict(_pillow_header(path))
+        return asdict(_tiff_header(path) or _pillow_header(path))
     except Exception as error:
         # Pillow does not know images of other than 1, 3 or 4 channels, for example.
         found = read_image(path)
@@ -356,11 +357,6 @@ def read_image(path: str | Path) -> dict:
     except Exception as error:
         return asdict(ImageFile(path, error=_reason(path, error)))
     height, width = pixels.shape[:2]
-    flat = pixels.reshape(height * width, -1)
-    if flat.shape[1] <= 4 and flat.dtype != np.bool_:
-        mean, std = (a[: flat.shape[1], 0] for a in cv2.meanStdDev(pixels))
-    else:
-        mean, std = flat.mean(0, dtype=np.float64), flat.std(0, dtype=np.float64)
     if turned:
         height, width = width, height
     return asdict(
@@ -368,12 +364,36 @@ def read_image(path: str | Path) -> dict:
             path,
             width,
             height,
-            flat.shape[1],
+            pixels.shape[2] if pixels.ndim == 3 else 1,
             str(pixels.dtype),
             kind,
-            *(tuple(map(float, a)) for a in (mean, std, flat.min(0), flat.max(0))),
+            *_measure(pixels),
         )
     )
+
+
+def decode_image(path: str | Path) -> dict:
+    """Decode an image to see whether it is damaged, without measuring it.
+
+    Args:
+        path (str | Path): The path.
+
+    Returns:
+        dict: The fields of :class:`ImageFile`.
+    """
+    path = str(path)
+    if path.lower().endswith(TIFF_ENDINGS):
+        return dict(read_image(path), mean=(), std=(), low=(), high=())
+    try:
+        found = _pillow_header(path)
+        with Image.open(path) as image:
+            # A JPEG is read to its end, but its pixels are computed at an eighth of
+            # its size, which takes half of the time. Other formats ignore it.
+            image.draft('RGB', (image.width // 8, image.height // 8))
+            image.load()
+        return asdict(found)
+    except Exception:
+        return dict(read_image(path), mean=(), std=(), low=(), high=())
 
 
 def read_label(path: str | Path) -> dict:
@@ -457,8 +477,49 @@ def _pillow_header(path: str) -> ImageFile:
         dtype = {'F': 'float32', 'I': 'int32', '1': 'bool'}.get(mode, 'uint8')
         if mode.startswith('I;16'):
             dtype = 'uint16'
-        channels = len(image.getbands())
+        channels = 3 if mode == 'P' else len(image.getbands())
         return ImageFile(path, width, height, channels, dtype, image.format or '')
+
+
+def _tiff_header(path: str) -> ImageFile | None:
+    """Read the header of a TIFF with tifffile, which knows all types and channels.
+
+    Returns:
+        ImageFile | None: None for other files, and without tifffile.
+    """
+    if not path.lower().endswith(TIFF_ENDINGS):
+        return None
+    try:
+        import tifffile
+    except ImportError:
+        return None
+    with tifffile.TiffFile(path) as file:
+        series = file.series[0]
+        shape, dtype = series.shape, str(series.dtype)
+    if len(shape) == 2:
+        shape = (*shape, 1)
+    elif shape[0] < min(shape[1:]):  # [C, H, W]
+        shape = (*shape[1:], shape[0])
+    return ImageFile(path, shape[1], shape[0], shape[2], dtype, 'TIFF')
+
+
+def _measure(pixels: np.ndarray) -> tuple[tuple, ...]:
+    """Compute mean, standard deviation, lowest and highest value of each channel."""
+    flat = pixels.reshape(pixels.shape[0] * pixels.shape[1], -1)
+    if pixels.dtype != np.uint8:
+        wide = flat.astype(np.float64)
+        parts = wide.mean(0), wide.std(0), wide.min(0), wide.max(0)
+        return tuple(tuple(map(float, part)) for part in parts)
+    # All four follow from the histogram, which is quickly computed.
+    values, channels = np.arange(256.0), []
+    for k in range(flat.shape[1]):
+        counts = cv2.calcHist([pixels], [k], None, [256], [0, 256]).ravel()
+        share = counts.astype(np.float64) / counts.sum(dtype=np.float64)
+        mean = float(share @ values)
+        std = float(np.sqrt(share @ (values - mean) ** 2))
+        present = counts.nonzero()[0]
+        channels.append((mean, std, float(present[0]), float(present[-1])))
+    return tuple(zip(*channels))
 
 
 def _turned(path: str) -> bool:
@@ -469,7 +530,7 @@ def _turned(path: str) -> bool:
 
 def _decode(path: str) -> tuple[np.ndarray, str]:
     """Decode all channels of an image, in the file's order."""
-    if path.lower().endswith(('.tif', '.tiff')):
+    if path.lower().endswith(TIFF_ENDINGS):
         try:
             import tifffile
         except ImportError:

@@ -15,7 +15,7 @@ from mmmaskdistill.errors import first_few, first_line
 
 from .findings import Findings
 from .heads import Head
-from .inspection import count_values, in_processes, read_header, read_image
+from .inspection import count_values, decode_image, in_processes, read_header
 from .sources import Source, spread
 
 # How many files of each data set are read when not all are.
@@ -118,7 +118,7 @@ def read_sample(record: dict, load: Any | None, decode: bool) -> dict:
     Returns:
         dict: An item of :attr:`Contents.samples`.
     """
-    image = (read_image if decode else read_header)(record['img_path'])
+    image = (decode_image if decode else read_header)(record['img_path'])
     label = None
     if load is not None and record.get('seg_map_path'):
         label = dict(shape=(), values=[], error='')
@@ -166,8 +166,9 @@ def check_files(contents: Contents, findings: Findings) -> None:
         )
     if damaged:
         findings.warn(
-            f'{len(damaged)} images of {source.option} are damaged, and the rest of '
-            f'each is filled with gray: {first_few(damaged)}. Repair or remove them'
+            f'{len(damaged)} of {len(contents.samples)} images of {source.option} are '
+            f'damaged, and what is missing is filled with gray: {first_few(damaged)}. '
+            'Repair or remove them'
         )
     _check_readable_labels(contents, findings)
     _check_sizes(contents, findings)
@@ -193,7 +194,7 @@ def check_values(contents: Contents, heads: Sequence[Head], findings: Findings) 
         if beyond:
             _add_beyond(contents, beyond, findings)
     else:
-        count = len(source.classes or []) or max(h.num_classes for h in heads)
+        count = len(source.classes or []) or max(h.labels for h in heads)
         ignored = {255} | {head.ignore_index for head in heads}
         beyond = sorted(v for v in pixels if not 0 <= v < count and v not in ignored)
         if beyond:
@@ -211,7 +212,7 @@ def _beyond(pixels: Counter, head: Head) -> list[int]:
     return [
         value
         for value in sorted(pixels)
-        if not 0 <= value < head.num_classes and value != head.ignore_index
+        if not 0 <= value < head.labels and value != head.ignore_index
     ]
 
 
@@ -254,7 +255,7 @@ def _check_classes_without_pixels(
     contents: Contents, heads: Sequence[Head], findings: Findings
 ) -> None:
     source, pixels = contents.source, contents.pixels
-    count = len(source.classes or []) or max(head.num_classes for head in heads)
+    count = len(source.classes or []) or max(head.labels for head in heads)
     names = source.classes or [f'class {k}' for k in range(count)]
     empty = [name for k, name in enumerate(names) if not pixels[k]]
     seen = count - len(empty)
@@ -330,9 +331,10 @@ def _check_sizes(contents: Contents, findings: Findings) -> None:
         turned = ' (turned, perhaps by its EXIF orientation)'
     findings.add(
         f"'{wrong[0]['img_path']}' has {image['width']} x {image['height']} pixels"
-        f"{turned}, its label '{wrong[0]['seg_map_path']}' {width} x {height}; so have "
-        f'{len(wrong)} of {len(contents.samples)} pairs of {source.option} two sizes. '
-        'Resize the labels (nearest neighbor) or pair the files correctly',
+        f"{turned}, its label '{wrong[0]['seg_map_path']}' {width} x {height}. Image "
+        f'and label differ in {len(wrong)} of {len(contents.samples)} pairs of '
+        f'{source.option}: resize the labels (nearest neighbor), or pair the files '
+        'correctly',
         fatal=source.known_pipeline,
     )
 
@@ -366,7 +368,7 @@ def _check_lossy(contents: Contents, findings: Findings) -> None:
         findings.warn(
             f"'{path}' has the value {value}, of which LoadAnnotations keeps the "
             f'lowest 8 bits ({value % 256}). Set '
-            'type=mmmaskdistill.FolderSegDataset, whose classes file maps the values of 16-bit labels'
+            'type=mmmaskdistill.FolderSegDataset, whose classes file maps 16-bit values'
         )
 
 

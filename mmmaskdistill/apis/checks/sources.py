@@ -129,7 +129,7 @@ def build_sources(
         if not isinstance(part, dict) or _any_downloads(part, cfg):
             continue
         try:
-            with restored_random_state():
+            with fixed_random_state():
                 dataset = _build(part, cfg.get('default_scope'))
             if not len(dataset):
                 raise ValueError('it has no samples')
@@ -199,7 +199,8 @@ def explain(error: Exception, part: dict, option: str, scope: str | None) -> lis
     if names and 'number of subfolders' in str(error):
         return [
             f'{option}.type={_type_name(part)!r} expects a folder for each of its '
-            f"classes, '{folder}' has {len(names)} ({first_few(names)}). If no labels "
+            f"classes, '{folder}' has {len(names)} ({first_few(names)}). Set the names "
+            f'of the folders in {option}.metainfo.classes, or remove it. If no labels '
             f"are needed, set {option}.type='CustomDataset', data_prefix to the folder "
             'and with_label=False, or mmmaskdistill.ImageFolder; then images in all '
             'folders below are found'
@@ -221,9 +222,12 @@ def spread(total: int, count: int) -> list[int]:
 
 
 @contextmanager
-def restored_random_state() -> Iterator[None]:
-    """Leave Python's, NumPy's and torch's random numbers as they were."""
+def fixed_random_state() -> Iterator[None]:
+    """Use the same random numbers each time, and leave the generators as they were."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(0)
+    np.random.seed(0)
+    torch.default_generator.manual_seed(0)
     try:
         yield
     finally:
