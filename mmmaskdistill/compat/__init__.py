@@ -22,6 +22,7 @@ from . import (  # noqa: E402
     gloo,
     interp2d,
     multimodal,
+    numpy2,
     package_paths,
     safe_loading,
 )
@@ -34,6 +35,7 @@ for module in (
     config_merging,
     multimodal,
     interp2d,
+    numpy2,
     safe_loading,
     atomic_files,
     checkpoint_rotation,

@@ -1,6 +1,8 @@
 import mmengine.dist.utils
 import scipy.interpolate
 import torch
+from mmcv.image import photometric
+from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.model import MMDistributedDataParallel
@@ -12,10 +14,12 @@ from mmmaskdistill.compat import (
     atomic_files,
     checkpoint_rotation,
     compiled_ops,
+    config_merging,
     deferred_scalars,
     gloo,
     interp2d,
     multimodal,
+    numpy2,
     package_paths,
     safe_loading,
 )
@@ -31,6 +35,8 @@ def patched_functions():
         OptimWrapper._clip_grad,
         checkpoint.load_url,
         scipy.interpolate.interp2d,
+        Config._merge_a_into_b,
+        photometric.adjust_hue,
     )
 
 
@@ -42,6 +48,8 @@ def test_applying_the_patches_again_changes_nothing():
         compiled_ops,
         multimodal,
         interp2d,
+        config_merging,
+        numpy2,
         safe_loading,
         atomic_files,
         checkpoint_rotation,
