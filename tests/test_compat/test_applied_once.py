@@ -8,11 +8,13 @@ from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.runner import checkpoint
+from mmseg.models.losses import cross_entropy_loss
 
 from mmmaskdistill.compat import (
     amp,
     atomic_files,
     checkpoint_rotation,
+    class_weights,
     compiled_ops,
     config_merging,
     deferred_scalars,
@@ -37,6 +39,7 @@ def patched_functions():
         scipy.interpolate.interp2d,
         Config._merge_a_into_b,
         photometric.adjust_hue,
+        cross_entropy_loss.cross_entropy,
     )
 
 
@@ -48,6 +51,7 @@ def test_applying_the_patches_again_changes_nothing():
         compiled_ops,
         multimodal,
         interp2d,
+        class_weights,
         config_merging,
         numpy2,
         safe_loading,

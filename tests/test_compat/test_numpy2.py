@@ -64,6 +64,6 @@ def test_retrieval_metrics_run():
     )
     assert [float(value) for value in recall] == [50.0, 50.0]
     precision = RetrievalAveragePrecision.calculate(
-        scores, [[0], [2]], target_indices=True
+        scores, [[0], [2]], topk=3, target_indices=True
     )
     assert float(precision) == pytest.approx(100 * (1 + 1 / 3) / 2)
