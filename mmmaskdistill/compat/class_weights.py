@@ -11,8 +11,6 @@ classes.
 from collections.abc import Callable
 
 import torch
-from mmseg.models import losses
-from mmseg.models.losses import cross_entropy_loss
 from torch import Tensor
 
 from .wrapping import wrap
@@ -35,6 +33,9 @@ def total_weight(label: Tensor, class_weight: Tensor, ignore_index: int) -> Tens
 
 def apply() -> None:
     """Give mmseg's losses the average factor and the shape that they need."""
+    # Importing the losses needs the remedy for missing compiled ops.
+    from mmseg.models import losses
+    from mmseg.models.losses import cross_entropy_loss
 
     @wrap(cross_entropy_loss, 'cross_entropy')
     def cross_entropy(
@@ -63,7 +64,11 @@ def apply() -> None:
 
     @wrap(cross_entropy_loss, 'binary_cross_entropy')
     def binary_cross_entropy(
-        original: Callable, pred: Tensor, *args, class_weight=None, **kwargs
+        original: Callable,
+        pred: Tensor,
+        *args,
+        class_weight: Tensor | None = None,
+        **kwargs,
     ):
         if class_weight is not None and pred.dim() > 2 and pred.shape[1] > 1:
             class_weight = class_weight.view(-1, *[1] * (pred.dim() - 2))
