@@ -5,6 +5,7 @@ A config belongs to mmpretrain (pre-training and classification) or to mmseg
 """
 
 import os.path as osp
+import re
 from collections.abc import Sequence
 from copy import deepcopy
 
@@ -18,6 +19,7 @@ from mmmaskdistill.errors import ConfigError, first_line
 from mmmaskdistill.registry import RUNNERS
 
 from .option_values import read_value
+from .pipelines import class_name
 
 
 def load_config(
@@ -312,7 +314,8 @@ def enable_tta(cfg: Config) -> None:
     """Let a run average its predictions over test-time augmentations.
 
     A classification config without test-time augmentations averages over each
-    image and its horizontal flip, as mmpretrain's command does.
+    image and its horizontal flip, as mmpretrain's command does. Images and labels are
+    loaded as in the test pipeline.
 
     Args:
         cfg (Config): The config, changed in place.
@@ -330,8 +333,41 @@ def enable_tta(cfg: Config) -> None:
             '--tta needs test-time augmentations: set tta_model and tta_pipeline '
             'in the config'
         )
-    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    dataset = cfg.test_dataloader.dataset
+    dataset.pipeline = _load_alike(cfg.tta_pipeline, dataset.pipeline)
     cfg.model = ConfigDict(cfg.tta_model, module=cfg.model)
+
+
+def _load_alike(pipeline: list, example: list) -> list:
+    """Replace the loading steps of a pipeline by those of another one.
+
+    A list of alternatives that is left without a step is removed, since there are no
+    views without it.
+    """
+    loaders = {}
+    for step in example:
+        loaders.setdefault(_loads(step), step)
+
+    def replaced(node: dict | list | tuple) -> dict | list | None:
+        if isinstance(node, (list, tuple)):
+            steps = [replaced(step) for step in node]
+            return [step for step in steps if step not in (None, [])]
+        kind = _loads(node)
+        if kind:
+            return deepcopy(loaders.get(kind))
+        if 'transforms' in node:
+            return ConfigDict(node, transforms=replaced(node['transforms']))
+        return node
+
+    return replaced(pipeline)
+
+
+def _loads(step: dict) -> str | None:
+    """Tell what a step of a pipeline loads: 'image', 'labels' or nothing."""
+    name = class_name(step)
+    if not name.startswith('Load'):
+        return None
+    return 'labels' if re.search('Ann|Label|Seg', name) else 'image'
 
 
 def _flip_pipeline(pipeline: list) -> list:
