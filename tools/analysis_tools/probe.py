@@ -87,8 +87,7 @@ def main() -> None:
     # These imports are slow. They come after the checks above, so that mistakes
     # on the command line are reported at once.
     from mmengine.utils import mkdir_or_exist
-    from rich.console import Console
-    from rich.table import Table
+    from prettytable import PrettyTable
 
     from mmmaskdistill.apis.configs import load_config
     from mmmaskdistill.apis.pretraining import init_pretraining
@@ -124,10 +123,10 @@ def main() -> None:
             )
     except (ConfigError, CheckpointError) as error:
         fail(error)
-    table = Table('features', *results)
+    table = PrettyTable(['features', *results], align='l')
     for name in features:
-        table.add_row(name, *(f'{values[name]:.1f}' for values in results.values()))
-    Console(width=80).print(table)
+        table.add_row([name, *(f'{values[name]:.1f}' for values in results.values())])
+    print(table)
     if args.out:
         mkdir_or_exist(osp.dirname(osp.abspath(args.out)))
         with open(args.out, 'w') as file:
