@@ -77,6 +77,7 @@ setup(
         # peft, transformers, open_clip and webdataset are what ours is compared with.
         'tests': [
             'pytest>=8.0',
+            'pytest-xdist',
             'pyyaml',
             'setuptools>=77',
             'peft',

@@ -66,4 +66,8 @@ if [ "$VERSIONS" = lowest ] && [ $# -eq 0 ]; then
         tests/test_engine/test_layer_decay.py tests/test_engine/test_compiling.py \
         tests/test_datasets tests/test_configs/test_recipe_runs.py
 fi
+if [ "$VERSIONS" = newest ] && [ $# -eq 0 ]; then
+    # The whole suite: a test runs on one core, so each core gets tests of its own.
+    set -- -n "$(nproc)" --dist loadfile
+fi
 exec "$venv/bin/python" -m pytest -v --durations=10 -m 'not environment' "$@"

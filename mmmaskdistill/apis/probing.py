@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +13,14 @@ from torch import Tensor
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.evaluation import (
     RidgeProbe,
+    attention_distance,
     class_shares,
     confusion,
     mean_iou,
     nearest_neighbors,
 )
-from mmmaskdistill.models import MaskDistill
+from mmmaskdistill.models import MaskDistill, MaskDistillViT
+from mmmaskdistill.models.layers import Attention
 
 # Maps images [B, 3, H, W] of values 0 to 255 to features [B, N, D].
 Extractor = Callable[[Tensor], Tensor]
@@ -145,6 +148,50 @@ def probe_classification(
         .item()
         for name in features
     }
+
+
+@torch.no_grad()
+def measure_attention(
+    model: MaskDistill, side: int, config: Config, number: int = 32
+) -> dict[str, float]:
+    """Measure how far the patches attend in each block of the student.
+
+    Args:
+        model (MaskDistill): The model. Its student is a :class:`MaskDistillViT`.
+        side (int): Side in pixels to which images are resized.
+        config (Config): A config with validation images.
+        number (int): Number of images. Defaults to 32.
+
+    Returns:
+        dict[str, float]: The mean distance in pixels over the heads, by the names of
+        :func:`extractors`.
+    """
+    backbone = model.backbone
+    if not isinstance(backbone, MaskDistillViT):
+        return {}
+    sums = [0.0] * backbone.num_layers
+
+    def measure(index: int) -> Callable:
+        def hook(attention: Attention, args: tuple):
+            x, grid, shared_bias = args[:3]
+            distance = attention_distance(attention.weights(x, grid, shared_bias), grid)
+            sums[index] += distance.mean().item() * backbone.patch_size
+
+        return hook
+
+    hooks = [
+        block.attn.register_forward_pre_hook(measure(i))
+        for i, block in enumerate(backbone.blocks)
+    ]
+    student = extractors(model)['student']
+    count = 0
+    for image, _ in islice(_samples(_datasets(config)[1], side), number):
+        student(image)
+        count += 1
+    for hook in hooks:
+        hook.remove()
+    names = [*(f'block {i + 1}' for i in range(len(sums) - 1)), 'student']
+    return {name: total / count for name, total in zip(names, sums)}
 
 
 def _datasets(config: Config) -> list:

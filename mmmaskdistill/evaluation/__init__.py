@@ -1,5 +1,6 @@
 from .probes import (
     RidgeProbe,
+    attention_distance,
     class_shares,
     confusion,
     mean_iou,
@@ -8,6 +9,7 @@ from .probes import (
 
 __all__ = [
     'RidgeProbe',
+    'attention_distance',
     'class_shares',
     'confusion',
     'mean_iou',

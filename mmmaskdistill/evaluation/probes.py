@@ -169,6 +169,29 @@ def mean_iou(matrix: Tensor) -> float:
     return (100 * (hits / union)[union > 0].mean()).item()
 
 
+def attention_distance(weights: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Compute how far the patches attend, as a mean over images and queries.
+
+    It is the distance between the centers of query and key, weighted by the attention
+    to the patches, whose weights are scaled to a sum of 1 (as in arXiv 2010.11929,
+    section 4.5).
+
+    Args:
+        weights (Tensor): Attention weights [B, heads, 1+N, 1+N], the class token
+            first.
+        grid (tuple[int, int]): Patch grid (h, w), N = h*w.
+
+    Returns:
+        Tensor: Mean distance of each head in patches, [heads].
+    """
+    rows, columns = grid
+    centers = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).float()
+    distance = torch.cdist(centers, centers).to(weights.device)
+    patches = weights[:, :, 1:, 1:]
+    patches = patches / patches.sum(-1, keepdim=True)
+    return (patches * distance).sum(-1).mean((0, 2))
+
+
 def nearest_neighbors(
     train: Tensor,
     train_labels: Tensor,

@@ -1,6 +1,6 @@
 """Pictures of pre-training, segmentations, training curves and measurements."""
 
-from .ablation import draw_ablation
+from .ablation import draw_ablation, draw_budgets
 from .curves import draw_curves, read_run, read_scalars, smooth
 from .features import PCABasis, fit_pca_basis, pca_colors
 from .pretraining import draw_pretraining
@@ -10,6 +10,7 @@ __all__ = [
     'PCABasis',
     'colorize',
     'draw_ablation',
+    'draw_budgets',
     'draw_curves',
     'draw_pretraining',
     'draw_segmentation',

@@ -91,3 +91,65 @@ def draw_ablation(
     if len(reference):
         panes[0].legend(fontsize=7, frameon=False)
     save(figure, path)
+
+
+def draw_budgets(
+    curves: dict[str, Sequence[tuple[float, Sequence[float]]]],
+    path: str | Path,
+    ylabel: str,
+    reference: Sequence[float] = (),
+) -> None:
+    """Draw how a metric grows with the length of the training.
+
+    A curve connects the means over the runs. Each run is a pale point, and bars show
+    the standard deviation.
+
+    Args:
+        curves (dict[str, Sequence[tuple[float, Sequence[float]]]]): For each curve
+            its points: the minutes of the training, and the metric of each run.
+        path (str | Path): Path of the PNG file to write.
+        ylabel (str): Name of the metric.
+        reference (Sequence[float]): The metric of the runs without pre-training,
+            whose mean is drawn as a line. Defaults to ``()``, no line.
+    """
+    figure = Figure(
+        figsize=(5.6, 3.4), dpi=DPI, facecolor='white', layout='constrained'
+    )
+    axes = figure.add_subplot()
+    for index, (name, points) in enumerate(curves.items()):
+        points = sorted((x, values) for x, values in points if len(values))
+        color = f'C{index}'
+        for x, values in points:
+            axes.plot(
+                [x] * len(values), values, 'o', color=color, alpha=0.35, markersize=3
+            )
+        axes.errorbar(
+            [x for x, _ in points],
+            [np.mean(values) for _, values in points],
+            [np.std(v, ddof=1) if len(v) > 1 else 0 for _, v in points],
+            color=color,
+            marker='_',
+            linewidth=1.5,
+            capsize=3,
+            label=name,
+        )
+    if len(reference):
+        axes.axhline(
+            np.mean(reference),
+            color='0.4',
+            linewidth=1,
+            linestyle='--',
+            label='from scratch',
+        )
+    axes.set_xscale('log')
+    ticks = sorted({round(x, 1) for points in curves.values() for x, v in points if v})
+    axes.set_xticks(ticks, [f'{x:g}' for x in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel('minutes of pre-training', fontsize=9)
+    axes.set_ylabel(ylabel, fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.grid(color='0.9', linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.legend(fontsize=8, frameon=False)
+    save(figure, path)

@@ -1,5 +1,7 @@
 """Probes of frozen features against scikit-learn and plain loops."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.evaluation import (
     RidgeProbe,
+    attention_distance,
     class_shares,
     confusion,
     mean_iou,
@@ -103,3 +106,18 @@ def test_nearest_neighbors_vote_by_similarity():
     assert found.tolist() == reference.predict(test).tolist()
     # More neighbors than images are all images.
     assert nearest_neighbors(train[:1], labels[:1], test, 4).unique() == labels[0]
+
+
+def test_attention_distance_is_the_mean_length_of_the_way_to_the_keys():
+    grid = (2, 3)
+    weights = torch.rand(2, 4, 7, 7, generator=torch.Generator().manual_seed(0))
+    weights = weights.softmax(-1)
+    expected = torch.zeros(4)
+    places = [(i, j) for i in range(2) for j in range(3)]
+    for image in weights:
+        for head, matrix in enumerate(image):
+            for q, (a, b) in enumerate(places, 1):
+                way = [math.hypot(a - c, b - d) for c, d in places]
+                row = matrix[q, 1:]
+                expected[head] += float(row @ torch.tensor(way) / row.sum()) / 12
+    torch.testing.assert_close(attention_distance(weights, grid), expected)

@@ -14,7 +14,14 @@ from mmmaskdistill.apis import ablation
 TOOL = 'analysis_tools/ablate.py'
 LOSSES = ['--loss', 'smooth_l1', 'cross_entropy']
 OPTIMIZERS = ['--axis', 'optim_wrapper.optimizer.type', 'AdamW', 'NoSuch']
-COMMON = ['--one-at-a-time', '--evaluate', 'segment.py', '--work-dir', 'ablation']
+COMMON = [
+    '--one-at-a-time',
+    '--evaluate',
+    'segment.py',
+    '--probe',
+    '--work-dir',
+    'ablation',
+]
 
 
 def test_help_names_what_the_cells_can_be_made_of(capsys, monkeypatch):
@@ -75,6 +82,12 @@ def test_second_call_resumes_the_killed_run(calls, workspace):
     ][-1]
     assert float(rows[0]['mIoU']) == last['mIoU']
     assert f'mIoU {last["mIoU"]:.2f}' in second.out
+    probed = json.loads((folder / 'probe.json').read_text())['linear probe mIoU']
+    assert list(probed) == ['student']
+    assert float(rows[0]['linear probe mIoU']) == probed['student'] > 0
+    wall, processor = map(float, (folder / 'pretrain.seconds').read_text().split())
+    assert float(rows[0]['pretrain_processor_seconds']) == processor > 0
+    assert float(rows[0]['seconds']) > wall > 0
 
 
 def test_finished_cells_are_not_run_again(calls, tool, workspace, capsys):
@@ -89,9 +102,11 @@ def test_finished_cells_are_not_run_again(calls, tool, workspace, capsys):
     assert '0 runs to do' in capsys.readouterr().out
     assert result.stat().st_mtime_ns == before
     table = (workspace / 'ablation/ablation.md').read_text().splitlines()
-    value = json.loads(result.read_text())['metrics']['mIoU']
-    assert table[2] == f'| loss | smooth_l1 | {value:.2f} | 1 |  |'
-    assert table[3].startswith('| loss | cross_entropy | - | 0 | refused: ')
+    metrics = json.loads(result.read_text())['metrics']
+    miou, probe = metrics['mIoU'], metrics['linear probe mIoU']
+    assert table[0] == '| axis | value | mIoU | linear probe mIoU | runs |  |'
+    assert table[2] == f'| loss | smooth_l1 | {miou:.2f} | {probe:.2f} | 1 |  |'
+    assert table[3].startswith('| loss | cross_entropy | - | - | 0 | refused: ')
     assert (workspace / 'ablation/ablation.png').is_file()
 
 
@@ -102,6 +117,10 @@ def test_invalid_arguments_end_with_a_one_line_error(calls, tool, workspace):
         (
             "not found: 'no.py'. Give one as --evaluate",
             ['pretrain.py', *LOSSES, '--evaluate', 'no.py'],
+        ),
+        (
+            'the names must differ',
+            ['pretrain.py', *LOSSES, '--evaluate', 'segment.py', './segment.py'],
         ),
         ('--seeds 0', ['pretrain.py', *LOSSES, *COMMON, '--seeds', '0']),
         ("loss 'huber': expected", ['pretrain.py', *COMMON, '--loss', 'huber']),

@@ -39,3 +39,24 @@ def test_picture_is_written_to_a_new_folder(tmp_path):
         {'loss': {'l1': [1.0, 2.0]}}, tmp_path / 'new' / 'a.png', ylabel='mIoU'
     )
     assert (tmp_path / 'new' / 'a.png').stat().st_size > 1000
+
+
+def test_curves_over_the_budget_connect_the_means(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(ablation, 'save', lambda figure, path: figures.append(figure))
+    curves = {
+        'all': [(10.0, [4.0]), (3.0, [1.0, 2.0, 6.0]), (30.0, [])],
+        'hidden': [(3.0, [0.5])],
+    }
+    ablation.draw_budgets(curves, tmp_path / 'a.png', ylabel='mIoU', reference=[1, 3])
+    (axes,) = figures[0].axes
+    line, _, (bars,) = axes.containers[0]
+    np.testing.assert_array_equal(line.get_xydata(), [(3, 3), (10, 4)])
+    (_, low), (_, high) = bars.get_segments()[0]
+    assert (low, high) == pytest.approx((3 - 7**0.5, 3 + 7**0.5))
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ['from scratch', 'all', 'hidden']
+    assert axes.get_xscale() == 'log' and axes.get_ylabel() == 'mIoU'
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ['3', '10']
+    (scratch,) = (x for x in axes.lines if x.get_linestyle() == '--')
+    assert list(scratch.get_ydata()) == [2, 2]

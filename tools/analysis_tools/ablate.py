@@ -12,9 +12,10 @@ runs the four combinations, each with the seeds 0, 1 and 2. The first value of e
 axis is the baseline.
 
 All results are written to --work-dir: the tables ablation.csv and ablation.md, the
-chart ablation.png, and for each cell and seed a folder with its configs, logs and
-checkpoints. If the same command is run again, it continues where it stopped and
-repeats the runs that failed.
+chart ablation.png, budgets.png if the length of pre-training is an axis (--axis
+train_cfg.max_epochs 3 10 30), and for each cell and seed a folder with its configs,
+logs and checkpoints. If the same command is run again, it continues where it stopped
+and repeats the runs that failed.
 """
 
 import argparse
@@ -53,6 +54,8 @@ AXES = (
 )
 # Without --metric, those of these that the evaluations report are compared.
 METRICS = ('mIoU', 'accuracy/top1', 'linear probe mIoU', 'k-NN top-1')
+# Axes that set the length of pre-training: budgets.png shows the metric over it.
+LENGTHS = ('train_cfg.max_epochs', 'train_cfg.max_iters')
 PROBE = 'probe'  # name of the stage that probes the features
 SCRATCH = 'from_scratch'  # name of the cell without pre-training
 
@@ -343,14 +346,10 @@ class Ablation:
         from mmmaskdistill.visualization import read_run
 
         folder = self.folder(cell, seed)
-        outcome = dict(
-            status='finished', seed=seed, settings=cell.settings, seconds=0, metrics={}
-        )
-        options, student = [], None
+        outcome = dict(status='finished', seed=seed, settings=cell.settings, metrics={})
+        options, student, seconds = [], None, {}
         if cell.config is not None:
-            outcome['seconds'] = outcome['pretrain_seconds'] = self._train(
-                folder, 'pretrain'
-            )
+            seconds['pretrain'] = self._train(folder, 'pretrain')
             loss = read_run(osp.join(folder, 'pretrain'))['loss'][1][-1]
             outcome['pretrain_loss'] = loss.item()
             student = find_student(osp.join(folder, 'pretrain'))
@@ -360,7 +359,7 @@ class Ablation:
                 f'model.backbone.init_cfg.checkpoint={student}',
             ]
         for stage in self.evaluations:
-            outcome['seconds'] += self._train(folder, stage, *options)
+            seconds[stage] = self._train(folder, stage, *options)
             for name, (_, values) in read_run(osp.join(folder, stage)).items():
                 if name in TRAINING or name.startswith(('loss', 'decode.', 'aux.')):
                     continue
@@ -368,15 +367,17 @@ class Ablation:
                     name = f'{stage}: {name}'
                 outcome['metrics'][name] = values[-1].item()
         if self.args.probe and student:
-            outcome['seconds'] += self._probe(folder, student)
+            seconds[PROBE] = self._probe(folder, student)
             with open(osp.join(folder, f'{PROBE}.json')) as file:
                 for name, values in json.load(file).items():
                     outcome['metrics'][name] = values['student']
         self._metrics(outcome)
+        outcome['seconds'] = sum(wall for wall, _ in seconds.values())
+        outcome['pretrain_processor_seconds'] = seconds.get('pretrain', (0, 0))[1]
         write_text(json.dumps(outcome, indent=2), osp.join(folder, 'result.json'))
         return outcome
 
-    def _train(self, folder: str, name: str, *options: str) -> float:
+    def _train(self, folder: str, name: str, *options: str) -> tuple[float, float]:
         """Train a config of a run, see :meth:`_stage`.
 
         A training that was stopped continues from its last checkpoint.
@@ -390,7 +391,7 @@ class Ablation:
         ]
         return self._stage(folder, name, command)
 
-    def _probe(self, folder: str, student: str) -> float:
+    def _probe(self, folder: str, student: str) -> tuple[float, float]:
         """Probe the features of a student, see :meth:`_stage`."""
         command = [
             sys.executable,
@@ -407,16 +408,20 @@ class Ablation:
             command += [f'--{kind}', osp.join(folder, f'{name}.py')]
         return self._stage(folder, PROBE, command)
 
-    def _stage(self, folder: str, name: str, command: list[str]) -> float:
+    def _stage(self, folder: str, name: str, command: list[str]) -> tuple[float, float]:
         """Run a command of a run, unless an earlier call has finished it.
 
         Returns:
-            float: Seconds that the command took.
+            tuple[float, float]: Seconds that the command took, and the seconds of
+            processor time that it used, over all cores. Other programs on the
+            machine prolong the former and hardly the latter. Of a command that was
+            stopped, only the last part is counted.
         """
         finished = osp.join(folder, f'{name}.seconds')
         if osp.isfile(finished):
             with open(finished) as file:
-                return float(file.read())
+                wall, processor = map(float, file.read().split())
+            return wall, processor
         start = time.time()
         with open(osp.join(folder, f'{name}.log'), 'a') as log:
             begin = log.tell()
@@ -435,14 +440,15 @@ class Ablation:
                 )
                 self._processes.add(process)
             try:
-                code = process.wait()
+                _, status, usage = os.wait4(process.pid, 0)
             finally:
                 self._processes.discard(process)
+        code = process.returncode = os.waitstatus_to_exitcode(status)
         if code:
             raise RuntimeError(f'{name}: {last_words(log.name, begin, code)}')
-        seconds = time.time() - start
-        write_text(f'{seconds:.1f}', finished)
-        return seconds
+        wall, processor = time.time() - start, usage.ru_utime + usage.ru_stime
+        write_text(f'{wall:.1f} {processor:.1f}', finished)
+        return wall, processor
 
     def _launch(self, config: str) -> list[str]:
         if self.args.processes == 1:
@@ -463,7 +469,7 @@ class Ablation:
 
     def write(self) -> None:
         """Write the table of runs, the table of cells and the chart."""
-        from mmmaskdistill.visualization import draw_ablation
+        from mmmaskdistill.visualization import draw_ablation, draw_budgets
 
         axes, work_dir = self.args.axes, self.args.work_dir
         finished = [o for o in self.outcomes.values() if o['status'] == 'finished']
@@ -479,7 +485,7 @@ class Ablation:
                     'status',
                     *names,
                     'pretrain_loss',
-                    'pretrain_seconds',
+                    'pretrain_processor_seconds',
                     'seconds',
                     'reason',
                     'folder',
@@ -499,7 +505,7 @@ class Ablation:
                                 outcome.get(key, '')
                                 for key in (
                                     'pretrain_loss',
-                                    'pretrain_seconds',
+                                    'pretrain_processor_seconds',
                                     'seconds',
                                     'reason',
                                 )
@@ -509,6 +515,12 @@ class Ablation:
                     )
         os.replace(file.name, osp.join(work_dir, 'ablation.csv'))
         write_text(self.table(compared), osp.join(work_dir, 'ablation.md'))
+        scratch = [
+            value
+            for i, cell in enumerate(self.cells)
+            if cell.name == SCRATCH
+            for value in self._values(i, compared[0])
+        ]
         draw_ablation(
             {
                 axis: {
@@ -518,25 +530,45 @@ class Ablation:
             },
             osp.join(work_dir, 'ablation.png'),
             ylabel=compared[0],
-            reference=[
-                value
-                for i, cell in enumerate(self.cells)
-                if cell.name == SCRATCH
-                for value in self._values(i, compared[0])
-            ],
+            reference=scratch,
         )
+        length = next((axis for axis in axes if axis in LENGTHS), None)
+        if length is not None and finished:
+            draw_budgets(
+                self._by_length(length, compared[0]),
+                osp.join(work_dir, 'budgets.png'),
+                ylabel=compared[0],
+                reference=scratch,
+            )
+
+    def _by_length(
+        self, length: str, metric: str
+    ) -> dict[str, list[tuple[float, list[float]]]]:
+        """Collect a metric by the length of pre-training, see ``draw_budgets``.
+
+        The minutes are those of processor time, the mean over the runs of a cell.
+        """
+        curves = {}
+        for i, cell in enumerate(self.cells):
+            values = self._values(i, metric)
+            seconds = self._values(i, 'pretrain_processor_seconds')
+            if cell.name != SCRATCH and values:
+                name = ', '.join(
+                    f'{axis} {value}'
+                    for axis, value in cell.settings.items()
+                    if axis != length
+                )
+                curves.setdefault(name, []).append((mean(seconds) / 60, values))
+        return curves
 
     def _values(self, i: int, metric: str) -> list[float]:
-        """Return a metric of each finished run of a cell that reports it."""
+        """Return a result of each finished run of a cell that reports it."""
         outcomes = [
             self.outcomes.get((i, seed), dict(status='not run'))
             for seed in range(self.args.seeds)
         ]
-        return [
-            outcome['metrics'][metric]
-            for outcome in outcomes
-            if metric in outcome.get('metrics', {})
-        ]
+        results = [{**o, **o.get('metrics', {})} for o in outcomes]
+        return [result[metric] for result in results if metric in result]
 
     def _by_axis(self) -> dict[str, dict[str, int]]:
         """Find the cells in which at most one axis is not at its first value.

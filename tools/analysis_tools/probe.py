@@ -4,7 +4,8 @@ The tool compares the features of a pre-trained student, block by block, with th
 of its teacher, which are the mark that the student could reach. Nothing is trained by
 gradient descent: the linear probe of patch features is a ridge regression on the
 training images of --segment, and images of --classify are classified by the 20 most
-similar training images. For example:
+similar training images. Without --only, the tool also measures how far the patches
+attend in each block of a ViT. For example:
 
   python tools/analysis_tools/probe.py configs/quickstart/pretrain.py \
       work_dirs/quickstart/pretrain/epoch_10.pth \
@@ -87,13 +88,13 @@ def main() -> None:
     # These imports are slow. They come after the checks above, so that mistakes
     # on the command line are reported at once.
     from mmengine.utils import mkdir_or_exist
-    from rich.console import Console
-    from rich.table import Table
+    from prettytable import PrettyTable
 
     from mmmaskdistill.apis.configs import load_config
     from mmmaskdistill.apis.pretraining import init_pretraining
     from mmmaskdistill.apis.probing import (
         extractors,
+        measure_attention,
         probe_classification,
         probe_segmentation,
     )
@@ -122,12 +123,17 @@ def main() -> None:
             results['k-NN top-1'] = probe_classification(
                 features, side, load_config(args.classify)
             )
+        if not args.only:
+            results['attention distance, px'] = measure_attention(
+                model, side, load_config(args.segment or args.classify)
+            )
     except (ConfigError, CheckpointError) as error:
         fail(error)
-    table = Table('features', *results)
+    table = PrettyTable(['features', *results], align='l')
     for name in features:
-        table.add_row(name, *(f'{values[name]:.1f}' for values in results.values()))
-    Console(width=80).print(table)
+        row = (f'{v[name]:.1f}' if name in v else '-' for v in results.values())
+        table.add_row([name, *row])
+    print(table)
     if args.out:
         mkdir_or_exist(osp.dirname(osp.abspath(args.out)))
         with open(args.out, 'w') as file:

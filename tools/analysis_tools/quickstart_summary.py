@@ -12,8 +12,18 @@ import os
 import os.path as osp
 from statistics import mean, stdev
 
-STARTS = ('scratch', 'maskdistill')
-TITLES = dict(scratch='from scratch', maskdistill='MaskDistill')
+# Titles of the three starts. Those other than scratch are names of pre-trainings.
+TITLES = dict(
+    scratch='from scratch',
+    pretrain='MaskDistill, loss at hidden patches (the paper)',
+    pretrain_all='loss at all patches',
+)
+STARTS = tuple(TITLES)
+# Titles of the columns of the pictures, which are narrow.
+COLUMNS = dict(
+    scratch='from scratch', pretrain='hidden patches', pretrain_all='all patches'
+)
+PRETRAININGS = STARTS[1:]
 
 
 def last(work_dir: str, name: str) -> float:
@@ -58,22 +68,26 @@ def summarize(root: str, seeds: int) -> dict:
 
     Returns:
         dict: ``miou`` and ``top1`` in percent, for each start (from scratch or
-        from the pre-trained student) one number per seed; the first and the last
-        ``pretrain_loss``; the time of all stages and of each stage in ``seconds``
-        and ``seconds_by_stage``; the ``versions`` of the packages.
+        from a pre-trained student) one number per seed; the first and the last
+        ``pretrain_loss`` of each pre-training; the time of all stages and of each
+        stage in ``seconds`` and ``seconds_by_stage``; the ``versions`` of the
+        packages.
     """
     from mmmaskdistill.visualization import read_run
 
     def runs(task: str, start: str) -> list[str]:
         return [osp.join(root, f'{task}_{start}_{k}') for k in range(seeds)]
 
-    stages = ['data', 'teacher', 'pretrain'] + [
+    stages = ['data', 'teacher', *PRETRAININGS] + [
         osp.basename(run)
         for task in ('segment', 'classify')
         for start in STARTS
         for run in runs(task, start)
     ]
-    loss = read_run(osp.join(root, 'pretrain'))['loss'][1].tolist()
+    losses = {
+        name: read_run(osp.join(root, name))['loss'][1].tolist()
+        for name in PRETRAININGS
+    }
     seconds = {}
     for stage in stages:
         with open(osp.join(root, f'{stage}.seconds')) as file:
@@ -84,7 +98,9 @@ def summarize(root: str, seeds: int) -> dict:
             s: [last(run, 'accuracy/top1') for run in runs('classify', s)]
             for s in STARTS
         },
-        pretrain_loss=dict(first=loss[0], last=loss[-1]),
+        pretrain_loss={
+            name: dict(first=loss[0], last=loss[-1]) for name, loss in losses.items()
+        },
         seconds=sum(seconds.values()),
         seconds_by_stage=seconds,
         versions=versions(),
@@ -98,7 +114,7 @@ def describe(values: list[float]) -> str:
 
 
 def print_table(summary: dict, seeds: int) -> None:
-    """Print the results of both starts.
+    """Print the results of all starts.
 
     Args:
         summary (dict): The result of :func:`summarize`.
@@ -106,25 +122,30 @@ def print_table(summary: dict, seeds: int) -> None:
     """
     from prettytable import PrettyTable
 
-    table = PrettyTable(['start', 'mIoU', 'top-1'], align='l')
+    table = PrettyTable(['start', 'mIoU', 'top-1', 'pre-training'], align='l')
     for start in STARTS:
+        cost = '-'
+        if start in PRETRAININGS:
+            minutes = summary['seconds_by_stage'][start] / 60
+            loss = summary['pretrain_loss'][start]
+            cost = f'{minutes:.0f} min, loss {loss["first"]:.3f} to {loss["last"]:.3f}'
         table.add_row(
             [
                 TITLES[start],
                 describe(summary['miou'][start]),
                 describe(summary['top1'][start]),
+                cost,
             ]
         )
     print(table)
     print(
-        f'{seeds} seed{"s, mean +- standard deviation" * (seeds > 1)}; pre-training '
-        'loss from {first:.3f} to {last:.3f}'.format(**summary['pretrain_loss'])
-        + f'; {summary["seconds"] / 60:.0f} minutes in total'
+        f'{seeds} seed{"s, mean +- standard deviation" * (seeds > 1)}; '
+        f'{summary["seconds"] / 60:.0f} minutes in total'
     )
 
 
 def draw_segmentations(root: str, summary: dict, number: int = 4) -> None:
-    """Draw images, their labels and the predictions of both segmentors of seed 0.
+    """Draw images, their labels and the predictions of the segmentors of seed 0.
 
     Args:
         root (str): Folder of the runs. ``segmentation.png`` is written there.
@@ -157,7 +178,7 @@ def draw_segmentations(root: str, summary: dict, number: int = 4) -> None:
         with open(osp.join(run, 'last_checkpoint')) as file:
             checkpoint = osp.join(run, osp.basename(file.read().strip()))
         model = init_model('configs/quickstart/segment.py', checkpoint, 'cpu')
-        title = f'{TITLES[start]}\nmIoU {summary["miou"][start][0]:.1f}'
+        title = f'{COLUMNS[start]}\nmIoU {summary["miou"][start][0]:.1f}'
         predictions[title] = np.stack(
             [
                 sample.pred_sem_seg.data[0].numpy()
@@ -178,19 +199,21 @@ def draw_segmentations(root: str, summary: dict, number: int = 4) -> None:
 
 
 def draw_loss(root: str) -> None:
-    """Draw the loss of pre-training over the iterations.
+    """Draw the losses of the pre-trainings over the iterations.
 
     Args:
         root (str): Folder of the runs. ``loss.png`` is written there.
     """
     from mmmaskdistill.visualization import draw_curves, read_run
 
-    loss = read_run(osp.join(root, 'pretrain'))['loss']
     draw_curves(
-        {'pre-training': loss},
+        {
+            f'at {COLUMNS[name]}': read_run(osp.join(root, name))['loss']
+            for name in PRETRAININGS
+        },
         osp.join(root, 'loss.png'),
         xlabel='iteration',
-        ylabel='smooth-L1 loss at hidden patches',
+        ylabel='smooth-L1 loss',
     )
 
 
@@ -222,7 +245,8 @@ def main() -> None:
         json.dump(summary, file, indent=2)
     os.replace(path + '.tmp', path)
     print_table(summary, args.seeds)
-    for name in ('summary.json', 'segmentation.png', 'pretraining.png', 'loss.png'):
+    pictures = ('segmentation', 'loss', *PRETRAININGS)
+    for name in ('summary.json', *(f'{picture}.png' for picture in pictures)):
         print(f'  {osp.join(args.root, name)}')
 
 

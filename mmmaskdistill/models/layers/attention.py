@@ -141,6 +141,29 @@ class Attention(nn.Module):
         x = self._attend(projected, grid, shared_bias, queries)
         return recomputing_linear(x, self.proj.weight, self.proj.bias, scale=scale)
 
+    def weights(
+        self, x: Tensor, grid: tuple[int, int], shared_bias: Tensor | None = None
+    ) -> Tensor:
+        """Compute the attention weights, for pictures and analyses.
+
+        Args:
+            x (Tensor): As in :meth:`forward`.
+            grid (tuple[int, int]): As in :meth:`forward`.
+            shared_bias (Tensor, optional): As in :meth:`forward`.
+
+        Returns:
+            Tensor: The weights of the keys (last axis) for each query, [B, heads,
+            1+N, 1+N].
+        """
+        qkv = self.qkv(x)
+        qkv = qkv + self._qkv_bias().to(qkv.dtype)
+        q, k, _ = split_heads([qkv], self.num_heads)
+        logits = q @ k.mT / q.shape[-1] ** 0.5
+        bias, index = self._bias(grid, shared_bias)
+        if bias is not None:
+            logits = logits + (bias if index is None else look_up(bias, index))
+        return logits.softmax(-1)
+
     def _qkv_bias(self) -> Tensor:
         """The biases of queries, keys (zero) and values, [3D]."""
         return torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])

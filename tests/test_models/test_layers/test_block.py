@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 from mmmaskdistill.models import MaskDistillViT
-from mmmaskdistill.models.layers import Block
+from mmmaskdistill.models.layers import Attention, Block
 
 GRID = (2, 3)
 LINEAR = ['attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2']
@@ -218,3 +218,21 @@ def test_lora_trains_alone_and_merges_back(lora):
     merged = adapted.merge_and_unload()
     torch.testing.assert_close(merged(images)[0], expected, rtol=1e-5, atol=1e-5)
     assert set(merged.state_dict()) == set(plain)
+
+
+@pytest.mark.parametrize('own_table', [False, True])
+@pytest.mark.parametrize('shared', [False, True])
+def test_attention_weights_are_those_of_the_output(own_table, shared):
+    """The weights times the values, projected, are the output of the attention."""
+    grid = (3, 4)
+    attention = Attention(24, 3, grid if own_table else None)
+    for parameter in attention.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    bias = torch.randn(3, 13, 13) if shared else None
+    x = torch.randn(2, 13, 24)
+    weights = attention.weights(x, grid, bias)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 3, 13))
+    values = attention.qkv(x)[..., 48:] + attention.v_bias
+    values = values.unflatten(2, (3, 8)).transpose(1, 2)
+    mixed = (weights @ values).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(attention.proj(mixed), attention(x, grid, bias))
