@@ -36,6 +36,9 @@ CANDIDATES = (
     'resnet50.a1_in1k',
 )
 STRIDE = 16
+PATCHES = 'patch_embed.proj.weight'
+# What a file may have in addition to the features
+HEADS = ('head.', 'fc.', 'classifier.', 'mask_token')
 
 
 class TeacherChoice(NamedTuple):
@@ -133,16 +136,19 @@ def find_model(file: str) -> str:
         CheckpointError: If the file cannot be read.
     """
     state = read_weights(file).tensors
+    shapes = {tensor.shape for tensor in state.values()}
     for name in CANDIDATES:
-        model = timm.create_model(name, pretrained=False, num_classes=0)
+        model = _build(name)
+        wanted = {key: value.shape for key, value in model.state_dict().items()}
+        # timm would resample patches of another size.
+        if wanted.get(PATCHES, next(iter(shapes))) not in shapes:
+            continue
         try:
             adapted = adapt_to_timm(dict(state), model)
         except Exception:  # timm's rule for another model does not fit.
             continue
-        if all(
-            key in adapted and adapted[key].shape == value.shape
-            for key, value in model.state_dict().items()
-        ):
+        given = {k: v.shape for k, v in adapted.items() if not k.startswith(HEADS)}
+        if given == wanted:
             return name
     raise ConfigError(
         f"--teacher '{file}': it belongs to none of {', '.join(CANDIDATES)}. Name the "
@@ -181,9 +187,12 @@ def choose_teacher(
             )
         if names and (osp.dirname(names[0]) or _looks_like_file(names[0])):
             raise ConfigError(f"--teacher: there is no file '{names[0]}'")
-        name = names[0] if names else find_model(files[0])
-        if name in LITE_NAMES:
-            return describe_teacher(LITE, files[0] if files else at_hand), []
+        if not names:
+            choice = describe_teacher(find_model(files[0]), files[0])
+            return choice._replace(license="see the file's source"), []
+        name = LITE if names[0] in LITE_NAMES else names[0]
+        if not files and name == LITE and at_hand:
+            files = [at_hand]
         return describe_teacher(name, files[0] if files else None), []
     choice = describe_teacher(CLIP if has_gpu else LITE, None if has_gpu else at_hand)
     if choice.checkpoint or can_be_reached(choice.model_name):

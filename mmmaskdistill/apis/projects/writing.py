@@ -457,9 +457,7 @@ def _downstream_vit(project: Project, with_maps: bool = True) -> dict:
         depth = depth_of(vit['arch'])
         vit['out_indices'] = tuple(depth * k // 12 - 1 for k in (4, 6, 8, 12))
         if depth < 12:
-            vit['out_indices'] = tuple(
-                max(0, -(-depth * k // 4) - 1) for k in (1, 2, 3, 4)
-            )
+            vit['out_indices'] = tuple(depth * k // 4 - 1 for k in (1, 2, 3, 4))
     return vit
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from . import fitting
 from .coverage import check_backbone, check_model, log_report
-from .files import read_weights, unwrap
+from .files import find_file, read_weights, unwrap
 from .fitting import FitsCheckpoints, fit, shapes_of
 from .formats import StateDict
 
@@ -70,6 +70,7 @@ def load_backbone(
         CheckpointError: If the file cannot be read, has no such backbone or several, or
             its backbone does not fit.
     """
+    checkpoint = find_file(checkpoint)
     tensors = read_weights(checkpoint, map_location, trust_checkpoint).tensors
     tensors, origin = backbone.select(tensors, checkpoint, prefix)
     fitted, report = fit(backbone, tensors)

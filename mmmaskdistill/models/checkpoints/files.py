@@ -83,10 +83,12 @@ def find_problem(checkpoint: str) -> str | None:
         str | None: The reason and what to do about it; None if there is a file, or if
         it is an address.
     """
-    if is_address(checkpoint) or Path(checkpoint).is_file():
+    if is_address(checkpoint):
         return None
     path = Path(checkpoint)
     if path.name != POINTER:
+        if path.is_file():
+            return None
         return f'checkpoint {checkpoint!r} does not exist'
     if latest_checkpoint(str(path.parent)):
         return None
@@ -96,6 +98,27 @@ def find_problem(checkpoint: str) -> str | None:
         f"there is no checkpoint in '{path.parent}' yet: run {command} first, or start "
         'from random weights with --cfg-options model.backbone.init_cfg=None'
     )
+
+
+def find_file(checkpoint: str) -> str:
+    """Return the checkpoint that a path stands for.
+
+    Args:
+        checkpoint (str): See :func:`find_problem`.
+
+    Returns:
+        str: Its path or address; the latest checkpoint of a run for its
+        ``last_checkpoint``.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    problem = find_problem(checkpoint)
+    if problem:
+        raise CheckpointError(problem)
+    if is_address(checkpoint) or Path(checkpoint).name != POINTER:
+        return checkpoint
+    return latest_checkpoint(str(Path(checkpoint).parent))
 
 
 def is_address(path: str) -> bool:
@@ -130,11 +153,7 @@ def read_weights(
         CheckpointError: If the file does not exist, cannot be read, holds no weights,
             or holds more than tensors and is not trusted.
     """
-    problem = find_problem(checkpoint)
-    if problem:
-        raise CheckpointError(problem)
-    if not is_address(checkpoint) and Path(checkpoint).name == POINTER:
-        checkpoint = latest_checkpoint(str(Path(checkpoint).parent)) or checkpoint
+    checkpoint = find_file(checkpoint)
     if trust_checkpoint:
         print_log(
             f'trust_checkpoint=True: {checkpoint} may run any code',

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import re
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +16,11 @@ from safetensors.torch import save_file
 
 from mmmaskdistill.errors import CheckpointError
 from mmmaskdistill.models import MaskDistillViT
-from mmmaskdistill.models.checkpoints import read_weights, write_weights
+from mmmaskdistill.models.checkpoints import (
+    load_backbone,
+    read_weights,
+    write_weights,
+)
 
 ARCH = dict(tiny.ARCH, num_layers=3)
 
@@ -276,3 +281,24 @@ def test_interrupted_writing_leaves_the_old_file(tmp_path, monkeypatch, name):
         write_weights({'a': torch.ones(1)}, path)
     assert read_weights(path).tensors == {'a': torch.zeros(1)}
     assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_last_checkpoint_stands_for_the_latest_of_a_run(student, tmp_path):
+    run = tmp_path / 'pretrain'
+    run.mkdir()
+    pointer = run / 'last_checkpoint'
+    with pytest.raises(CheckpointError, match='yet: run that training first, or start'):
+        read_weights(str(pointer))
+    config = tmp_path / 'pretrain.py'
+    config.touch()
+    message = f"'{run}' yet: run python tools/train.py {config} first, or start from"
+    with pytest.raises(CheckpointError, match=re.escape(message)):
+        read_weights(str(pointer))
+    torch.save(student.state_dict(), run / 'epoch_2.pth')
+    # The run was moved, so the path that mmengine wrote is not there any more.
+    pointer.write_text('/elsewhere/epoch_2.pth')
+    assert read_weights(str(pointer)).tensors.keys() == student.state_dict().keys()
+    lines = load_backbone(student, str(pointer))
+    assert lines[0].startswith(f'backbone from {run}/epoch_2.pth')
+    pointer.unlink()  # killed before it was written
+    assert read_weights(str(pointer)).tensors
