@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
 
 from mmmaskdistill.apis import checks
@@ -86,12 +87,14 @@ def test_validation_images_are_not_pretrained_on(tool, data):
     seen = set((out / 'pretrain.txt').read_text().split())
     segment = load_config(str(out / 'segment.py'), ['model.backbone.init_cfg=None'])
     assert not checks.check(segment).errors
-    from mmengine.registry import DATASETS, init_default_scope
-
     init_default_scope('mmseg')
+    datasets = (
+        DATASETS.build(segment[f'{part}_dataloader'].dataset)
+        for part in ('train', 'val')
+    )
     train, val = (
-        {s['img_path'] for s in DATASETS.build(segment[f'{p}_dataloader'].dataset)}
-        for p in ('train', 'val')
+        {sample['img_path'] for sample in dataset.load_data_list()}
+        for dataset in datasets
     )
     assert seen == train and val and not train & val
     assert len(train | val) == 5
@@ -101,9 +104,9 @@ def test_only_usable_files_are_listed(tool, data, capsys):
     (data / 'rgb/1.jpg').write_bytes(b'no image')
     (data / 'ann/2.png').unlink()
     out = start(tool, data, 'rgb', '--labels', data / 'ann')
-    said = capsys.readouterr().out
-    assert "left out: '" + str(data / 'rgb/1.jpg') in said
-    assert "left out: '" + str(data / 'rgb/2.jpg') + "': has no label" in said
+    said = ' '.join(capsys.readouterr().out.split())
+    assert f"left out: '{data / 'rgb/1.jpg'}': " in said
+    assert f"left out: '{data / 'rgb/2.jpg'}': has no label" in said
     assert (out / 'labeled.txt').read_text().split() == ['0.jpg', '3.jpg', '4.jpg']
     cfg = load_config(str(out / 'segment.py'), ['model.backbone.init_cfg=None'])
     assert not checks.check(cfg).errors
@@ -187,6 +190,8 @@ def test_pretraining_goes_on_from_a_checkpoint(tool, data):
         (['rgb', '--labels', 'ann', '--val-images', 'rgb'], 'goes with --val-labels'),
         (['rgb', '--val-share', '1.5'], '--val-share 1.5: expected more than 0'),
         (['rgb', '--minutes', '3'], 'give --minutes or --epochs, not both'),
+        (['cls', '--labels', 'cls/cat'], "the labels 'cls/cat' are in the folder"),
+        (['rgb', '--labels', 'rgb'], "the labels 'rgb' are in the folder of images"),
         (['rgb', '--out', 'rgb/project'], 'is in the folder of images'),
         (['rgb', '--out', 'rgb/0.jpg'], 'is a file: expected a folder'),
         (['rgb', '--teacher', 'vit_bse'], '--teacher vit_bse: there is no such file'),
@@ -197,13 +202,8 @@ def test_mistakes_are_one_line(tool, data, monkeypatch, options, message):
     (data / 'empty').mkdir()
     monkeypatch.chdir(data)
     with pytest.raises(SystemExit, match=message) as error:
-        tool_here(tool, monkeypatch, data, options)
+        tool('start_project.py', '--out', 'project', '--epochs', 1, *options)
     assert '\n' not in str(error.value)
-
-
-def tool_here(tool, monkeypatch, data, options):
-    monkeypatch.chdir(data)
-    tool('start_project.py', '--out', 'project', '--epochs', 1, *options)
 
 
 def test_bases_of_own_data_are_complete():

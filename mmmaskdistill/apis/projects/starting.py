@@ -223,6 +223,14 @@ def check_options(options: Options) -> None:
         )
     for path in options.images:
         path = osp.abspath(osp.expanduser(path))
+        for labels in filter(None, (options.labels, options.val_labels)):
+            inside = osp.join(osp.abspath(osp.expanduser(labels)), '')
+            if osp.isdir(path) and looking.is_below(inside, [path]):
+                raise ConfigError(
+                    f"the labels '{labels}' are in the folder of images '{path}' and "
+                    'would be taken for images: give the folder that has the images '
+                    'alone'
+                )
         if osp.isdir(path) and looking.is_below(osp.join(out, 'x'), [path]):
             raise ConfigError(
                 f"--out '{options.out}' is in the folder of images '{path}', where "
