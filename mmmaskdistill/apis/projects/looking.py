@@ -397,6 +397,8 @@ def look_at_class_folders(
     train, others = _classes(split.train), _classes(split.val)
     if train is None or (others is None and not split.share):
         return None
+    if not set(train) & set(others or train):
+        return None  # Folders of days, for example, have other names in each part.
     if not split.share and set(train) != set(others):
         absent = sorted(set(train) ^ set(others))
         raise ConfigError(

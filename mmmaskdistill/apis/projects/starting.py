@@ -223,6 +223,13 @@ def check_options(options: Options) -> None:
         )
     for path in options.images:
         path = osp.abspath(osp.expanduser(path))
+        val = options.val_images and osp.abspath(osp.expanduser(options.val_images))
+        if val and osp.isdir(path) and looking.is_below(osp.join(val, ''), [path]):
+            raise ConfigError(
+                f"--val-images '{options.val_images}' is in the folder of images "
+                f"'{path}', and would be trained on: give the folder that has the "
+                'images for training alone'
+            )
         for labels in filter(None, (options.labels, options.val_labels)):
             inside = osp.join(osp.abspath(osp.expanduser(labels)), '')
             if osp.isdir(path) and looking.is_below(inside, [path]):

@@ -171,6 +171,13 @@ def test_class_folders(tmp_path):
     assert looking.look_at_class_folders([str(tmp_path / 'one')], None, 0.3) is None
 
 
+def test_folders_of_days_are_no_classes(tmp_path):
+    for folder in ('train/monday', 'train/tuesday', 'val/friday', 'val/sunday'):
+        for k in range(2):
+            write(tmp_path / f'{folder}/{k}.jpg', picture())
+    assert looking.look_at_class_folders([str(tmp_path)], None, 0.3) is None
+
+
 def test_a_class_without_validation_images(tmp_path):
     for folder in ('train/cat', 'train/dog', 'train/owl', 'val/cat', 'val/dog'):
         for k in range(2):
