@@ -41,7 +41,7 @@ BLACK_IS_ZERO, RGB, PALETTE = 1, 2, 3
 NEEDS_TIFFFILE = 'to read it, pip install "mmmaskdistill[tiff]"'
 
 
-class UnreadableImage(OSError):
+class UnreadableImage(ConfigError, OSError):
     """An image file is missing, is empty or contains no image."""
 
 
