@@ -115,7 +115,7 @@ def find_images(
         FoundImages: The images, and how many other files there are.
 
     Raises:
-        ConfigError: If a path does not exist, or there is no image.
+        ConfigError: If a path does not exist or cannot be read, or there is no image.
     """
     paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     endings = tuple(ending.lower() for ending in endings)
@@ -359,8 +359,11 @@ def _files_below(folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
     real = osp.realpath(folder)
     if real in above:
         return
-    with os.scandir(folder) as entries:
-        entries = sorted(entries, key=lambda entry: entry.name)
+    try:
+        with os.scandir(folder) as entries:
+            entries = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise ConfigError(f"cannot read the folder '{folder}': {error}") from error
     for entry in entries:
         if entry.name.startswith('.') or entry.name in SYSTEM_FOLDERS:
             continue

@@ -87,12 +87,19 @@ def test_several_folders_files_and_lists_are_joined(tmp_path):
     assert [os.path.realpath(file) for file in found.files] == [first, third, second]
 
 
-def test_what_is_not_there_is_named(tmp_path):
+def test_what_is_not_there_is_named(tmp_path, monkeypatch):
+    def refuse(folder):
+        raise PermissionError('not now')
+
     touch(tmp_path / 'a/1.gif')
     with pytest.raises(ConfigError, match=r'no images in .*only 1 \.gif'):
         find_images(tmp_path / 'a')
     with pytest.raises(ConfigError, match="no file or folder '.*/none'"):
         find_images(tmp_path / 'none')
+    with monkeypatch.context() as patch:
+        patch.setattr('os.scandir', refuse)
+        with pytest.raises(ConfigError, match="cannot read the folder '.*/a': not now"):
+            find_images(tmp_path / 'a')
     (tmp_path / 'own.lst').write_text('a/2.png\n')
     with pytest.raises(ConfigError, match=r"own.lst' names 'a/2.png', but there is no"):
         find_images(tmp_path / 'own.lst')
