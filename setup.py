@@ -84,7 +84,7 @@ setup(
             'transformers',
             'open_clip_torch',
             'lmdb',
-            'tifffile',
+            'tifffile>=2022.8.12',
             'webdataset',
             *DEMO,
         ],

@@ -45,7 +45,8 @@ def apply() -> None:
     toolkits = (mmseg_transforms, MMSEG), (mmpretrain_transforms, MMPRETRAIN)
     for transforms, names in toolkits:
         for name, needs_rgb in names.items():
-            _refuse(getattr(transforms, name), needs_rgb)
+            if hasattr(transforms, name):  # Forks may have fewer.
+                _refuse(getattr(transforms, name), needs_rgb)
 
 
 def _refuse(transform: type[BaseTransform], needs_rgb: bool):

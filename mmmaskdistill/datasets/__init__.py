@@ -6,6 +6,7 @@ from .folders import (
     ImageFolder,
     Pairs,
     find_images,
+    find_images_and_labels,
     pair_labels,
     separate_labels,
 )
@@ -52,6 +53,7 @@ __all__ = [
     'UniformMaskGenerator',
     'UnreadableImage',
     'find_images',
+    'find_images_and_labels',
     'image_info',
     'measure_channels',
     'pair_labels',

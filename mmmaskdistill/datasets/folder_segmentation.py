@@ -17,10 +17,10 @@ from .classes import IGNORED, ClassTable
 from .folders import (
     Pairs,
     find_images,
+    find_images_and_labels,
     name_below,
     pair_labels,
     read_list,
-    separate_labels,
 )
 from .label_maps import LoadLabels
 
@@ -45,8 +45,8 @@ class FolderSegDataset(BaseSegDataset):
     therefore be index images, palette images, masks or colored pictures, of 8 or 16
     bits. In the pipeline, mmseg's ``LoadAnnotations`` is replaced with
     :class:`LoadLabels` for this table; so is a ``LoadLabels`` without ``classes``.
-    Images and labels may also lie in the same folder, if the names of the labels have a
-    suffix.
+    Images and labels may also lie in the same folder, if the names of the labels, or
+    of folders in it, say which files are labels.
 
     Example::
 
@@ -150,14 +150,12 @@ class FolderSegDataset(BaseSegDataset):
         """
         root = self.data_prefix.get('img_path') or '.'
         label_root = self.data_prefix.get('seg_map_path')
-        found = find_images(root)
-        files, labels = found.files, []
-        if label_root is not None:
-            if osp.realpath(label_root or '.') == osp.realpath(root):
-                files, labels = separate_labels(files, root, self.label_suffix)
-            else:
-                labels = find_images(label_root).files
-        images = self._listed(files, root) if self.ann_file else files
+        if label_root is None:
+            found = find_images(root)
+        else:
+            label_root = label_root or '.'
+            found, labels = find_images_and_labels(root, label_root, self.label_suffix)
+        images = self._listed(found.files, root) if self.ann_file else found.files
         if label_root is None:
             pairs = [(image, None) for image in images]
         else:

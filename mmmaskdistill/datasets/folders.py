@@ -42,6 +42,24 @@ LABEL_SUFFIXES = (
 )
 
 
+# Folders of images and of labels next to each other, in lower case
+IMAGE_FOLDERS = ('images', 'image', 'imgs', 'img', 'images_png', 'rgb')
+LABEL_FOLDERS = (
+    'labels',
+    'label',
+    'labels_png',
+    'masks',
+    'mask',
+    'masks_png',
+    'annotations',
+    'annotation',
+    'ann',
+    'gt',
+    'seg',
+    'segmentation',
+)
+
+
 class FoundImages(NamedTuple):
     """The images in some folders.
 
@@ -97,7 +115,7 @@ def find_images(
         FoundImages: The images, and how many other files there are.
 
     Raises:
-        ConfigError: If a path does not exist, or there is no image.
+        ConfigError: If a path does not exist or cannot be read, or there is no image.
     """
     paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     endings = tuple(ending.lower() for ending in endings)
@@ -145,7 +163,8 @@ def pair_labels(
     An image and its label have the same path below their folders, apart from the
     ending. For those that have no such partner, what their names commonly end with is
     left out: ``a_leftImg8bit.png`` and ``a_gtFine_labelIds.png``, ``a.jpg`` and
-    ``a_mask.png`` or ``a.jpg.png``.
+    ``a_mask.png`` or ``a.jpg.png``. At last, so are folders that are named after what
+    they hold: ``street/images/a.jpg`` and ``street/labels/a.png``.
 
     Args:
         images (Sequence[str]): The images.
@@ -168,9 +187,13 @@ def pair_labels(
         suffixes = (label_suffix,)
     of_image = {}
     lone_images, lone_labels = list(images), list(labels)
-    for image_suffixes, label_suffixes in (((), ()), (IMAGE_SUFFIXES, suffixes)):
-        by_name = _by_name(lone_images, image_root, image_suffixes)
-        labels_by_name = _by_name(lone_labels, label_root, label_suffixes)
+    for left_out, left_out_of_labels in (
+        (((), ()), ((), ())),
+        ((IMAGE_SUFFIXES, ()), (suffixes, ())),
+        ((IMAGE_SUFFIXES, IMAGE_FOLDERS), (suffixes, LABEL_FOLDERS)),
+    ):
+        by_name = _by_name(lone_images, image_root, *left_out)
+        labels_by_name = _by_name(lone_labels, label_root, *left_out_of_labels)
         for name in sorted(by_name.keys() & labels_by_name.keys()):
             found, theirs = by_name[name], labels_by_name[name]
             if len(theirs) > 1:
@@ -221,13 +244,43 @@ def read_list(path: str) -> list[str]:
     return [line for line in lines if line and not line.startswith('#')]
 
 
+def find_images_and_labels(
+    image_root: str, label_root: str, label_suffix: str | None = None
+) -> tuple[FoundImages, list[str]]:
+    """Find the images and the labels below two folders.
+
+    The folders may be the same, see :func:`separate_labels`, or one may lie in the
+    other one.
+
+    Args:
+        image_root (str): Folder of the images.
+        label_root (str): Folder of the labels.
+        label_suffix (str, optional): See :func:`pair_labels`. Defaults to None.
+
+    Returns:
+        tuple[FoundImages, list[str]]: The images, and the labels.
+
+    Raises:
+        ConfigError: If a folder does not exist, or there is no image in it.
+    """
+    found = find_images(image_root)
+    if osp.realpath(image_root) == osp.realpath(label_root):
+        images, labels = separate_labels(found.files, image_root, label_suffix)
+    else:
+        labels = find_images(label_root).files
+        images = [f for f in found.files if not _is_below(f, label_root, image_root)]
+        labels = [f for f in labels if not _is_below(f, image_root, label_root)]
+    return found._replace(files=images), labels
+
+
 def separate_labels(
     files: Sequence[str], root: str, label_suffix: str | None = None
 ) -> tuple[list[str], list[str]]:
     """Separate images and labels that lie in the same folder.
 
     A file is a label if its name is that of another file and a suffix, such as
-    ``a_mask.png`` next to ``a.jpg``.
+    ``a_mask.png`` next to ``a.jpg``, or if it lies in a folder for labels and another
+    file of the same name does not, such as ``masks/a.png`` and ``images/a.png``.
 
     Args:
         files (Sequence[str]): Images and labels.
@@ -239,27 +292,44 @@ def separate_labels(
     """
     suffixes = (label_suffix,) if label_suffix else LABEL_SUFFIXES
     names = [name_below(file, root) for file in files]
-    stems = {*names, *(_without(name, IMAGE_SUFFIXES) for name in names)}
-    parts = [], []
+    stems = {*names, *(_stem(name, IMAGE_SUFFIXES, ()) for name in names)}
+    stems |= {_stem(name, IMAGE_SUFFIXES, IMAGE_FOLDERS) for name in names}
+    images, labels = [], []
     for file, name in zip(files, names):
-        stem = _without(name, suffixes)
-        parts[stem != name and stem in stems].append(file)
-    return parts
+        possible = {_stem(name, suffixes, ()), _stem(name, suffixes, LABEL_FOLDERS)}
+        is_label = not stems.isdisjoint(possible - {name})
+        (labels if is_label else images).append(file)
+    return images, labels
 
 
-def _by_name(files: list[str], root: str, suffixes: tuple) -> dict[str, list[str]]:
+def _is_below(file: str, folder: str, other: str) -> bool:
+    """Tell whether a file is in a folder, which itself lies in another one."""
+    folder, other = osp.join(osp.abspath(folder), ''), osp.join(osp.abspath(other), '')
+    return folder.startswith(other) and osp.abspath(file).startswith(folder)
+
+
+def _by_name(
+    files: list[str], root: str, suffixes: Sequence[str], folders: Sequence[str]
+) -> dict[str, list[str]]:
     names = {}
     for file in files:
-        names.setdefault(_without(name_below(file, root), suffixes), []).append(file)
+        stem = _stem(name_below(file, root), suffixes, folders)
+        names.setdefault(stem, []).append(file)
     return names
+
+
+def _stem(name: str, suffixes: Sequence[str], folders: Sequence[str]) -> str:
+    """Return a name without a suffix and without some of the folders in it."""
+    *above, last = name.split('/')
+    above = [folder for folder in above if folder.lower() not in folders]
+    return '/'.join([*above, _without(last, suffixes)])
 
 
 def _without(name: str, suffixes: Sequence[str]) -> str:
     """Return a name without the first of the suffixes that it ends with."""
     for suffix in suffixes:
-        stem = name[: -len(suffix)]
-        if name.lower().endswith(suffix.lower()) and stem and stem[-1] != '/':
-            return stem
+        if name.lower().endswith(suffix.lower()) and len(name) > len(suffix):
+            return name[: -len(suffix)]
     return name
 
 
@@ -289,8 +359,11 @@ def _files_below(folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
     real = osp.realpath(folder)
     if real in above:
         return
-    with os.scandir(folder) as entries:
-        entries = sorted(entries, key=lambda entry: entry.name)
+    try:
+        with os.scandir(folder) as entries:
+            entries = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise ConfigError(f"cannot read the folder '{folder}': {error}") from error
     for entry in entries:
         if entry.name.startswith('.') or entry.name in SYSTEM_FOLDERS:
             continue

@@ -36,12 +36,12 @@ ORIENTATION = 0x0112
 TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 # Numbers of TIFF's tags, and the photometric interpretations in which samples are
 # quantities: of darkness or light, or of red, green and blue.
-BITS, COMPRESSION, PHOTOMETRIC, SAMPLES = 258, 259, 262, 277
-BLACK_IS_ZERO, RGB, PALETTE = 1, 2, 3
+WIDTH, HEIGHT, BITS, PHOTOMETRIC, SAMPLES = 256, 257, 258, 262, 277
+BLACK_IS_ZERO, RGB = 1, 2
 NEEDS_TIFFFILE = 'to read it, pip install "mmmaskdistill[tiff]"'
 
 
-class UnreadableImage(OSError):
+class UnreadableImage(ConfigError, OSError):
     """An image file is missing, is empty or contains no image."""
 
 
@@ -203,9 +203,12 @@ def _describe(file: BinaryIO) -> ImageInfo:
         return _describe_tiff(file)
     image = Image.open(file)
     width, height = image.size
-    # Pillow has already exchanged the sides of a TIFF.
-    if image.format != 'TIFF' and image.getexif().get(ORIENTATION, 1) > 4:
-        width, height = height, width
+    if image.getexif().get(ORIENTATION, 1) > 4:
+        stored = (width, height)
+        if image.format == 'TIFF':
+            # Newer versions of Pillow have already exchanged the sides.
+            stored = image.tag_v2[WIDTH], image.tag_v2[HEIGHT]
+        height, width = stored
     sample = _decode_deep(image, file)
     if sample is None:
         sample = np.asarray(_plain(Image.new(image.mode, (1, 1))))
@@ -232,7 +235,7 @@ def _decode_deep(image: Image.Image, file: BinaryIO) -> np.ndarray | None:
     if image.format == 'PNG':
         file.seek(24)  # where the header has the depth and the kind of color
         depth, kind = file.read(2)
-        if depth != 16 or kind not in (2, 4, 6):
+        if depth != 16:
             return None
         gray_and_alpha = kind == 4
     elif image.format not in ('PPM', 'JPEG2000'):

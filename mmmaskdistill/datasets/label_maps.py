@@ -176,10 +176,9 @@ def _decode(file: BinaryIO, colours: bool) -> np.ndarray:
     if is_measured_tiff(file):
         return _flat(decode_tiff(file), colours)
     image = Image.open(file)
-    orientation = image.getexif().get(ORIENTATION, 1)
+    # Newer versions of Pillow rotate a TIFF when they load it.
     image.load()
-    if image.format == 'TIFF':
-        orientation = 1  # Pillow has rotated it.
+    orientation = image.getexif().get(ORIENTATION, 1)
     if image.mode not in ('1', 'L', 'LA', 'P', 'PA', 'I', 'F', 'RGB', 'RGBA') and (
         ';' not in image.mode
     ):

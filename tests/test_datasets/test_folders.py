@@ -11,6 +11,7 @@ from mmmaskdistill.datasets import (
     IMAGE_ENDINGS,
     ImageFolder,
     find_images,
+    find_images_and_labels,
     pair_labels,
     read_image,
     separate_labels,
@@ -86,12 +87,19 @@ def test_several_folders_files_and_lists_are_joined(tmp_path):
     assert [os.path.realpath(file) for file in found.files] == [first, third, second]
 
 
-def test_what_is_not_there_is_named(tmp_path):
+def test_what_is_not_there_is_named(tmp_path, monkeypatch):
+    def refuse(folder):
+        raise PermissionError('not now')
+
     touch(tmp_path / 'a/1.gif')
     with pytest.raises(ConfigError, match=r'no images in .*only 1 \.gif'):
         find_images(tmp_path / 'a')
     with pytest.raises(ConfigError, match="no file or folder '.*/none'"):
         find_images(tmp_path / 'none')
+    with monkeypatch.context() as patch:
+        patch.setattr('os.scandir', refuse)
+        with pytest.raises(ConfigError, match="cannot read the folder '.*/a': not now"):
+            find_images(tmp_path / 'a')
     (tmp_path / 'own.lst').write_text('a/2.png\n')
     with pytest.raises(ConfigError, match=r"own.lst' names 'a/2.png', but there is no"):
         find_images(tmp_path / 'own.lst')
@@ -158,6 +166,8 @@ PAIRS = [
     ('e.jpg', 'e_Segmentation.png'),
     ('f.jpg', 'f.jpg.png'),
     ('0001TP.png', '0001TP_L.png'),
+    ('town/images/a.jpg', 'town/masks/a.png'),
+    ('town/image/a_sat.jpg', 'town/Label/a_mask.png'),
 ]
 
 
@@ -206,7 +216,21 @@ def test_images_and_labels_of_one_folder_are_separated():
     # There is no b, and no c, of which the others could be the labels.
     assert images == ['d/a.jpg', 'd/b_mask.png', 'd/c_gt.jpg']
     assert labels == ['d/a_mask.png']
+    files = ['d/x/images/1.png', 'd/x/masks/1.png', 'd/masks/2.png', 'd/x/3.png']
+    images, labels = separate_labels(files, 'd')
+    assert labels == ['d/x/masks/1.png']
     files = ['d/1_sat.jpg', 'd/1_mask.png']
     assert separate_labels(files, 'd') == (files[:1], files[1:])
     files = ['d/1.jpg', 'd/1-truth.png']
     assert separate_labels(files, 'd', '-truth') == (files[:1], files[1:])
+
+
+def test_one_folder_may_lie_in_the_other(tmp_path):
+    for name in ('a.png', 'b/c.png', 'labels/a.png', 'labels/b/c.png', 'labels.png'):
+        touch(tmp_path / name)
+    found, labels = find_images_and_labels(str(tmp_path), str(tmp_path / 'labels'))
+    assert relative(found.files, tmp_path) == ['a.png', 'b/c.png', 'labels.png']
+    assert relative(labels, tmp_path) == ['labels/a.png', 'labels/b/c.png']
+    found, labels = find_images_and_labels(str(tmp_path / 'labels'), str(tmp_path))
+    assert relative(found.files, tmp_path) == ['labels/a.png', 'labels/b/c.png']
+    assert relative(labels, tmp_path) == ['a.png', 'b/c.png', 'labels.png']

@@ -218,3 +218,18 @@ def test_headers_are_read_without_the_pixels(tmp_path):
     """The header of a truncated file says what the file was to have."""
     (tmp_path / 'x.jpg').write_bytes(content('JPEG')[:900])
     assert image_info(tmp_path / 'x.jpg') == (64, 64, 3, 'uint8', 'JPEG')
+
+
+@pytest.mark.parametrize('mode', ['L', 'RGB', 'I;16', 'P', '1'])
+@pytest.mark.parametrize('compression', ['tiff_lzw', 'packbits', 'tiff_adobe_deflate'])
+def test_compressed_tiffs_are_read(tmp_path, mode, compression):
+    """Without imagecodecs, tifffile cannot read LZW, and OpenCV takes over."""
+    pixels = values(3, np.uint8)
+    image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 250)
+    expected = np.asarray(image)[..., None]
+    if mode != 'I;16':
+        image = Image.fromarray(pixels).convert(mode)
+        plain = image.convert({'P': 'RGB', '1': 'L'}.get(mode, mode))
+        expected = np.asarray(plain).reshape(9, 13, -1)
+    image.save(tmp_path / 'x.tif', compression=compression)
+    assert_reads(tmp_path / 'x.tif', expected)

@@ -174,6 +174,17 @@ def test_what_is_no_label_is_named(tmp_path):
         read_values(tmp_path / 'x.tif')
 
 
+@pytest.mark.parametrize('ending', ['.png', '.tif'])
+def test_labels_are_rotated_like_images(tmp_path, index, ending):
+    """A label with an EXIF orientation has the pixels that Pillow shows."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    for name, image in (('l', Image.fromarray(index)), ('p', palette_image(index))):
+        image.save(tmp_path / f'{name}{ending}', exif=exif)
+        values = read_values(tmp_path / f'{name}{ending}')
+        assert np.array_equal(values, np.rot90(index, -1))
+
+
 def test_palettes_are_read(tmp_path, index):
     palette_image(index).save(tmp_path / 'p.png')
     Image.fromarray(index).save(tmp_path / 'l.png')

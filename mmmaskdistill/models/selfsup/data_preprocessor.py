@@ -26,9 +26,10 @@ class TwoViewDataPreprocessor(TwoNormDataPreprocessor):
     ``teacher_bands`` chooses and orders the channels of its view.
 
     Args:
-        mean (Sequence[float]): Mean of the student's view for each of the C channels,
-            such as R, G and B, in values of 0 to 255; or one number for all.
-        std (Sequence[float]): Standard deviation of the student's view.
+        mean (Sequence[float], optional): Mean of the student's view for each of the C
+            channels, such as R, G and B, in the values of the images, such as 0 to 255;
+            or one number for all. Defaults to None: neither view is normalized.
+        std (Sequence[float], optional): Standard deviation of the student's view.
         second_mean (Sequence[float]): Mean of each channel of the teacher's view.
         second_std (Sequence[float]): Standard deviation of the teacher's view.
         to_rgb (bool): Whether to convert the images from BGR to RGB. Defaults
@@ -63,6 +64,11 @@ class TwoViewDataPreprocessor(TwoNormDataPreprocessor):
                     f'{first} has {lengths.get(first, "no")} values and {second} has '
                     f'{lengths.get(second, "no")}: expected one for each channel'
                 )
+        if 'second_mean' not in lengths:
+            raise ConfigError(
+                'second_mean and second_std are missing: expected the mean and the '
+                "standard deviation of the teacher's view"
+            )
         channels = lengths.get('mean', 1)
         if to_rgb and channels not in (1, 3):
             raise ConfigError(
@@ -71,11 +77,10 @@ class TwoViewDataPreprocessor(TwoNormDataPreprocessor):
             )
         if teacher_bands is not None:
             teacher_bands = list(teacher_bands)
-            if lengths.get('second_mean') not in (1, len(teacher_bands)):
+            if lengths['second_mean'] not in (1, len(teacher_bands)):
                 raise ConfigError(
                     f'teacher_bands={teacher_bands}, but second_mean has '
-                    f'{lengths.get("second_mean", "no")} values: expected '
-                    f'{len(teacher_bands)}'
+                    f'{lengths["second_mean"]} values: expected {len(teacher_bands)}'
                 )
             if channels > 1:
                 self._check_bands(teacher_bands, channels)

@@ -62,6 +62,7 @@ def test_a_gray_image_is_shown_to_an_rgb_teacher():
     [
         (dict(std=[1.0]), 'mean has 4 values and std has 1: expected one for each'),
         (dict(second_std=None), 'second_mean has 3 values and second_std has no'),
+        (dict(second_mean=None, second_std=None), 'second_mean and second_std are mi'),
         (dict(to_rgb=True), 'to_rgb=True, but mean has 4 values'),
         (
             dict(teacher_bands=[0, 1]),
