@@ -10,6 +10,7 @@ from mmmaskdistill.errors import first_few
 
 from .findings import Findings
 from .folders import what_is_there
+from .known import is_known
 from .sources import Source
 
 IMAGE_SUFFIXES = (
@@ -44,12 +45,15 @@ def check_names(source: Source, findings: Findings) -> None:
         missing = [path for path in source.paths(key) if path not in listing]
         if missing:
             count = len(missing)
-            findings.error(
+            findings.add(
                 f'{count} of {len(source.records)} {what}s of {source.option} '
                 f'do{"es" * (count == 1)} not exist: {first_few(missing)}. '
-                + _advice(source, key)
+                + _advice(source, key),
+                # Others may read a file of another name.
+                fatal=is_known(type(source.dataset)) and source.known_pipeline,
             )
-    if source.on_disk and isinstance(source.dataset, BaseSegDataset):
+    listed = getattr(type(source.dataset), 'load_data_list', None)
+    if source.on_disk and listed is BaseSegDataset.load_data_list:
         _check_left_out(source, listing, findings)
 
 
