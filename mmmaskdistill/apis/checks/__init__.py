@@ -56,7 +56,8 @@ def check(
     Args:
         cfg (dict): The config.
         loaders (Sequence[str]): Names of the data loaders to look at. Names that the
-            config does not have are skipped.
+            config does not have are skipped. Without ``train_dataloader``, what only
+            training needs is not checked, such as the weights that it starts from.
         complete (bool): Whether to read and decode all files. Otherwise the names of
             all files are compared, and a sample of the files is read. Defaults to
             False.
@@ -76,7 +77,9 @@ def check(
     missing = paths.missing_data(cfg, loaders)
     for messages in missing.values():
         findings.error(*messages)
-    findings.error(*paths.missing_weights(cfg))
+    training = 'train_dataloader' in loaders
+    if training:
+        findings.error(*paths.missing_weights(cfg))
     classes.check_loops(cfg, findings)
 
     init_default_scope(cfg.get('default_scope') or 'mmengine')
@@ -90,11 +93,12 @@ def check(
     classes.check_settings(cfg, loaders, sources, findings)
     if len(findings.errors) == before:
         findings.error(*unexplained)
-    classes.check_weights_of_classes(cfg, findings)
     classes.check_metrics(cfg, sources, findings)
     names.check_leaks(sources, findings)
     batches.check_number_of_batches(cfg, sizes, findings)
-    batches.check_batch_norm(cfg, sizes, findings)
+    if training:
+        classes.check_weights_of_classes(cfg, findings)
+        batches.check_batch_norm(cfg, sizes, findings)
     for source in sources:
         before = len(findings.errors)
         names.check_names(source, findings)

@@ -360,15 +360,15 @@ def _check_shapes(
     if len(different) < 2 or not (segments or name_of(collate) == 'default_collate'):
         return
     (first, one), (second, other) = _two(shapes)
-    if source.training and not any(len(part) > 1 for part in shapes.values()):
+    if source.training:  # a batch sampler may put images of one size together
         certain = loader.get('batch_sampler') is None
     else:
-        certain = source.training or _mixes(contents, loader, batch, shapes)
+        certain = _mixes(contents, loader, batch, shapes)
     text = (
         f'{source.loader}.batch_size={batch}, but images of {source.option} have '
         f'different sizes after the pipeline: {_size(one)} and {_size(other)} '
-        '(from files '
-        f'of {first[0]} x {first[1]} and {second[0]} x {second[1]} pixels). '
+        '(from files of '
+        f'{first[0]} x {first[1]} and {second[0]} x {second[1]} pixels). '
     )
     advice = (
         f'Set {option}.size to the size of the crop, or add a crop'
@@ -392,20 +392,19 @@ def _stacked(shape: tuple, source: Source, preprocessor: dict) -> tuple:
 
 def _mixes(contents: Contents, loader: dict, batch: int, shapes: dict) -> bool:
     """Tell whether a batch of a data set in its own order has several sizes."""
-    records = contents.source.records[:MOST_HEADERS]
-    if (
-        len(records) != len(contents.records)
-        or (loader.get('sampler') or {}).get('shuffle')
-        or world_size() > 1
-        or loader.get('batch_sampler') is not None
-    ):
-        paths = [record['img_path'] for record in records if 'img_path' in record]
+    shuffled = (loader.get('sampler') or {}).get('shuffle')
+    if shuffled or loader.get('batch_sampler') is not None:
+        return False  # what a batch holds is not known here
+    sizes = [(s['image']['width'], s['image']['height']) for s in contents.samples]
+    if not contents.complete:
+        paths = contents.source.paths('img_path')[:MOST_HEADERS]
         sizes = [image.size for image in inspect_images(paths, 0, decode=False)]
-    else:
-        sizes = [(s['image']['width'], s['image']['height']) for s in contents.samples]
     known = [frozenset(shapes.get(size, ())) for size in sizes]
+    processes = world_size()
     return any(
-        len(set().union(*known[i : i + batch])) > 1 for i in range(0, len(known), batch)
+        len(set().union(*known[rank::processes][i : i + batch])) > 1
+        for rank in range(processes)
+        for i in range(0, len(known), batch)
     )
 
 

@@ -82,7 +82,8 @@ def check_settings(
     else:
         settings += _heads(heads, names, sources)
         if any(head.classifies for head in heads):
-            settings += _classification(cfg, heads, len(names))
+            if 'train_dataloader' in loaders:
+                settings += _classification(cfg, heads, len(names))
             settings += _metrics(cfg, loaders, heads, len(names))
     if not settings:
         return

@@ -6,6 +6,7 @@ since the last time is not read again.
 
 import json
 import os
+import pickle
 import sys
 import time
 import warnings
@@ -224,15 +225,17 @@ def in_processes(
     missing = [i for i, result in enumerate(results) if result is None]
     done = len(items) - len(missing)
     chunks = [missing[i : i + CHUNK] for i in range(0, len(missing), CHUNK)]
-    for chunk, part in _map_chunks(work, items, chunks, workers):
-        for i, result in zip(chunk, part):
-            results[i] = result
-            if cache:
-                stored.put(keys[i], result)
-        done += len(chunk)
-        if progress:
-            progress(done, len(items))
-    stored.save()
+    try:
+        for chunk, part in _map_chunks(work, items, chunks, workers):
+            for i, result in zip(chunk, part):
+                results[i] = result
+                if cache:
+                    stored.put(keys[i], result)
+            done += len(chunk)
+            if progress:
+                progress(done, len(items))
+    finally:  # also if the user stops it
+        stored.save()
     return results
 
 
@@ -243,7 +246,7 @@ def _map_chunks(
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if sys.platform == 'linux' else 1
     workers = min(workers, len(chunks))
-    if workers < 2:
+    if workers < 2 or not _can_be_sent(work):
         for chunk in chunks:
             yield chunk, _call(work, [items[i] for i in chunk])
         return
@@ -254,6 +257,15 @@ def _map_chunks(
         }
         for future in as_completed(futures):
             yield futures[future], future.result()
+
+
+def _can_be_sent(work: Callable) -> bool:
+    """Tell whether a function can be sent to another process, unlike a lambda."""
+    try:
+        pickle.dumps(work)
+    except Exception:
+        return False
+    return True
 
 
 def _one_thread() -> None:

@@ -16,6 +16,7 @@ from mmmaskdistill.errors import first_few, first_line
 from .findings import Findings
 from .heads import Head
 from .inspection import count_values, decode_image, in_processes, read_header
+from .known import is_known
 from .sources import Source, spread
 
 # How many files of each data set are read when not all are.
@@ -122,11 +123,16 @@ def read_sample(record: dict, load: Any | None, decode: bool) -> dict:
     label = None
     if load is not None and record.get('seg_map_path'):
         label = dict(shape=(), values=[], error='')
+        results = dict(record, seg_fields=[])
+        if not image['error']:
+            results['ori_shape'] = image['height'], image['width']
         try:
-            size = image['height'], image['width']
-            results = dict(record, img_shape=size, ori_shape=size, seg_fields=[])
-            pixels = np.asarray(load(results)['gt_seg_map'])
-            label.update(shape=list(pixels.shape), values=count_values(pixels))
+            pixels = load(results).get('gt_seg_map')
+            shape = np.shape(pixels)
+            if len(shape) != 2 and not (len(shape) == 3 and shape[2] <= 4):
+                label = None  # depth or a volume, for example
+            else:
+                label.update(shape=list(shape), values=count_values(pixels))
         except Exception as error:
             label['error'] = first_line(error)
     return dict(
@@ -145,13 +151,16 @@ def check_files(contents: Contents, findings: Findings) -> None:
         findings (Findings): Receives the findings.
     """
     source = contents.source
-    load = source.step('LoadImage')
+    load = source.step('Image')
     unreadable, damaged = [], []
     for sample in contents.samples:
-        error = sample['image']['error']
-        if error and osp.isfile(sample['img_path']):
-            text = f"'{sample['img_path']}' ({error})"
-            (damaged if _loads(load, sample) else unreadable).append(text)
+        error, path = sample['image']['error'], sample['img_path']
+        if error and osp.isfile(path) and load is not None:
+            text = f"'{path}' ({error})"
+            if not _loads(load, sample):
+                unreadable.append(text)
+            elif not read_header(path)['error']:  # a format that is known here
+                damaged.append(text)
     tolerant = hasattr(source.dataset, 'max_unreadable')
     if unreadable:
         findings.add(
@@ -289,19 +298,25 @@ def _check_classes_without_pixels(
 
 def _check_readable_labels(contents: Contents, findings: Findings) -> None:
     source, broken, colored = contents.source, [], []
+    known = is_known(type(source.step('Annotation', 'Label')))
     for sample in contents.samples:
         label, path = sample['label'], sample['seg_map_path']
         if label is None:
             continue
         if label['error']:
             if osp.isfile(path):
-                broken.append(f"'{path}' ({label['error']})")
+                named = path in label['error']
+                text = label['error'] if named else f"'{path}' ({label['error']})"
+                broken.append((path, text))
         elif len(label['shape']) != 2:
             colored.append((path, label['shape']))
     if broken:
-        findings.error(
+        others = [path for path, _ in broken[1:]]
+        findings.add(
             f'{len(broken)} of {len(contents.samples)} labels of {source.option} '
-            f'cannot be loaded: {first_few(broken)}'
+            f'cannot be loaded: {broken[0][1]}'
+            + (f'. The others are {first_few(others)}' if others else ''),
+            fatal=known,
         )
     if colored:
         path, shape = colored[0]
@@ -384,10 +399,8 @@ def _raw(sample: dict, value: int) -> str:
     )
 
 
-def _loads(load: Any | None, sample: dict) -> bool:
+def _loads(load: Any, sample: dict) -> bool:
     """Tell whether the pipeline can load an image that Pillow cannot."""
-    if load is None:
-        return True
     try:
         return load(dict(img_path=sample['img_path'])) is not None
     except Exception:

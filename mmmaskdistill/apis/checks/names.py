@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from mmseg.datasets import BaseSegDataset
 
-from mmmaskdistill.datasets import FolderSegDataset
 from mmmaskdistill.errors import first_few
 
 from .findings import Findings
-from .folders import what_is_there
+from .folders import LISTS_FOLDERS, what_is_there
+from .known import is_known
 from .sources import Source
 
 IMAGE_SUFFIXES = (
@@ -45,13 +45,22 @@ def check_names(source: Source, findings: Findings) -> None:
         missing = [path for path in source.paths(key) if path not in listing]
         if missing:
             count = len(missing)
-            findings.error(
+            findings.add(
                 f'{count} of {len(source.records)} {what}s of {source.option} '
                 f'do{"es" * (count == 1)} not exist: {first_few(missing)}. '
-                + _advice(source, key)
+                + _advice(source, key),
+                # Others may read a file of another name.
+                fatal=is_known(type(source.dataset)) and source.known_pipeline,
             )
-    if source.on_disk and isinstance(source.dataset, BaseSegDataset):
-        _check_left_out(source, listing, findings)
+    listed = getattr(type(source.dataset), 'load_data_list', None)
+    # A list of files or of indices chooses some of them, which is no mistake.
+    chosen = [getattr(source.dataset, name, None) for name in ('ann_file', '_indices')]
+    if any(chosen) or not (source.on_disk and source.complete):
+        return
+    if listed is BaseSegDataset.load_data_list:
+        _check_left_out_pairs(source, listing, findings)
+    elif listed in LISTS_FOLDERS:
+        _check_left_out_images(source, findings)
 
 
 def check_leaks(sources: Sequence[Source], findings: Findings) -> None:
@@ -76,13 +85,33 @@ def check_leaks(sources: Sequence[Source], findings: Findings) -> None:
         )
 
 
-def _check_left_out(source: Source, listing: '_Listing', findings: Findings) -> None:
+def _check_left_out_images(source: Source, findings: Findings) -> None:
+    """Look for images with other endings, and for images outside of class folders."""
+    folder, used = source.dataset.img_prefix, source.paths('img_path')
+    paths = [
+        osp.join(place, name)
+        for place, _, files in os.walk(folder)
+        for name in files
+        if name.lower().endswith(IMAGE_SUFFIXES)
+    ]
+    if len(paths) <= len(used):
+        return
+    others = sorted(set(map(osp.normpath, paths)) - set(map(osp.normpath, used)))
+    if others:
+        option, endings = source.option, source.dataset.extensions
+        classes = ' and lie in the folder of a class' * source.dataset.with_label
+        findings.warn(
+            f"{len(others)} of {len(paths)} images in '{folder}' are left out: "
+            f'{first_few(others)}. Images end in {", ".join(sorted(endings))} '
+            f'({option}.extensions){classes}'
+        )
+
+
+def _check_left_out_pairs(
+    source: Source, listing: '_Listing', findings: Findings
+) -> None:
     """Look for images with other endings, and for labels without an image."""
     dataset = source.dataset
-    if isinstance(dataset, FolderSegDataset):  # It finds all, and logs what it leaves.
-        return
-    if dataset.ann_file or dataset._indices is not None or not source.complete:
-        return
     images, labels = source.paths('img_path'), source.paths('seg_map_path')
     used = set(map(_key, images)) | set(map(_key, labels))
     folders = {osp.dirname(_key(path)) for path in labels}

@@ -87,9 +87,13 @@ class Source:
     @property
     def on_disk(self) -> bool:
         """Whether the samples are files of this machine."""
-        backend = getattr(self.dataset, 'backend_args', None) or {}
+        holders = [self.dataset, *self.transforms]
+        backends = [getattr(part, 'backend_args', None) or {} for part in holders]
         packed = getattr(self.dataset, 'storage', 'folder') not in ('folder', None)
-        remote = backend.get('backend', 'local') not in ('local', 'disk')
+        remote = any(
+            backend.get('backend', 'local') not in ('local', 'disk')
+            for backend in backends
+        )
         return not (packed or remote)
 
     def paths(self, key: str) -> list[str]:

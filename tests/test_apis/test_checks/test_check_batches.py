@@ -66,7 +66,9 @@ def test_a_last_batch_of_one_image_is_named(classes, classify, found):
     assert found(classify, {**option, f'{TRAIN}.drop_last': True}) == ([], [])
 
 
-def test_images_of_different_sizes_in_a_batch_are_named(pairs, segment, found):
+def test_images_of_different_sizes_in_a_batch_are_named(
+    pairs, segment, found, monkeypatch
+):
     root = pairs(count=4)
     save(picture(40, 50), root / 'img/val/1.jpg')
     save(labels(40, 50), root / 'ann/val/1.png')
@@ -83,6 +85,9 @@ def test_images_of_different_sizes_in_a_batch_are_named(pairs, segment, found):
     save(labels(40, 50), root / 'ann/val/0.png')
     errors, (warning,) = found(segment, option)
     assert errors == [] and 'different sizes' in warning
+    # Two processes take every second image each: 0 and 2, 1 and 3.
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    assert len(found(segment, option)[0]) == 1
     segment[VAL].dataset.pipeline.insert(
         2, dict(type='Resize', scale=(32, 32), keep_ratio=False)
     )

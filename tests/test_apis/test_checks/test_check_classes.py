@@ -217,3 +217,18 @@ def test_pretraining_from_a_folder_without_classes_says_how(tmp_path, found):
         f'{TRAIN}.metainfo.classes, or remove it. If no labels are needed, set '
         f"{TRAIN}.type='CustomDataset', data_prefix to the folder and with_label=False"
     )
+
+
+def test_what_only_training_needs_does_not_stop_a_test(
+    pairs, segment, classes, classify, found
+):
+    pairs()
+    segment.train_dataloader.update(batch_size=1)
+    segment.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='none.pth')
+    segment.model.decode_head.loss_decode.class_weight = [1.0]
+    assert len(found(segment)[0]) == 3
+    assert found(segment, loaders=['val_dataloader']) == ([], [])
+    classes()
+    classify.model.data_preprocessor.pop('num_classes')
+    classify.model.head.loss.num_classes = 7
+    assert found(classify, loaders=['val_dataloader']) == ([], [])

@@ -144,3 +144,24 @@ def test_a_data_set_that_cannot_be_built_is_named(pairs, segment, found):
     assert errors[0].startswith(
         'train_dataloader.dataset (NoDataset) cannot be built: '
     )
+
+
+def test_images_that_a_folder_data_set_leaves_out_are_named(classes, classify, found):
+    root = classes()
+    save(picture(), root / 'train/cat/x.webp')
+    save(picture(), root / 'train/alone.jpg')
+    save(picture(), root / 'val/owl/deep/x.tiff')
+    errors, warnings = found(classify)
+    assert errors == []
+    endings = '.bmp, .jpeg, .jpg, .pgm, .png, .ppm, .tif'
+    part = 'train_dataloader.dataset'
+    assert warnings[-2] == (
+        "2 of 8 images in 'DATA/train' are left out: DATA/train/alone.jpg, "
+        f'DATA/train/cat/x.webp. Images end in {endings} ({part}.extensions) and lie '
+        'in the folder of a class'
+    )
+    assert warnings[-1].startswith("1 of 7 images in 'DATA/val' are left out: ")
+    option = {f'{part}.with_label': False}
+    option[f'{part}.extensions'] = ('.jpg', '.webp')
+    warnings = found(classify, option)[1]
+    assert not any(f'({part}.extensions)' in text for text in warnings)
