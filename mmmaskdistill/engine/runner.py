@@ -500,6 +500,9 @@ class ResumableRunner(Runner):
             CheckpointError: If the optimizer of the checkpoint has other parameter
                 groups.
         """
+        if not isinstance(self.optim_wrapper, OptimWrapper):
+            super().resume(filename, *args, **kwargs)
+            return
         if self._configured_settings is None:  # There is no schedule.
             self._configured_settings = group_settings(self.optim_wrapper)
             self._configured_schedule = None
@@ -519,34 +522,9 @@ class ResumableRunner(Runner):
 
     def _follow_config(self, configured: list[dict]) -> None:
         """Replace what a checkpoint says of the schedule where the config differs."""
-        info, run, loop = (
-            self.message_hub.runtime_info,
-            self._run_length,
-            self._train_loop,
-        )
-        changes = []
-        epochs, iters = info.get('max_epochs'), info.get('max_iters')
-        if run.by_epoch and epochs and iters:
-            counted_iterations = epochs == 1 and not loop._epoch
-            length = run.epoch_length if counted_iterations else iters // epochs
-            if length != run.epoch_length or (
-                counted_iterations and loop._iter > length
-            ):
-                changes.append(f'batches per epoch {length} -> {run.epoch_length}')
-                loop._epoch = loop._iter // length
-                loop._iter = loop._epoch * run.epoch_length
-                sampler = self.train_dataloader.batch_sampler
-                if isinstance(sampler, DrawBatchSampler):
-                    sampler.start = 0
-        before = epochs if run.by_epoch else iters
-        now, unit = (
-            (run.epochs, 'epochs') if run.by_epoch else (run.iters, 'iterations')
-        )
-        if before and before != now:
-            changes.append(f'length {before:,} -> {now:,} {unit}')
-        before, now = info.get('images_per_step'), self._images_per_step
-        if before and before != now:
-            changes.append(f'batch size {before} -> {now}')
+        run, loop = self._run_length, self._train_loop
+        changes = self._changed_lengths(run)
+        self._keep_epoch(run)
         schedulers = all_schedulers(self.param_schedulers)
         settings = changed_settings(
             group_settings(self.optim_wrapper), self._configured_settings, schedulers
@@ -564,21 +542,54 @@ class ResumableRunner(Runner):
         ):
             changes = changes or ['another schedule']
             self._reschedule()
-        if not changes:
-            return
-        position = (
-            f'epoch {loop._epoch:,} of {run.epochs:,}'
-            if run.by_epoch
-            else f'iteration {loop._iter:,} of {run.iters:,}'
-        )
-        rate = max(
-            (max(rates) for rates in self.optim_wrapper.get_lr().values()), default=0
-        )
-        self.logger.warning(
-            f'resumed with other settings than the stopped run had '
-            f'({", ".join(changes)}): from here, at {position}, the learning rate is '
-            f'the one that a new run of this config has at this point ({rate:.4g})'
-        )
+        if changes:
+            position = (
+                f'epoch {loop._epoch:,} of {run.epochs:,}'
+                if run.by_epoch
+                else f'iteration {loop._iter:,} of {run.iters:,}'
+            )
+            rate = max(map(max, self.optim_wrapper.get_lr().values()))
+            self.logger.warning(
+                f'resumed with other settings than the stopped run had '
+                f'({", ".join(changes)}): from here, at {position}, the learning rate '
+                'is the one that a new run of this config has at this point '
+                f'({rate:.4g})'
+            )
+
+    def _changed_lengths(self, run: RunLength) -> list[str]:
+        """Compare length and batch size of the stopped run with those of the config."""
+        info = self.message_hub.runtime_info
+        pairs = [('batch size', info.get('images_per_step'), self._images_per_step)]
+        if run.by_epoch:
+            pairs.append(('number of epochs', info.get('max_epochs'), run.epochs))
+            length = self._epoch_length_before(run)
+            pairs.append(('batches per epoch', length, run.epoch_length))
+        else:
+            pairs.append(('number of iterations', info.get('max_iters'), run.iters))
+        return [
+            f'{name} {before:,} -> {now:,}'
+            for name, before, now in pairs
+            if before and now and before != now
+        ]
+
+    def _epoch_length_before(self, run: RunLength) -> int:
+        """Return how many batches an epoch of the stopped run had."""
+        info = self.message_hub.runtime_info
+        epochs, iters = info.get('max_epochs'), info.get('max_iters')
+        if not epochs or not iters or (epochs == 1 and not self._train_loop._epoch):
+            return run.epoch_length  # The stopped run counted iterations.
+        return iters // epochs
+
+    def _keep_epoch(self, run: RunLength) -> None:
+        """Go on at the same epoch if epochs have become longer or shorter."""
+        loop, length = self._train_loop, self._epoch_length_before(run)
+        in_epoch = loop._iter - loop._epoch * length
+        if run.by_epoch and (length != run.epoch_length or in_epoch > length):
+            loop._epoch = loop._iter // length
+            loop._iter = loop._epoch * run.epoch_length
+            sampler = self.train_dataloader.batch_sampler
+            if isinstance(sampler, DrawBatchSampler):
+                sampler.start = 0
 
     def _reschedule(self) -> None:
         """Set the optimizer and the schedulers as a new run has them at this point."""

@@ -114,7 +114,8 @@ def _shorten_warmup(parts: list['_Part']) -> list[str]:
 
 
 def _settings(parts: list['_Part']) -> str:
-    return ' '.join(setting for part in parts for setting in part.settings())
+    settings = [setting for part in parts for setting in part.settings()]
+    return ' '.join(settings) or 'no warm-up'
 
 
 class _Part:

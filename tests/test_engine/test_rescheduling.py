@@ -60,9 +60,9 @@ def test_another_number_of_iterations(tmp_path, longer):
     assert seen == {k: fresh[k] for k in seen}
     assert all(rate > 0 for rate in list(seen.values())[:-1])
     assert (
-        'resumed with other settings than the stopped run had (length 4 -> '
-        f'{longer} iterations): from here, at iteration 4 of {longer}, the learning '
-        'rate is the one that a new run of this config has at this point '
+        'resumed with other settings than the stopped run had (number of iterations '
+        f'4 -> {longer}): from here, at iteration 4 of {longer}, the learning rate is'
+        ' the one that a new run of this config has at this point '
         f'({fresh[4]:.4g})'
     ) in log_of(runner)
 
@@ -125,7 +125,7 @@ def test_another_batch_size_of_a_run_that_counts_epochs(tmp_path, stop_at):
     assert list(seen) == list(range(first, 24))
     assert seen == {k: fresh[k] for k in seen}
     log = log_of(runner)
-    assert '(batches per epoch 3 -> 6, batch size 2 -> 1' in log
+    assert '(batch size 2 -> 1, batches per epoch 3 -> 6)' in log
     assert f'at epoch {first // 6} of 4' in log
 
 
