@@ -266,7 +266,7 @@ def _after_hooks(
 
 
 def adapt_to_vit(
-    tensors: StateDict, shapes: dict[str, torch.Size], window: tuple[int, int]
+    tensors: StateDict, shapes: dict[str, torch.Size], grid: tuple[int, int]
 ) -> tuple[StateDict, list[str]]:
     """Fit names, relative position tables and the position embedding to a ViT.
 
@@ -277,7 +277,7 @@ def adapt_to_vit(
     Args:
         tensors (dict[str, Tensor]): Weights of a backbone, names without prefix.
         shapes (dict[str, torch.Size]): Shapes of the ViT's tensors.
-        window (tuple[int, int]): The ViT's patch grid (h, w).
+        grid (tuple[int, int]): The ViT's patch grid (h, w).
 
     Returns:
         tuple[dict[str, Tensor], list[str]]: The fitted weights, and one line for every
@@ -309,12 +309,12 @@ def adapt_to_vit(
     resized = {}
     for key in [key for key in tensors if key.endswith(TABLE)]:
         rows = len(tensors[key])
-        if rows != table_length(window):
-            source = square_window(rows - 3, key, SET_IMG_SIZE)
-            tensors[key] = resize_relative_position_table(tensors[key], source, window)
+        if rows != table_length(grid):
+            source = square_grid_of_table(rows, key, SET_IMG_SIZE)
+            tensors[key] = resize_relative_position_table(tensors[key], source, grid)
             resized[source] = resized.get(source, 0) + 1
     notes += [
-        f'resized {count} relative position tables from the window {source} to {window}'
+        f'resized {count} relative position tables from the patch grid {source} to {grid}'
         for source, count in resized.items()
     ]
     embedding = tensors.get('pos_embed')
@@ -324,8 +324,8 @@ def adapt_to_vit(
         and embedding.shape[1] != shapes['pos_embed'][1]
     ):
         source = square_grid(embedding.shape[1] - 1, 'pos_embed', SET_IMG_SIZE)
-        tensors['pos_embed'] = resize_position_embedding(embedding, source, window)
-        notes.append(f'resized pos_embed from {source} to {window}')
+        tensors['pos_embed'] = resize_position_embedding(embedding, source, grid)
+        notes.append(f'resized pos_embed from the patch grid {source} to {grid}')
     return tensors, notes
 
 
@@ -363,15 +363,15 @@ SET_IMG_SIZE = (
 
 
 def square_grid(patches: int, what: str, advice: str) -> tuple[int, int]:
-    """Find the square grid that has a number of patches.
+    """Find the square patch grid that has a number of patches.
 
     Args:
-        patches (int): Number of patches or offsets.
+        patches (int): Number of patches.
         what (str): What has them, for the message.
         advice (str): What follows from a grid that is not square, for the message.
 
     Returns:
-        tuple[int, int]: Height and width of the grid.
+        tuple[int, int]: Patch grid (h, w).
 
     Raises:
         CheckpointError: If no square grid has this number.
@@ -379,29 +379,31 @@ def square_grid(patches: int, what: str, advice: str) -> tuple[int, int]:
     side = math.isqrt(max(patches, 0))
     if side**2 != patches:
         raise CheckpointError(
-            f'{what} is for {patches} patches or offsets, which do not form a square, '
-            f'{advice}'
+            f'{what} is for {patches} patches, which do not form a square, {advice}'
         )
     return side, side
 
 
-def square_window(offsets: int, what: str, advice: str) -> tuple[int, int]:
-    """Find the square window that has a number of offsets between patches.
+def square_grid_of_table(rows: int, what: str, advice: str) -> tuple[int, int]:
+    """Find the square patch grid that a relative position table is made for.
 
     Args:
-        offsets (int): Number of offsets, the rows of the relative position table
-            without those of the class token.
-        what (str): What has them, for the message.
-        advice (str): What follows from a window that is not square, for the message.
+        rows (int): Number of rows of the table.
+        what (str): Name of the table, for the message.
+        advice (str): What follows from a grid that is not square, for the message.
 
     Returns:
         tuple[int, int]: Patch grid (h, w).
 
     Raises:
-        CheckpointError: If no square window has this number.
+        CheckpointError: If no square grid has a table of this length.
     """
-    side, _ = square_grid(offsets, what, advice)
-    return (side + 1) // 2, (side + 1) // 2
+    side = (math.isqrt(rows) + 1) // 2
+    if table_length((side, side)) != rows:
+        raise CheckpointError(
+            f'{what} has {rows} rows, which are those of no square patch grid, {advice}'
+        )
+    return side, side
 
 
 def adapt_to_timm(tensors: StateDict, model: nn.Module) -> StateDict:
