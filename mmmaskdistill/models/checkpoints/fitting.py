@@ -314,7 +314,8 @@ def adapt_to_vit(
             tensors[key] = resize_relative_position_table(tensors[key], source, grid)
             resized[source] = resized.get(source, 0) + 1
     notes += [
-        f'resized {count} relative position tables from the patch grid {source} to {grid}'
+        f'resized {count} relative position tables from the patch grid {source} to '
+        f'{grid}'
         for source, count in resized.items()
     ]
     embedding = tensors.get('pos_embed')

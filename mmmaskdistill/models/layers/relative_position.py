@@ -83,8 +83,8 @@ def _resize_matrix(source: int, target: int) -> np.ndarray:
         return np.ones((target, 1))
     knots = _geometric_knots(source, target)
     offsets = np.arange(-(target // 2), target // 2 + 1.0)
-    # A cubic spline needs more than the three knots of a grid two patches wide, which is
-    # therefore interpolated linearly.
+    # A cubic spline needs more than the three knots of a grid that is two patches wide.
+    # Such a grid is interpolated linearly.
     spline = make_interp_spline(knots, np.eye(source), k=3 if source > 3 else 1)
     return spline(np.clip(offsets, knots[0], knots[-1]))
 
