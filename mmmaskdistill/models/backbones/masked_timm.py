@@ -139,6 +139,8 @@ class MaskedTimm(FitsCheckpoints, Student):
         Raises:
             CheckpointError: If a checkpoint cannot be read or does not fit.
         """
+        # Not every model of timm has this method: ViTs and ResNets have it, ConvNeXts
+        # draw their weights when they are built.
         if not self.pretrained and hasattr(self.timm_model, 'init_weights'):
             self.timm_model.init_weights()
         apply_init_cfg(self)

@@ -417,5 +417,6 @@ def adapt_to_timm(tensors: StateDict, model: nn.Module) -> StateDict:
     Returns:
         dict[str, Tensor]: The weights; unchanged if timm has no rule for the model.
     """
+    # timm keeps the rule next to the model's class; some of its files have none.
     convert = getattr(sys.modules[type(model).__module__], 'checkpoint_filter_fn', None)
     return tensors if convert is None else convert(tensors, model)
