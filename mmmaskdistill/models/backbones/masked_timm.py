@@ -13,6 +13,7 @@ from ..checkpoints import (
     adapt_to_timm,
     apply_init_cfg,
     fit_before_loading,
+    select_under,
     shapes_of,
 )
 from ..layers import PatchIndex
@@ -152,14 +153,7 @@ class MaskedTimm(FitsCheckpoints, Student):
 
         Without a prefix, these are all tensors of the checkpoint.
         """
-        prefix = f'{prefix.removesuffix(".")}.' if prefix else ''
-        own = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-        if not own:
-            raise CheckpointError(
-                f'{checkpoint} has no key that begins with {prefix!r}: the first keys '
-                f'are {", ".join(list(tensors)[:3])}'
-            )
-        return own, f'prefix {prefix!r}'
+        return select_under(prefix or '', tensors, checkpoint)
 
     def adapt(self, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Let timm resize tensors that depend on the image size.

@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmmaskdistill.errors import CheckpointError
 
 from ..layers import (
+    NUM_TOKEN_ROWS,
     resize_position_embedding,
     resize_relative_position_table,
     table_length,
@@ -65,9 +67,12 @@ class FitsCheckpoints:
     Attributes:
         essential (tuple[str, ...]): Beginnings of the names of parts that change the
             features. If a checkpoint has one of them, the backbone must have it, too.
+        optional (tuple[str, ...]): Beginnings of the names of parts that a checkpoint
+            may lack, in addition to :data:`.coverage.OPTIONAL`.
     """
 
-    essential = ()
+    essential: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
 
     def select(
         self, tensors: StateDict, checkpoint: str, prefix: str | None
@@ -403,6 +408,64 @@ def square_grid_of_table(rows: int, what: str, advice: str) -> tuple[int, int]:
     if table_length((side, side)) != rows:
         raise CheckpointError(
             f'{what} has {rows} rows, which are those of no square patch grid, {advice}'
+        )
+    return side, side
+
+
+def adapt_to_swin(
+    tensors: StateDict, shapes: dict[str, torch.Size], grid: tuple[int, int]
+) -> tuple[StateDict, list[str]]:
+    """Resize relative position tables and the position embedding to a Swin.
+
+    Both are resized as in mmpretrain's ``SwinTransformer``: the tables to the size of
+    the attention windows, the embedding to the patch grid of the first stage.
+
+    Args:
+        tensors (dict[str, Tensor]): Weights of a Swin, names without prefix.
+        shapes (dict[str, torch.Size]): Shapes of the Swin's tensors.
+        grid (tuple[int, int]): Patch grid (h, w) of the Swin's first stage.
+
+    Returns:
+        tuple[dict[str, Tensor], list[str]]: The fitted weights, and one line for every
+        change.
+
+    Raises:
+        CheckpointError: If weights must be resized that do not belong to a square
+            window or patch grid.
+    """
+    tensors, notes, resized = dict(tensors), [], {}
+    for key, tensor in tensors.items():
+        wanted = shapes.get(key, tensor.shape)
+        if tensor.ndim != len(wanted) or tensor.shape[-1] != wanted[-1]:
+            continue
+        if key.endswith(TABLE) and len(tensor) != wanted[0]:
+            source = _square_window(len(tensor), key)
+            target = _square_window(wanted[0], key)
+            # The class token's rows, which a Swin does not have, are added and removed.
+            table = F.pad(tensor, (0, 0, 0, NUM_TOKEN_ROWS))
+            table = resize_relative_position_table(table, source, target)
+            tensors[key] = table[:-NUM_TOKEN_ROWS]
+            resized[source, target] = resized.get((source, target), 0) + 1
+        elif key == 'absolute_pos_embed' and tensor.shape[1] != wanted[1]:
+            source = square_grid(tensor.shape[1], key, SET_IMG_SIZE)
+            embedding = F.pad(tensor, (0, 0, 1, 0))
+            tensors[key] = resize_position_embedding(embedding, source, grid)[:, 1:]
+            notes.append(f'resized {key} from the patch grid {source} to {grid}')
+    notes += [
+        f'resized {count} relative position tables from the window {source} to {target}'
+        for (source, target), count in resized.items()
+    ]
+    return tensors, notes
+
+
+def _square_window(rows: int, key: str) -> tuple[int, int]:
+    """Find the square attention window whose table of offsets has a number of rows."""
+    side = (math.isqrt(rows) + 1) // 2
+    if (2 * side - 1) ** 2 != rows:
+        raise CheckpointError(
+            f'{key} has {rows} rows, which are those of no square attention window, so '
+            'the window to resize it from is unknown: set window_size in stage_cfgs to '
+            'that of the checkpoint'
         )
     return side, side
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import MODELS
 
+from ..checkpoints import init_model
 from ..contracts import check_part
 from ..heads import Head
 from ..layers import PatchIndex, select
@@ -99,6 +100,8 @@ class MaskDistill(BaseSelfSupervisor):
             ``TwoNormDataPreprocessor`` does. Defaults to None, mmpretrain's
             ``SelfSupDataPreprocessor``.
         init_cfg (dict, optional): Initialization of the whole model.
+            ``dict(type='Pretrained', checkpoint=...)`` loads a checkpoint, which must
+            cover the student. Defaults to None.
         predict (str): Patches that count in the loss: ``'hidden'`` (as in the
             formula), ``'all'`` or ``'visible'``. Defaults to ``'hidden'``.
         masking (dict, optional): Config of a :class:`Masking`, such as
@@ -156,8 +159,13 @@ class MaskDistill(BaseSelfSupervisor):
         check_combination(self)
 
     def init_weights(self) -> None:
-        """Initialize the model, and copy the student to a teacher that follows it."""
-        super().init_weights()
+        """Initialize the model, and copy the student to a teacher that follows it.
+
+        Raises:
+            CheckpointError: If a checkpoint of ``init_cfg`` cannot be read or does not
+                fit.
+        """
+        init_model(self, super().init_weights)
         if self.teacher.follows_student:
             self.teacher.update(self.backbone, momentum=0.0)
 
