@@ -38,7 +38,9 @@ class MaskedTimm(FitsCheckpoints, Student):
         img_size (int | tuple[int, int]): Height and width of the images in pixels. A
             ViT's position embedding is made for this size. Defaults to 224.
         fill (str): What hidden pixels become: ``learned`` is one learned color for all
-            of them, ``mean`` is the mean color of the data set. Defaults to
+            of them, ``mean`` is the mean color of the data set. ``mean`` is zero in
+            normalized images, so it does not suit models such as ConvNeXt, whose first
+            LayerNorm divides by the deviation of a patch's channels. Defaults to
             ``'learned'``.
         pretrained (bool): Whether to start from timm's weights. Defaults to False.
         out_indices (Sequence[int]): Blocks or stages whose feature maps ``forward(x)``
@@ -137,6 +139,9 @@ class MaskedTimm(FitsCheckpoints, Student):
     def init_weights(self) -> None:
         """Let timm draw the weights unless they are its own, then apply ``init_cfg``.
 
+        The learned color is drawn from the standard normal distribution, like the
+        color of a pixel of normalized images.
+
         Raises:
             CheckpointError: If a checkpoint cannot be read or does not fit.
         """
@@ -144,6 +149,10 @@ class MaskedTimm(FitsCheckpoints, Student):
         # draw their weights when they are built.
         if not self.pretrained and hasattr(self.timm_model, 'init_weights'):
             self.timm_model.init_weights()
+        if self.mask_token is not None:
+            # From a color of zero, the first LayerNorm of a ConvNeXt would get the same
+            # number in every channel, and its gradient would be huge.
+            nn.init.normal_(self.mask_token)
         apply_init_cfg(self)
 
     def select(

@@ -434,10 +434,10 @@ class MaskDistill(BaseSelfSupervisor):
         self._followed = changes != first_changes
         if not self._followed and not torch.equal(weight, first_weight.to(weight)):
             raise ConfigError(
-                f'the student has taken a step, but its teacher {self.teacher.name} '
-                'has not followed it: add '
-                "dict(type='mmmaskdistill.MomentumTeacherHook') to custom_hooks, or, "
-                'in a training loop of your own, call '
+                f'the teacher {self.teacher.name} has to follow the student, but the '
+                'optimizer has changed the student and nobody has updated the '
+                "teacher: add dict(type='mmmaskdistill.MomentumTeacherHook') to "
+                'custom_hooks of the config, or, in a training loop of your own, call '
                 'model.teacher.update(model.backbone) after each step of the '
                 'optimizer'
             )
