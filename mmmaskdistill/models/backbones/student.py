@@ -16,6 +16,10 @@ class Student(BaseModule):
     feature maps. A backbone of another library becomes a student by inheriting
     from this class as well, last: ``class MaskedSwin(SimMIMSwinTransformer, Student)``.
 
+    For layer-wise learning-rate decay a student also has mmpretrain's
+    ``get_layer_depth(param_name, prefix)``, which returns the depth of a parameter
+    and the number of depths.
+
     Args:
         init_cfg (dict, optional): Initialization. Defaults to None.
 

@@ -52,6 +52,25 @@ class Attention(nn.Module):
             )
         self.proj = nn.Linear(dim, dim)
 
+    def _bias(
+        self, grid: tuple[int, int], shared_bias: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the ``bias`` and ``index`` arguments of :func:`biased_attention`.
+
+        A table of this block's own is passed on as a table and its index rather than
+        as a bias [heads, 1+N, 1+N]: all blocks share one index, so less is kept for
+        backward. Both values are None if there is no relative position bias.
+        """
+        if self.table_grid is None:
+            return shared_bias, None
+        table = resize_relative_position_table(
+            self.relative_position_bias_table, self.table_grid, grid
+        )
+        index = relative_position_index(grid, table.device)
+        if shared_bias is None:
+            return table, index
+        return look_up(table, index) + shared_bias, None
+
     def forward(
         self,
         x: Tensor,
@@ -111,22 +130,3 @@ class Attention(nn.Module):
         q, k, v = split_heads(projected, self.num_heads)
         x = F.scaled_dot_product_attention(q, k, v)  # [B, heads, M, d]
         return x.transpose(1, 2).flatten(2)
-
-    def _bias(
-        self, grid: tuple[int, int], shared_bias: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Return the ``bias`` and ``index`` arguments of :func:`biased_attention`.
-
-        A table of this block's own is passed on as a table and its index rather than
-        as a bias [heads, 1+N, 1+N]: all blocks share one index, so less is kept for
-        backward. Both values are None if there is no relative position bias.
-        """
-        if self.table_grid is None:
-            return shared_bias, None
-        table = resize_relative_position_table(
-            self.relative_position_bias_table, self.table_grid, grid
-        )
-        index = relative_position_index(grid, table.device)
-        if shared_bias is None:
-            return table, index
-        return look_up(table, index) + shared_bias, None
