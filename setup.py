@@ -72,7 +72,7 @@ setup(
         'lite': MMCV_LITE[toolkits],
         'lmdb': ['lmdb>=1.4.1'],
         'demo': DEMO,
-        # peft, transformers, open_clip and webdataset are what ours is compared with.
+        # The tests compare with peft, transformers, open_clip and webdataset.
         'tests': [
             'pytest>=8.0',
             'pytest-xdist',
