@@ -52,48 +52,6 @@ class Attention(nn.Module):
             )
         self.proj = nn.Linear(dim, dim)
 
-    def weights(
-        self, x: Tensor, grid: tuple[int, int], shared_bias: Tensor | None = None
-    ) -> Tensor:
-        """Compute the attention weights, for pictures and analyses.
-
-        Args:
-            x (Tensor): As in :meth:`forward`.
-            grid (tuple[int, int]): As in :meth:`forward`.
-            shared_bias (Tensor, optional): As in :meth:`forward`.
-
-        Returns:
-            Tensor: The weights of the keys (last axis) for each query, [B, heads,
-            1+N, 1+N].
-        """
-        qkv = self.qkv(x)
-        qkv = qkv + self.qkv_bias().to(qkv.dtype)
-        q, k, _ = split_heads([qkv], self.num_heads)
-        logits = q @ k.mT / q.shape[-1] ** 0.5
-        bias, index = self._bias(grid, shared_bias)
-        if bias is not None:
-            logits = logits + (bias if index is None else look_up(bias, index))
-        return logits.softmax(-1)
-
-    def _bias(
-        self, grid: tuple[int, int], shared_bias: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Return the ``bias`` and ``index`` arguments of :func:`biased_attention`.
-
-        A table of this block's own is passed on as a table and its index rather than
-        as a bias [heads, 1+N, 1+N]: all blocks share one index, so less is kept for
-        backward. Both values are None if there is no relative position bias.
-        """
-        if self.table_grid is None:
-            return shared_bias, None
-        table = resize_relative_position_table(
-            self.relative_position_bias_table, self.table_grid, grid
-        )
-        index = relative_position_index(grid, table.device)
-        if shared_bias is None:
-            return table, index
-        return look_up(table, index) + shared_bias, None
-
     def forward(
         self,
         x: Tensor,
@@ -153,3 +111,45 @@ class Attention(nn.Module):
         q, k, v = split_heads(projected, self.num_heads)
         x = F.scaled_dot_product_attention(q, k, v)  # [B, heads, M, d]
         return x.transpose(1, 2).flatten(2)
+
+    def weights(
+        self, x: Tensor, grid: tuple[int, int], shared_bias: Tensor | None = None
+    ) -> Tensor:
+        """Compute the attention weights, for pictures and analyses.
+
+        Args:
+            x (Tensor): As in :meth:`forward`.
+            grid (tuple[int, int]): As in :meth:`forward`.
+            shared_bias (Tensor, optional): As in :meth:`forward`.
+
+        Returns:
+            Tensor: The weights of the keys (last axis) for each query, [B, heads,
+            1+N, 1+N].
+        """
+        qkv = self.qkv(x)
+        qkv = qkv + self.qkv_bias().to(qkv.dtype)
+        q, k, _ = split_heads([qkv], self.num_heads)
+        logits = q @ k.mT / q.shape[-1] ** 0.5
+        bias, index = self._bias(grid, shared_bias)
+        if bias is not None:
+            logits = logits + (bias if index is None else look_up(bias, index))
+        return logits.softmax(-1)
+
+    def _bias(
+        self, grid: tuple[int, int], shared_bias: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the ``bias`` and ``index`` arguments of :func:`biased_attention`.
+
+        A table of this block's own is passed on as a table and its index rather than
+        as a bias [heads, 1+N, 1+N]: all blocks share one index, so less is kept for
+        backward. Both values are None if there is no relative position bias.
+        """
+        if self.table_grid is None:
+            return shared_bias, None
+        table = resize_relative_position_table(
+            self.relative_position_bias_table, self.table_grid, grid
+        )
+        index = relative_position_index(grid, table.device)
+        if shared_bias is None:
+            return table, index
+        return look_up(table, index) + shared_bias, None
