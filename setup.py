@@ -71,6 +71,8 @@ setup(
     extras_require={
         'lite': MMCV_LITE[toolkits],
         'lmdb': ['lmdb>=1.4.1'],
+        # imagecodecs decompresses what most satellite images are compressed with.
+        'tiff': ['tifffile>=2022.8.12', 'imagecodecs>=2023.1.23'],
         'demo': DEMO,
         # The tests compare with peft, transformers, open_clip and webdataset.
         'tests': [
@@ -82,6 +84,7 @@ setup(
             'transformers',
             'open_clip_torch',
             'lmdb',
+            'tifffile>=2022.8.12',
             'webdataset',
             *DEMO,
         ],

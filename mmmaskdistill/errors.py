@@ -5,7 +5,20 @@ The tools print the message of such an error as a single line without a tracebac
 
 
 class ConfigError(ValueError):
-    """A setting is wrong, or it does not fit other settings or the data."""
+    """A setting is wrong, or it does not fit other settings or the data.
+
+    torch raises the error of a data loader's worker again with a message that begins
+    with the worker's traceback. Only the original message is kept.
+
+    Args:
+        message (str): The message.
+    """
+
+    def __init__(self, message: str = ''):
+        if message.startswith('Caught ') and '\nOriginal Traceback' in message:
+            # The last error is the one that was raised, others led to it.
+            message = message.rpartition(f'{type(self).__name__}: ')[2].strip()
+        super().__init__(message)
 
 
 class CheckpointError(RuntimeError):

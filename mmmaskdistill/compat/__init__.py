@@ -14,6 +14,7 @@ from . import (  # noqa: E402
     amp,
     atomic_files,
     checkpoint_rotation,
+    color_transforms,
     compiled_ops,
     deferred_scalars,
     distutils_shim,
@@ -38,5 +39,6 @@ for module in (
     deferred_scalars,
     amp,
     gloo,
+    color_transforms,
 ):
     module.apply()

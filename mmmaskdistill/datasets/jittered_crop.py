@@ -12,6 +12,8 @@ from mmpretrain.datasets import RandomResizedCrop
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import TRANSFORMS
 
+# Mean gray value, the mean of each channel, or nothing
+Mean = int | np.ndarray | None
 LEVELS = np.arange(256, dtype=np.float32)
 # Weights of blue, green and red in the gray value of a pixel, for each channel.
 GREY = np.tile([0.114, 0.587, 0.299], (3, 1))
@@ -29,7 +31,12 @@ class RandomJitteredCrop(RandomResizedCrop):
     applied to the resized crop. Contrast also needs the mean gray value of the
     whole image, which is taken from every fourth row and column.
 
-    The transform sets ``img`` to a picture [h, w, 3] uint8. With
+    Images may have any number C of channels and any type. Other types than uint8 become
+    float32 and are not cut off at 255. For images other than RGB of 8 bits, contrast
+    changes the difference of each channel from its own mean, and saturation is refused
+    unless its strength is 0, because there is no gray.
+
+    The transform sets ``img`` to a picture [h, w, C] uint8 or float32. With
     ``second_scale``, for a teacher with another patch size, it sets ``img`` to a
     list of two pictures of the same crop. ``img_shape`` is the shape of the first
     picture.
@@ -54,7 +61,7 @@ class RandomJitteredCrop(RandomResizedCrop):
 
     Raises:
         ConfigError: If a strength is not within 0 to 1, or the interpolation is
-            neither of the two.
+            neither of the two; or, for an image, if saturation cannot be changed.
     """
 
     def __init__(
@@ -117,22 +124,28 @@ class RandomJitteredCrop(RandomResizedCrop):
         """Crop, resize, jitter and flip an image.
 
         Args:
-            results (dict): Results with ``img``, [h, w, 3] uint8, in BGR order.
+            results (dict): Results with ``img``, [h, w, C]. If it has three channels of
+                uint8, they are in BGR order.
 
         Returns:
             dict: The results with new ``img`` and ``img_shape``, and with
             ``flip`` and ``flip_direction``.
+
+        Raises:
+            ConfigError: If the strength of saturation is not 0 and the image is not
+                RGB of 8 bits.
         """
-        image = results['img']
+        image = self._checked(results)
         top, left, height, width = self.rand_crop_params(image)
         crop = image[top : top + height, left : left + width]
         pictures = [resize(crop, scale, self.interpolation) for scale in self.scales]
         jitters = self.draw_jitter()
-        mean = _grey_before_contrast(image, jitters)
+        mean = _mean_before_contrast(image, jitters)
         pictures = [_jitter(picture, jitters, mean) for picture in pictures]
         flip = self.draw_flip()
         if flip:
-            pictures = [cv2.flip(picture, 1) for picture in pictures]
+            # OpenCV leaves out the last axis of images with one channel.
+            pictures = [cv2.flip(p, 1).reshape(p.shape) for p in pictures]
         results.update(
             img=pictures if len(pictures) > 1 else pictures[0],
             img_shape=pictures[0].shape,
@@ -140,6 +153,22 @@ class RandomJitteredCrop(RandomResizedCrop):
             flip_direction='horizontal' if flip else None,
         )
         return results
+
+    def _checked(self, results: dict) -> np.ndarray:
+        """Return the image as [h, w, C] uint8 or float32."""
+        image = results['img']
+        if image.ndim == 2:
+            image = image[..., None]
+        if image.dtype != np.uint8:
+            image = image.astype(np.float32)
+        saturation = dict(self.jitters)[_saturation]
+        if saturation and not _is_rgb(image):
+            raise ConfigError(
+                f'saturation={saturation} of {type(self).__name__} is for RGB images '
+                f"of 8 bits, but '{results.get('img_path')}' has {image.shape[2]} "
+                f'channels of {results["img"].dtype}: set saturation=0'
+            )
+        return image
 
     def __repr__(self) -> str:
         strengths = ', '.join(
@@ -160,13 +189,13 @@ def resize(
     torch's kernel is faster than Pillow's.
 
     Args:
-        image (ndarray): [h, w, 3] uint8.
+        image (ndarray): [h, w, C] uint8 or float32.
         scale (tuple[int, int]): New height and width, in pixels.
         interpolation (str): ``'bicubic'`` or ``'bilinear'``. Defaults to
             ``'bicubic'``.
 
     Returns:
-        ndarray: [*scale, 3] uint8.
+        ndarray: [*scale, C] of the same type.
     """
     # torch recognizes the channels-last layout, and avoids a copy of the image,
     # only if the stride of the batch dimension is that of a whole image.
@@ -176,19 +205,32 @@ def resize(
     return tensor[0].permute(1, 2, 0).contiguous().numpy()
 
 
+def _is_rgb(image: np.ndarray) -> bool:
+    """Tell whether an image has three channels of 8 bits."""
+    return image.dtype == np.uint8 and image.shape[2] == 3
+
+
 def _jitter(
-    image: np.ndarray, jitters: list[tuple[Callable, float]], mean: int | None = None
+    image: np.ndarray,
+    jitters: list[tuple[Callable, float]],
+    mean: Mean = None,
 ) -> np.ndarray:
     """Apply jitters one after the other.
 
     Args:
-        image (ndarray): [h, w, 3] uint8, in BGR order.
+        image (ndarray): [h, w, C] uint8 or float32, in BGR order if it is RGB.
         jitters (list[tuple[Callable, float]]): Jitters, each with its factor.
-        mean (int, optional): Mean gray value, which contrast needs.
+        mean (int | ndarray, optional): Mean gray value, or the mean of each channel,
+            which contrast needs.
 
     Returns:
-        ndarray: [h, w, 3] uint8.
+        ndarray: [h, w, C] of the same type.
     """
+    if image.dtype != np.uint8:
+        for jitter, factor in jitters:
+            image = jitter(image, factor, mean)
+        return image
+    # Each channel may need a table of its own, because its mean may be its own.
     table = LEVELS
     for jitter, factor in jitters:
         if jitter is _saturation:
@@ -198,37 +240,50 @@ def _jitter(
         else:
             # Brightness and contrast are lookup tables. Successive tables are
             # combined into one, which is applied to the image once.
-            table = jitter(table, factor, mean)
-    return image if table is LEVELS else cv2.LUT(image, table)
+            table = _rounded(jitter(table, factor, mean))
+    if table is LEVELS:
+        return image
+    return cv2.LUT(image, table[None]).reshape(image.shape)
 
 
-def _brightness(levels: np.ndarray, factor: float, mean: int | None) -> np.ndarray:
-    return _table(levels * np.float32(factor))
+def _brightness(levels: np.ndarray, factor: float, mean: Mean) -> np.ndarray:
+    return levels * np.float32(factor)
 
 
-def _contrast(levels: np.ndarray, factor: float, mean: int) -> np.ndarray:
-    return _table(levels * np.float32(factor) + mean * (1 - factor))
+def _contrast(levels: np.ndarray, factor: float, mean: Mean) -> np.ndarray:
+    if np.ndim(mean) and levels.ndim == 1:
+        levels = levels[:, None]
+    return levels * np.float32(factor) + mean * (1 - factor)
 
 
 def _saturation(image: np.ndarray, factor: float) -> np.ndarray:
     return cv2.transform(image, factor * np.eye(3) + (1 - factor) * GREY)
 
 
-def _table(levels: np.ndarray) -> np.ndarray:
+def _rounded(levels: np.ndarray) -> np.ndarray:
     # Pillow rounds towards zero.
     return levels.clip(0, 255).astype(np.uint8)
 
 
-def _grey_before_contrast(
+def _mean_before_contrast(
     image: np.ndarray, jitters: list[tuple[Callable, float]]
-) -> int:
-    """Compute the mean gray value of the whole image just before contrast."""
-    height, width = image.shape[:2]
+) -> Mean:
+    """Compute the mean of the whole image just before contrast.
+
+    Returns:
+        int | ndarray | None: The mean gray value of an RGB image of 8 bits; the mean of
+        each channel, [C] float32, of others; None if contrast does not change.
+    """
+    kinds = [jitter for jitter, _ in jitters]
+    if _contrast not in kinds:
+        return None
+    height, width, channels = image.shape
     sample = cv2.resize(
         image, (-(-width // 4), -(-height // 4)), interpolation=cv2.INTER_NEAREST
     )
-    kinds = [jitter for jitter, _ in jitters]
-    if _contrast in kinds:
-        jitters = jitters[: kinds.index(_contrast)]
-    grey = cv2.cvtColor(_jitter(sample, jitters), cv2.COLOR_BGR2GRAY)
-    return int(cv2.mean(grey)[0] + 0.5)
+    sample = _jitter(
+        sample.reshape(*sample.shape[:2], channels), jitters[: kinds.index(_contrast)]
+    )
+    if _is_rgb(image):
+        return int(cv2.mean(cv2.cvtColor(sample, cv2.COLOR_BGR2GRAY))[0] + 0.5)
+    return sample.mean((0, 1), dtype=np.float32)

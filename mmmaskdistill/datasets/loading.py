@@ -1,12 +1,14 @@
-"""mmcv's image loader with a single type of error for unreadable images."""
+"""Transforms that load images: one of three channels, and one of any number."""
 
-from mmcv.transforms import LoadImageFromFile
+from collections.abc import Sequence
 
+import numpy as np
+from mmcv.transforms import BaseTransform, LoadImageFromFile
+
+from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import TRANSFORMS
 
-
-class UnreadableImage(OSError):
-    """An image file is missing, is empty or contains no image."""
+from .image_files import UnreadableImage, read_image, select_bands
 
 
 @TRANSFORMS.register_module()
@@ -43,3 +45,100 @@ class StrictLoadImageFromFile(LoadImageFromFile):
             raise UnreadableImage(
                 f"cannot load the image '{results['img_path']}': {reason}"
             ) from error
+
+
+@TRANSFORMS.register_module()
+class LoadImage(BaseTransform):
+    """Load an image with all its channels and its full depth.
+
+    This takes the place of mmcv's ``LoadImageFromFile`` for images that are not of
+    three channels and 8 bits, such as satellite and medical images. Images of 8 bits
+    stay uint8; all others become float32, and their values do not change, because
+    torch and OpenCV compute little with 16-bit integers.
+
+    The channels have the order of the file, or that of ``bands``. Only if there are
+    three, they are loaded in reverse order, as OpenMMLab's loaders do, and ``to_rgb``
+    of mmpretrain's data preprocessors or ``bgr_to_rgb`` of mmseg's turns them round
+    again. ``mean`` and ``std`` of the data preprocessor therefore always have the
+    order of ``bands``, as :func:`.channels.measure_channels` measures them.
+
+    Args:
+        channels (int, optional): Number of channels that each file must have.
+            Defaults to None, any number.
+        bands (Sequence[int], optional): Channels of the file to use, in this order,
+            counted from 0. Defaults to None, all of them.
+        fill (float, optional): Value that replaces NaN and infinite pixels, which
+            satellite images have where nothing was measured. Defaults to None: such
+            pixels are an error.
+        backend_args (dict, optional): Arguments of mmengine's file backend. Defaults to
+            None.
+
+    Raises:
+        ConfigError: If ``channels`` or ``bands`` is wrong.
+    """
+
+    def __init__(
+        self,
+        channels: int | None = None,
+        bands: Sequence[int] | None = None,
+        fill: float | None = None,
+        backend_args: dict | None = None,
+    ):
+        if channels is not None and channels < 1:
+            raise ConfigError(f'channels={channels}: expected at least 1')
+        if bands is not None and (not len(bands) or min(bands) < 0):
+            raise ConfigError(
+                f'bands={list(bands)}: expected numbers of channels, counted from 0'
+            )
+        self.channels, self.fill = channels, fill
+        self.bands = None if bands is None else list(bands)
+        self.backend_args = backend_args
+
+    def transform(self, results: dict) -> dict:
+        """Load an image.
+
+        Args:
+            results (dict): Results with ``img_path``.
+
+        Returns:
+            dict: The results with ``img``, [h, w, C] uint8 or float32, ``img_shape``
+            and ``ori_shape``.
+
+        Raises:
+            UnreadableImage: If the file is missing, empty, damaged or no image.
+            ConfigError: If the file has another number of channels, or pixels that are
+                not finite.
+        """
+        path = results['img_path']
+        image = read_image(path, self.backend_args)
+        if self.channels is not None and image.shape[2] != self.channels:
+            raise ConfigError(
+                f"the image '{path}' has {image.shape[2]} channels: expected "
+                f'channels={self.channels}, as set in LoadImage'
+            )
+        image = select_bands(image, self.bands, path)
+        if image.dtype != np.uint8:
+            image = self._filled(image.astype(np.float32), path)
+        if image.shape[2] == 3:
+            image = image[..., ::-1]
+        results['img'] = np.ascontiguousarray(image)
+        results['img_shape'] = results['ori_shape'] = image.shape[:2]
+        return results
+
+    def _filled(self, image: np.ndarray, path: str) -> np.ndarray:
+        finite = np.isfinite(image)
+        if finite.all():
+            return image
+        if self.fill is None:
+            raise ConfigError(
+                f"the image '{path}' has {finite.size - finite.sum()} values that are "
+                'NaN or infinite: set fill of LoadImage to the number to use instead, '
+                'such as the mean of the channels'
+            )
+        return np.where(finite, image, np.float32(self.fill))
+
+    def __repr__(self) -> str:
+        return (
+            f'{type(self).__name__}(channels={self.channels}, bands={self.bands}, '
+            f'fill={self.fill})'
+        )

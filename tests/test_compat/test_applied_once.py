@@ -6,11 +6,13 @@ from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.runner import checkpoint
+from mmseg.datasets import PhotoMetricDistortion
 
 from mmmaskdistill.compat import (
     amp,
     atomic_files,
     checkpoint_rotation,
+    color_transforms,
     compiled_ops,
     deferred_scalars,
     gloo,
@@ -29,6 +31,7 @@ def patched_functions():
         HistoryBuffer.__getstate__,
         MessageHub.update_scalar,
         OptimWrapper._clip_grad,
+        PhotoMetricDistortion.transform,
         checkpoint.load_url,
         scipy.interpolate.interp2d,
     )
@@ -48,6 +51,7 @@ def test_applying_the_patches_again_changes_nothing():
         deferred_scalars,
         amp,
         gloo,
+        color_transforms,
     ):
         module.apply()
     assert patched_functions() == before

@@ -10,6 +10,7 @@ from scipy.stats import kstest
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
+from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import TRANSFORMS
 
 skimage_data = pytest.importorskip('skimage.data')
@@ -118,3 +119,61 @@ def test_strengths_above_1_are_refused():
 def test_other_interpolations_are_refused():
     with pytest.raises(ValueError, match="'nearest': expected bicubic or bilinear"):
         build(interpolation='nearest')
+
+
+def other_image(channels, dtype):
+    return (np.random.default_rng(0).random((60, 52, channels)) * 200).astype(dtype)
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16, np.float32, np.float64])
+@pytest.mark.parametrize('channels', [1, 2, 3, 4, 5, 12])
+def test_images_of_any_channels_and_type(channels, dtype):
+    crop = build(second_scale=196, saturation=0, flip_prob=1)
+    image = other_image(channels, dtype)
+    pictures = crop(dict(img=image))['img']
+    for picture, size in zip(pictures, (224, 196)):
+        assert picture.shape == (size, size, channels)
+        assert picture.dtype == (np.uint8 if dtype == np.uint8 else np.float32)
+        # A shift in one channel does not leak into the others.
+        assert np.corrcoef(picture[..., 0].ravel(), picture[..., -1].ravel())[0, 1] < (
+            1.1 if channels == 1 else 0.5
+        )
+
+
+def test_an_image_without_a_channel_axis_gets_one():
+    image = other_image(1, np.float32)[..., 0]
+    assert build(saturation=0)(dict(img=image))['img'].shape == (224, 224, 1)
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.float32])
+@pytest.mark.parametrize('order', [(0, 1), (1, 0)])
+def test_brightness_and_contrast_of_other_images(dtype, order):
+    """Contrast changes the difference from the mean of each channel, as written."""
+    image = other_image(5, dtype)
+    crop = build(saturation=0, flip_prob=0)
+    crop.rand_crop_params = lambda image: (0, 0, 60, 52)
+    crop.scales = [(60, 52)]
+    draws = [(crop.jitters[k][0], (1.1, 0.7)[k]) for k in order]
+    crop.draw_jitter = lambda: draws
+    found = crop(dict(img=image))['img'].astype(float)
+    expected = image.astype(float)
+    for k in order:
+        if k == 0:
+            expected = expected * 1.1
+        else:
+            mean = expected[::4, ::4].mean((0, 1))
+            expected = mean + 0.7 * (expected - mean)
+    if dtype == np.uint8:
+        expected = expected.clip(0, 255)
+    # The mean is that of every fourth row and column; uint8 is rounded twice.
+    assert np.abs(found - expected).max() < (3 if dtype == np.uint8 else 2)
+
+
+def test_saturation_of_other_images_is_refused_by_name():
+    for image in (other_image(4, np.uint8), other_image(3, np.uint16)):
+        with pytest.raises(ConfigError) as error:
+            build()(dict(img=image, img_path='a.tif'))
+        assert str(error.value) == (
+            'saturation=0.4 of RandomJitteredCrop is for RGB images of 8 bits, but '
+            f"'a.tif' has {image.shape[2]} channels of {image.dtype}: set saturation=0"
+        )

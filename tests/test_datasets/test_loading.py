@@ -1,7 +1,7 @@
-"""StrictLoadImageFromFile against mmcv's LoadImageFromFile.
+"""StrictLoadImageFromFile and LoadImage against mmcv's LoadImageFromFile.
 
-Files that mmcv can read give the same results. For all others the error names
-the file.
+Files that mmcv can read give the same results with StrictLoadImageFromFile. For all
+others the error names the file.
 """
 
 import io
@@ -9,11 +9,13 @@ import io
 import cv2
 import numpy as np
 import pytest
+import torch
 from mmcv.transforms import LoadImageFromFile
+from mmpretrain.models import ClsDataPreprocessor
 from PIL import Image
 
-from mmmaskdistill.datasets import StrictLoadImageFromFile
-from mmmaskdistill.datasets.loading import UnreadableImage
+from mmmaskdistill.datasets import LoadImage, StrictLoadImageFromFile, UnreadableImage
+from mmmaskdistill.errors import ConfigError
 
 SKIMAGE = pytest.importorskip('skimage.data')
 NOT_IMAGES = [b'', b'no image', b'\xff\xd8', b'\xff\xd8\xff\xe0 no image']
@@ -136,3 +138,70 @@ def test_files_that_hold_no_image_are_named(tmp_path, content):
 def test_ignore_empty_returns_none_for_empty_files(tmp_path):
     loader = StrictLoadImageFromFile(ignore_empty=True)
     assert load(loader, tmp_path / 'empty.jpg', b'') is None
+
+
+def four_bands(path, dtype=np.uint16, channels=4):
+    tifffile = pytest.importorskip('tifffile')
+    array = np.random.default_rng(0).integers(0, 250, (9, 13, channels)).astype(dtype)
+    tifffile.imwrite(path, array, photometric='minisblack', planarconfig='contig')
+    return array
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16, np.int32, np.float64])
+def test_images_keep_their_channels_and_depth(tmp_path, dtype):
+    array = four_bands(tmp_path / 'x.tif', dtype)
+    results = LoadImage(channels=4)(dict(img_path=str(tmp_path / 'x.tif')))
+    assert results['img'].dtype == (np.uint8 if dtype == np.uint8 else np.float32)
+    assert np.array_equal(results['img'], array)
+    assert results['img'].flags.c_contiguous
+    assert results['img_shape'] == results['ori_shape'] == (9, 13)
+
+
+def test_bands_are_chosen_and_ordered(tmp_path):
+    """Three channels come in reverse order, which the data preprocessors expect."""
+    array = four_bands(tmp_path / 'x.tif')
+    path = dict(img_path=str(tmp_path / 'x.tif'))
+    assert np.array_equal(LoadImage(bands=[3, 0])(path)['img'], array[..., [3, 0]])
+    three = LoadImage(bands=[3, 0, 1])(path)['img']
+    assert np.array_equal(three, array[..., [1, 0, 3]])
+    preprocessor = ClsDataPreprocessor(mean=[0] * 3, std=[1] * 3, to_rgb=True)
+    inputs = torch.from_numpy(three).permute(2, 0, 1)[None]
+    seen = preprocessor(dict(inputs=inputs))['inputs'][0]
+    assert np.array_equal(seen.permute(1, 2, 0), array[..., [3, 0, 1]])
+
+
+def test_color_images_load_as_in_mmcv(photograph, tmp_path):
+    photograph.save(tmp_path / 'x.png')
+    path = dict(img_path=str(tmp_path / 'x.png'))
+    assert np.array_equal(LoadImage()(path)['img'], LoadImageFromFile()(path)['img'])
+
+
+def test_other_numbers_of_channels_are_refused(tmp_path):
+    four_bands(tmp_path / 'x.tif')
+    path = dict(img_path=str(tmp_path / 'x.tif'))
+    with pytest.raises(ConfigError) as error:
+        LoadImage(channels=3)(path)
+    assert str(error.value) == (
+        f"the image '{tmp_path}/x.tif' has 4 channels: expected channels=3, as set in "
+        'LoadImage'
+    )
+    with pytest.raises(ConfigError, match=r"bands=\[0, 4\]: '.*' has 4 channels"):
+        LoadImage(bands=[0, 4])(path)
+    with pytest.raises(ConfigError, match=r'bands=\[-1\]: expected numbers of chan'):
+        LoadImage(bands=[-1])
+    with pytest.raises(ConfigError, match='channels=0: expected at least 1'):
+        LoadImage(channels=0)
+
+
+def test_pixels_without_a_value_are_filled_or_refused(tmp_path):
+    tifffile = pytest.importorskip('tifffile')
+    array = np.ones((9, 13), np.float32)
+    array[0, :2] = np.nan, np.inf
+    tifffile.imwrite(tmp_path / 'x.tif', array)
+    path = dict(img_path=str(tmp_path / 'x.tif'))
+    with pytest.raises(
+        ConfigError, match='x.tif.* 2 values that are NaN or infinite: '
+    ):
+        LoadImage()(path)
+    image = LoadImage(fill=-3)(path)['img']
+    assert image[0, :3, 0].tolist() == [-3, -3, 1] and image.dtype == np.float32

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from mmmaskdistill.datasets import ImageNet
 from mmmaskdistill.datasets.draws import DrawBatchSampler, SeededDataset
+from mmmaskdistill.errors import ConfigError
 
 TOOL = Path(__file__).parents[2] / 'tools/dataset_converters/pack_imagenet.py'
 LOAD = [dict(type='mmmaskdistill.StrictLoadImageFromFile')]
@@ -165,6 +166,17 @@ def test_wrong_settings_are_refused(root, pack):
         pack(root, '--format', 'shards')
 
 
+def test_other_folders_than_imagenets_are_named(root):
+    with pytest.raises(ConfigError) as error:
+        ImageNet(data_root=str(root), split='train', pipeline=LOAD)
+    assert str(error.value) == (
+        f"'{root}/train' is not ImageNet: The number of subfolders (3) doesn't match "
+        'the number of specified classes (1000). Please check the data folder. For '
+        "images without labels, set type='mmmaskdistill.ImageFolder' and paths of the "
+        "data set; for folders of your own classes, type='CustomDataset'"
+    )
+
+
 def damage(root, *names):
     for name in names:
         (root / 'train' / name).write_bytes(b'\xff\xd8 no image')
@@ -190,7 +202,7 @@ def test_damaged_files_are_replaced_by_other_images(root, monkeypatch):
     damage(root, 'b/1.JPEG', 'c/5.JPEG')
     logged = []
     monkeypatch.setattr(
-        'mmmaskdistill.datasets.imagenet.print_log',
+        'mmmaskdistill.datasets.unreadable.print_log',
         lambda message, **kwargs: logged.append(message),
     )
     dataset = build(root, pipeline=CROP, max_unreadable=0.2)

@@ -233,8 +233,16 @@ class MaskDistillViT(FitsCheckpoints, Student):
             batch-major. With a mask, subclasses return other tokens.
 
         Raises:
-            ConfigError: If the mask does not have one value for every patch.
+            ConfigError: If the images have another number of channels, or the mask
+                does not have one value for every patch.
         """
+        in_channels = self.patch_embed.proj.in_channels
+        if x.shape[1] != in_channels:
+            raise ConfigError(
+                f'the images have {x.shape[1]} channels, the backbone has '
+                f'in_channels={in_channels}: set in_channels of the backbone, or let '
+                'the pipeline load other channels'
+            )
         if mask is not None:
             return self._forward_masked(x, mask, index)
         tokens, grid = self._embed(x)

@@ -45,6 +45,7 @@ class MaskedTimm(FitsCheckpoints, Student):
         pretrained (bool): Whether to start from timm's weights. Defaults to False.
         out_indices (Sequence[int]): Blocks or stages whose feature maps ``forward(x)``
             returns; negative numbers count from the last one. Defaults to (-1, ).
+        in_channels (int): Number C of image channels. Defaults to 3.
         init_cfg (dict, optional): Initialization. Defaults to None, timm's own
             initialization. ``dict(type='Pretrained', checkpoint=...)`` may contain the
             arguments of :func:`mmmaskdistill.models.checkpoints.load_backbone`.
@@ -64,6 +65,7 @@ class MaskedTimm(FitsCheckpoints, Student):
         fill: str = 'learned',
         pretrained: bool = False,
         out_indices: Sequence[int] = (-1,),
+        in_channels: int = 3,
         init_cfg: dict | None = None,
     ):
         super().__init__(init_cfg=init_cfg)
@@ -76,7 +78,7 @@ class MaskedTimm(FitsCheckpoints, Student):
         if isinstance(img_size, int):
             img_size = (img_size, img_size)
         config = timm.get_pretrained_cfg(model_name)
-        options = dict(num_classes=0, global_pool='')
+        options = dict(num_classes=0, global_pool='', in_chans=in_channels)
         if config is not None and config.fixed_input_size:
             options['img_size'] = img_size
         self.timm_model = timm.create_model(
@@ -85,7 +87,7 @@ class MaskedTimm(FitsCheckpoints, Student):
         _cut_above_last_map(self.timm_model)
         # An algorithm that masks turns the mask token's gradient on.
         self.mask_token = (
-            nn.Parameter(torch.zeros(1, 3, 1, 1), requires_grad=False)
+            nn.Parameter(torch.zeros(1, in_channels, 1, 1), requires_grad=False)
             if fill == 'learned'
             else None
         )
@@ -104,7 +106,7 @@ class MaskedTimm(FitsCheckpoints, Student):
         """Compute features as a backbone, or with a mask as the student.
 
         Args:
-            x (Tensor): Images [B, 3, H, W], normalized with the data set's mean.
+            x (Tensor): Images [B, C, H, W], normalized with the data set's mean.
             mask (Tensor, optional): Hidden patches, [B, N] bool, True = hidden, where
                 N = h*w and (h, w) is ``grid``. Defaults to None: the model
                 is a backbone.

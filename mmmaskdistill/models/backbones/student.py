@@ -65,7 +65,7 @@ class Student(BaseModule):
         """Compute features as a backbone, or with a mask as the student.
 
         Args:
-            x (Tensor): Images [B, 3, H, W].
+            x (Tensor): Images [B, C, H, W].
             mask (Tensor, optional): The mask m, [B, N] bool, True = hidden.
                 Defaults to None: the model is a backbone.
             index (PatchIndex, optional): The mask as indices, if all images hide the

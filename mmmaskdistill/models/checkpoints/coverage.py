@@ -9,7 +9,7 @@ from torch import nn
 
 from mmmaskdistill.errors import CheckpointError, first_few
 
-from .fitting import FitsCheckpoints, Report
+from .fitting import FitsCheckpoints, Report, channels_differ
 from .formats import reason_not_used
 
 # Parts of a backbone that a checkpoint may lack: only pre-training or only a downstream
@@ -189,8 +189,9 @@ def check_backbone(
     left_out = {k[len(prefix) :] for k in report.unused if k.startswith(prefix)}
     lacking = {k[len(prefix) :] for k in report.missing}
     found = wanted - lacking
-    advice = []
-    if fits_itself and found:
+    advice = [line for line in [_channel_advice(report, prefix)] if line]
+    only_channels = advice and len(problems) == len(report.misshapen) == 1
+    if fits_itself and found and not only_channels:
         advice.append(backbone.advise(found | left_out, wanted))
     if prefix:
         advice.append(
@@ -202,6 +203,20 @@ def check_backbone(
             [f'{checkpoint} does not fit the backbone: {", ".join(problems)}', *advice]
         )
     )
+
+
+def _channel_advice(report: Report, prefix: str) -> str | None:
+    """Say what to do if the checkpoint's images have another number of channels."""
+    for key, tensor in report.misshapen.items():
+        if key.startswith(prefix) and channels_differ(tensor.shape, report.wanted[key]):
+            given, wanted = tensor.shape[1], report.wanted[key][1]
+            return (
+                f'The checkpoint is for images of {given} channels, the backbone has '
+                f'in_channels={wanted}: fit its patch embedding with '
+                "init_cfg=dict(type='Pretrained', checkpoint=..., inflate=True) of the "
+                f'backbone, or set in_channels={given}'
+            )
+    return None
 
 
 def vit_settings(given: set[str], wanted: set[str]) -> str:

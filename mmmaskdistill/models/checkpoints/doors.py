@@ -18,6 +18,7 @@ from mmengine.model import (
 )
 from torch import nn
 
+from . import fitting
 from .coverage import check_backbone, check_model, log_report
 from .files import read_weights, unwrap
 from .fitting import FitsCheckpoints, fit, shapes_of
@@ -99,6 +100,7 @@ def load_backbone(
     prefix: str | None = None,
     map_location: str = 'cpu',
     trust_checkpoint: bool = False,
+    inflate: bool = False,
 ) -> list[str]:
     """Load the backbone of a checkpoint and report what was loaded.
 
@@ -111,6 +113,9 @@ def load_backbone(
             None: it is found by looking for the patch embedding of a ViT.
         map_location (str): Device of the tensors. Defaults to ``'cpu'``.
         trust_checkpoint (bool): See :func:`.files.read_weights`.
+        inflate (bool): Whether to fit the patch embedding of a checkpoint for images of
+            another number of channels, such as RGB, to the backbone's ``in_channels``,
+            see :func:`.fitting.inflate_channels`. Defaults to False.
 
     Returns:
         list[str]: The lines of the report, which is also logged.
@@ -122,6 +127,8 @@ def load_backbone(
     tensors = read_weights(checkpoint, map_location, trust_checkpoint).tensors
     tensors, origin = backbone.select(tensors, checkpoint, prefix)
     fitted, report = fit(backbone, tensors)
+    if inflate:
+        fitted, report = fitting.inflate(fitted, report)
     check_backbone(report, checkpoint, backbone)
     backbone.load_state_dict(fitted, strict=False)
     return log_report(report, f'backbone from {checkpoint}, {origin}')

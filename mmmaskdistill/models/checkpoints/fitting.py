@@ -188,6 +188,72 @@ def fit(model: nn.Module, tensors: StateDict) -> tuple[StateDict, Report]:
     )
 
 
+def inflate(fitted: StateDict, report: Report) -> tuple[StateDict, Report]:
+    """Fit the layer that reads the image to another number of image channels.
+
+    Args:
+        fitted (dict[str, Tensor]): The tensors that :func:`fit` returns; not changed.
+        report (Report): The report of :func:`fit`.
+
+    Returns:
+        tuple[dict[str, Tensor], Report]: The tensors, with the kernels that only had
+        another number of input channels, see :func:`inflate_channels`; and a report
+        that has a note for each of them.
+    """
+    fitted, misshapen, notes = dict(fitted), {}, list(report.notes)
+    for key, tensor in report.misshapen.items():
+        if channels_differ(tensor.shape, report.wanted[key]):
+            channels = report.wanted[key][1]
+            fitted[key] = inflate_channels(tensor, channels)
+            notes.append(
+                f'inflated {key} from {tensor.shape[1]} to {channels} channels'
+            )
+        else:
+            misshapen[key] = tensor
+    return fitted, report._replace(misshapen=misshapen, notes=notes)
+
+
+def channels_differ(given: torch.Size, wanted: torch.Size) -> bool:
+    """Tell whether two kernels only differ in the number of their input channels.
+
+    Args:
+        given (torch.Size): Shape of a tensor of a checkpoint.
+        wanted (torch.Size): Shape of the model's tensor.
+    """
+    return (
+        len(given) == len(wanted) == 4
+        and given[1] != wanted[1]
+        and given[:1] + given[2:] == wanted[:1] + wanted[2:]
+    )
+
+
+def inflate_channels(kernel: Tensor, channels: int) -> Tensor:
+    """Fit the kernel of a patch embedding to another number C of image channels.
+
+    The channels of the kernel, such as those of R, G and B, take turns: with C = 4 the
+    new channels have the weights of R, G, B and R. A channel that is used n times is
+    divided by n. If C is less than the number of the kernel's channels, those that fall
+    on the same new channel are added; with C = 1 all of them are. An image whose
+    channels are all equal therefore has the same tokens as before.
+
+    Args:
+        kernel (Tensor): [D, S, h, w] for images of S channels.
+        channels (int): New number C of channels.
+
+    Returns:
+        Tensor: [D, C, h, w].
+    """
+    source = kernel.shape[1]
+    if len(kernel) == 1:
+        # The color of hidden pixels, and not a kernel, has no sum to keep.
+        return kernel[:, [k % source for k in range(channels)]]
+    mixing = kernel.new_zeros(source, channels)
+    for k in range(max(source, channels)):
+        mixing[k % source, k % channels] = 1
+    mixing /= mixing.sum(1, keepdim=True)
+    return torch.einsum('dshw,sc->dchw', kernel, mixing)
+
+
 def shapes_of(model: nn.Module) -> dict[str, torch.Size]:
     """Return the shapes of the tensors that a model's checkpoints hold.
 

@@ -551,9 +551,18 @@ class MaskDistill(BaseSelfSupervisor):
                 'optimizer'
             )
 
-    @staticmethod
-    def _views(inputs: Sequence[Tensor] | Tensor) -> Sequence[Tensor]:
-        return [inputs, inputs] if isinstance(inputs, Tensor) else inputs
+    def _views(self, inputs: Sequence[Tensor] | Tensor) -> Sequence[Tensor]:
+        """Return the student's and the teacher's view, [B, C, H, W] each."""
+        views = [inputs, inputs] if isinstance(inputs, Tensor) else inputs
+        expected, channels = self.teacher.in_channels, views[1].shape[1]
+        if expected not in (None, channels):
+            raise ConfigError(
+                f'the teacher {self.teacher.name} sees images of {expected} channels, '
+                f'but its view has {channels}: let teacher_bands of '
+                'TwoViewDataPreprocessor choose them, such as '
+                f'teacher_bands={[k % channels for k in range(expected)]}'
+            )
+        return views
 
     def _apply(self, fn: Callable, *args, **kwargs):
         """Move the teacher to another device or dtype along with the model."""

@@ -43,6 +43,8 @@ class Teacher(nn.Module):
         class_token (bool): Whether the features of the class token come before
             those of the patches, [B, 1+N, Dt]. They always count in the loss.
             Defaults to False.
+        in_channels (int | None): Number of channels that the images must have.
+            Defaults to None: any number.
         splits (list[int] | None): Channels of each of several teachers whose
             normalized features are concatenated. Defaults to None: one teacher.
         can_skip (bool): Whether :meth:`at` computes less than :meth:`forward`.
@@ -55,6 +57,7 @@ class Teacher(nn.Module):
     """
 
     vocab_size: int | None = None
+    in_channels: int | None = None
     class_token: bool = False
     splits: list[int] | None = None
     can_skip: bool = False
@@ -88,7 +91,8 @@ class Teacher(nn.Module):
         """Compute the features T(x) of images.
 
         Args:
-            images (Tensor): Normalized images [B, 3, H, W].
+            images (Tensor): Normalized images [B, C, H, W], where C is
+                ``in_channels``, in most cases 3.
             data_samples (list[DataSample], optional): The data samples of the
                 images. Defaults to None.
 

@@ -57,6 +57,7 @@ class CachedTeacher(Teacher):
         super().__init__(teacher.img_size, teacher.stride, teacher.channels)
         self.teacher = teacher
         self.grid = teacher.grid
+        self.in_channels = teacher.in_channels
         self.class_token = teacher.class_token
         self.splits = teacher.splits
         self.file = file

@@ -45,6 +45,7 @@ class HOGTeacher(Teacher):
             )
         cells = patch_size // cell
         super().__init__(img_size, patch_size, 3 * nbins * cells**2)
+        self.in_channels = 3
         self.generator = _Cells(cells, nbins=nbins, pool=cell)
         self.requires_grad_(False).eval()
 

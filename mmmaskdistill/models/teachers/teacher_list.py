@@ -71,6 +71,7 @@ class TeacherList(Teacher):
         super().__init__(teachers[0].img_size, teachers[0].stride, sum(splits))
         self.splits = splits
         self.grid = teachers[0].grid
+        self.in_channels = teachers[0].in_channels
         self.teachers = nn.ModuleList(teachers)
         self.normalizers = nn.ModuleList(
             check_part(MODELS.build(cfg), Normalizer) for cfg in normalizers

@@ -116,6 +116,7 @@ class TimmTeacher(Teacher):
         super().__init__(img_size, stride, width)
         # timm's models pad images that the stride does not divide.
         self.grid = tuple(math.ceil(side / stride) for side in img_size)
+        self.in_channels = 3
         self.model_name = model_name
         self.features = features
         self.layers = layers

@@ -46,7 +46,7 @@ class _Tokenizer(Teacher):
         pretrained: bool | str,
     ):
         super().__init__(img_size, stride, vocab_size)
-        self.vocab_size = vocab_size
+        self.vocab_size, self.in_channels = vocab_size, 3
         self.tokenizer = tokenizer
         self.requires_grad_(False).eval()
         if pretrained == 'random':

@@ -8,6 +8,7 @@ from torch import nn
 from mmmaskdistill.errors import CheckpointError
 from mmmaskdistill.models import MaskDistillViT, MaskedTimm
 from mmmaskdistill.models.checkpoints import fit, load_backbone
+from mmmaskdistill.models.checkpoints.fitting import inflate_channels
 from mmmaskdistill.models.layers import resize_relative_position_table
 
 ARCH = dict(tiny.ARCH, num_layers=3)
@@ -195,3 +196,79 @@ def test_counters_of_batch_norms_may_be_missing():
     fitted, report = fit(student, {k: v for k, v in state.items() if k not in counters})
     assert report.missing == []
     assert report.matched == len(report.wanted) == len(fitted)
+
+
+@pytest.mark.parametrize('channels', [1, 2, 4, 5, 6, 12])
+def test_gray_images_have_the_same_tokens_after_inflation(
+    student, pretrained, downstream, channels
+):
+    """Equal channels give what they gave, however many there are."""
+    vit = downstream(
+        in_channels=channels,
+        init_cfg=dict(type='Pretrained', checkpoint=pretrained, inflate=True),
+    )
+    vit.init_weights()
+    gray = torch.randn(2, 1, 64, 64)
+    tokens = vit.patch_embed(gray.expand(-1, channels, -1, -1))[0]
+    expected = student.patch_embed(gray.expand(-1, 3, -1, -1))[0]
+    torch.testing.assert_close(tokens, expected, atol=2e-3, rtol=1e-4)
+
+
+def test_channels_take_turns_in_an_inflated_kernel():
+    kernel = torch.randn(8, 3, 2, 2)
+    r, g, b = kernel.unbind(1)
+    for channels, expected in {
+        1: [r + g + b],
+        2: [r + b, g],
+        3: [r, g, b],
+        4: [r / 2, g, b, r / 2],
+        7: [r / 3, g / 2, b / 2, r / 3, g / 2, b / 2, r / 3],
+    }.items():
+        found = inflate_channels(kernel, channels)
+        torch.testing.assert_close(found, torch.stack(expected, 1))
+    # Back to three channels
+    torch.testing.assert_close(inflate_channels(inflate_channels(kernel, 6), 3), kernel)
+
+
+def test_inflation_is_logged_and_only_done_when_asked_for(pretrained, downstream, log):
+    cfg = dict(type='Pretrained', checkpoint=pretrained)
+    with pytest.raises(CheckpointError) as error:
+        downstream(in_channels=4, init_cfg=cfg).init_weights()
+    assert str(error.value) == (
+        f'{pretrained} does not fit the backbone: 1 tensors of another shape '
+        '(patch_embed.proj.weight is (24, 3, 16, 16), not (24, 4, 16, 16)). The '
+        'checkpoint is for images of 3 channels, the backbone has in_channels=4: fit '
+        "its patch embedding with init_cfg=dict(type='Pretrained', checkpoint=..., "
+        'inflate=True) of the backbone, or set in_channels=3'
+    )
+    downstream(in_channels=4, init_cfg=dict(cfg, inflate=True)).init_weights()
+    assert '  inflated patch_embed.proj.weight from 3 to 4 channels' in log()
+    # Another width is still refused, and advised on.
+    wide = dict(embed_dims=48, num_layers=3, num_heads=3, feedforward_channels=48)
+    with pytest.raises(CheckpointError, match='set arch and patch_size'):
+        downstream(
+            arch=wide, in_channels=4, init_cfg=dict(cfg, inflate=True)
+        ).init_weights()
+
+
+@pytest.mark.parametrize(
+    'build',
+    [
+        lambda channels: MaskedTimm('test_resnet', img_size=64, in_channels=channels),
+        lambda channels: MaskedTimm('test_vit', img_size=64, in_channels=channels),
+    ],
+)
+def test_other_students_are_inflated_too(tmp_path, build):
+    source, path = build(3), str(tmp_path / 'rgb.pth')
+    torch.nn.init.normal_(source.mask_token)
+    torch.save(source.state_dict(), path)
+    target = build(4)
+    load_backbone(target, path, inflate=True)
+    gray = torch.randn(2, 1, 64, 64)
+    maps = [
+        model.eval()(gray.expand(-1, channels, -1, -1))[-1]
+        for model, channels in ((source, 3), (target, 4))
+    ]
+    torch.testing.assert_close(*maps, atol=1e-3, rtol=1e-3)
+    with pytest.raises(CheckpointError, match='in_channels=4: fit its patch embedding'):
+        load_backbone(build(4), path)
