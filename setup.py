@@ -74,7 +74,7 @@ setup(
         # imagecodecs decompresses what most satellite images are compressed with.
         'tiff': ['tifffile>=2022.8.12', 'imagecodecs>=2023.1.23'],
         'demo': DEMO,
-        # peft, transformers, open_clip and webdataset are what ours is compared with.
+        # The tests compare with peft, transformers, open_clip and webdataset.
         'tests': [
             'pytest>=8.0',
             'pytest-xdist',

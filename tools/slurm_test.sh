@@ -7,7 +7,7 @@
 # Environment variables:
 #   GPUS            GPUs of the whole job (default: 8)
 #   GPUS_PER_NODE   GPUs of each machine (default: 8)
-#   CPUS_PER_TASK   CPU cores for each GPU (default: 5)
+#   CPUS_PER_TASK   CPU cores per GPU (default: 5)
 #   SRUN_ARGS       more arguments for srun (default: none)
 #   PORT            free port of the first machine (default: 20000 plus the last
 #                   four digits of the job's number)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from functools import partial
 from itertools import islice
 
 import torch
@@ -48,21 +49,24 @@ def extractors(model: MaskDistill) -> dict[str, Extractor]:
         data = dict(inputs=images.to(device), data_samples=None)
         return view(data)['inputs'][int(teacher)]
 
-    def student(images: Tensor, block: int) -> Tensor:
-        indices = getattr(backbone, 'out_indices', None)
-        try:
-            if indices is not None:
-                backbone.out_indices = [block]
-            out = backbone(normalize(images, False))[-1]
-        finally:
-            if indices is not None:
-                backbone.out_indices = indices
+    def tokens(images: Tensor) -> Tensor:
+        out = backbone(normalize(images, False))[-1]
         return out.flatten(2).transpose(1, 2)  # [B, N, D]
 
-    depth = getattr(backbone, 'num_layers', 1)
-    functions = {'student': lambda images: student(images, depth - 1)}
-    for i in range(depth - 1):
-        functions[f'block {i + 1}'] = lambda images, i=i: student(images, i)
+    def after_block(images: Tensor, block: int) -> Tensor:
+        indices, backbone.out_indices = backbone.out_indices, [block]
+        try:
+            return tokens(images)
+        finally:
+            backbone.out_indices = indices
+
+    if not isinstance(backbone, MaskDistillViT):
+        functions = {'student': tokens}
+    else:
+        last = backbone.num_layers - 1
+        functions = {'student': partial(after_block, block=last)}
+        for i in range(last):
+            functions[f'block {i + 1}'] = partial(after_block, block=i)
     first = int(model.teacher.class_token)
     functions['teacher'] = lambda images: model.normalizer(
         model.teacher(normalize(images, True))

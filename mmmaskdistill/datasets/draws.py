@@ -232,6 +232,8 @@ class DrawBatchSampler(Sampler):
 
     def __iter__(self) -> Iterator[list[Draw]]:
         epoch, skip = 0, self.start
+        # Samplers of mmengine and torch have no base class that says whether they
+        # have an epoch, such as DefaultSampler, or a method to set it.
         if hasattr(self.sampler, 'epoch'):
             size = max(len(self.batches), 1)
             if self.endless:

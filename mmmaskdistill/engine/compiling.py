@@ -3,6 +3,8 @@
 from mmengine.model import is_model_wrapper
 from torch import nn
 
+from mmmaskdistill.models import MaskDistill
+
 
 def transformer_blocks(model: nn.Module) -> list[nn.Module]:
     """Find the blocks of every Transformer in a model, including its teacher.
@@ -11,25 +13,22 @@ def transformer_blocks(model: nn.Module) -> list[nn.Module]:
         model (nn.Module): The model, or a wrapper of it.
 
     Returns:
-        list[nn.Module]: The modules in every ``blocks`` attribute that is a
-        ``nn.ModuleList`` or a ``nn.Sequential``, each module once.
+        list[nn.Module]: The modules in every ``nn.ModuleList`` or
+        ``nn.Sequential`` with the name ``blocks``, each module once.
     """
     if is_model_wrapper(model):
         model = model.module
     parts = [model]
-    if isinstance(getattr(model, 'teacher', None), nn.Module):
+    if isinstance(model, MaskDistill):
+        # A frozen teacher is not one of the model's submodules.
         parts.append(model.teacher)
     return list(
         dict.fromkeys(
             block
             for part in parts
-            for module in part.modules()
-            for block in _blocks(module)
+            for name, blocks in part.named_modules()
+            if name.split('.')[-1] == 'blocks'
+            and isinstance(blocks, (nn.ModuleList, nn.Sequential))
+            for block in blocks
         )
     )
-
-
-def _blocks(module: nn.Module) -> list[nn.Module]:
-    blocks = getattr(module, 'blocks', None)
-    is_list = isinstance(blocks, (nn.ModuleList, nn.Sequential))
-    return list(blocks) if is_list else []

@@ -96,7 +96,9 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         Raises:
             ConfigError: If the backbone has no ``get_layer_depth``.
         """
-        backbone = getattr(module, 'backbone', None)
+        backbone = dict(module.named_children()).get('backbone')
+        # Backbones of mmpretrain, mmseg and mmdet have no base class that says
+        # whether they have this method.
         if not hasattr(backbone, 'get_layer_depth'):
             raise ConfigError(
                 f'layer decay asks the backbone for the depth of each '

@@ -28,7 +28,7 @@ def to_numpy(array: np.ndarray | Tensor) -> np.ndarray:
     Returns:
         np.ndarray: The array on the CPU.
     """
-    if hasattr(array, 'detach'):
+    if isinstance(array, Tensor):
         array = array.detach().cpu()
         array = array.float() if array.is_floating_point() else array
     return np.asarray(array)

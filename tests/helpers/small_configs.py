@@ -1,7 +1,9 @@
 """Configs of the repository, reduced to a size at which they train in seconds."""
 
+import torch
 from helpers import tiny
 from mmengine.hooks import Hook
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmmaskdistill.apis.configs import complete_dataloader
 
@@ -58,23 +60,56 @@ def shrink_method(cfg):
     for schedule, end in zip(cfg.param_scheduler, (1, 2)):
         schedule.update(begin=end - 1, end=end)
     model = cfg.model
-    model.backbone.arch = ARCH
-    model.head.in_channels = WIDTH
-    kind = model.teacher.type.split('.')[1]
-    model.teacher.update(
-        {
-            'TimmTeacher': dict(pretrained='random', layer=0),
-            'DALLETeacher': dict(pretrained='random', width=8),
-            'VQKDTeacher': dict(pretrained='random', arch=ARCH),
-            'MomentumTeacher': dict(num_layers=2),
-        }.get(kind, {})
-    )
-    if kind == 'MomentumTeacher':
+    width = shrink_student(model.backbone)
+    for head in model.head.get('heads', [model.head]):
+        head.in_channels = width
+    for teacher in teachers_of(model):
+        teacher.update(
+            {
+                'TimmTeacher': dict(pretrained='random', layer=0),
+                'DALLETeacher': dict(pretrained='random', width=8),
+                'VQKDTeacher': dict(pretrained='random', arch=ARCH),
+                'MomentumTeacher': dict(num_layers=2),
+            }.get(kind(teacher), {})
+        )
+    if kind(model.teacher) == 'MomentumTeacher':
         model.head.out_channels = WIDTH
-    if model.backbone.type.endswith('PatchAggregationViT'):
-        model.backbone.early_layers = 2
     if model.head.type.endswith('DecoderHead'):
         model.head.update(embed_dims=16, num_layers=1, num_heads=2)
+
+
+def shrink_student(backbone):
+    """Reduce the config of a student, and return its new width."""
+    if kind(backbone) == 'MaskedSwin':
+        backbone.update(tiny.SWIN)
+        return 8 * tiny.SWIN['arch']['embed_dims']
+    if kind(backbone) == 'MaskedTimm':
+        backbone.model_name = 'test_convnext'
+        return 64
+    backbone.arch = ARCH
+    if kind(backbone) == 'PatchAggregationViT':
+        backbone.early_layers = 2
+    return WIDTH
+
+
+def teachers_of(model):
+    """The configs of a model's teachers."""
+    return model.teacher.get('teachers', [model.teacher])
+
+
+def kind(part):
+    """The name of a part's class."""
+    return part.type.split('.')[1]
+
+
+class WithoutDraws(TorchDispatchMode):
+    """Leave weights uninitialized, because drawing those of a ViT-L takes long."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        aten = torch.ops.aten
+        if func.overloadpacket in (aten.uniform_, aten.normal_, aten.erfinv_):
+            return args[0].zero_() if args[0].numel() < 2**16 else args[0]
+        return func(*args, **(kwargs or {}))
 
 
 class Start(Hook):

@@ -79,14 +79,14 @@ def test_copies_that_wait_are_counted(gpu):
 
 
 def test_line_of_the_package_is_reported_and_its_caches_are_emptied(fake_gpu):
-    window = (2, 2)
-    real = relative_position_index(window, torch.device('cpu'))
+    grid = (2, 2)
+    real = relative_position_index(grid, torch.device('cpu'))
     with fake_gpu:
-        relative_position_index(window, torch.device('cuda:0'))
+        relative_position_index(grid, torch.device('cuda:0'))
     (line,) = fake_gpu.waiting_copies
     assert line.startswith('mmmaskdistill/models/layers/relative_position.py:')
     assert relative_position_index.cache_info().currsize == 0
-    assert torch.equal(relative_position_index(window, torch.device('cpu')), real)
+    assert torch.equal(relative_position_index(grid, torch.device('cpu')), real)
 
 
 def test_model_is_placed_on_the_gpu_and_autocast_reaches_its_products(gpu):

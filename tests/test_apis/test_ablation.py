@@ -243,6 +243,17 @@ def test_values_given_twice_are_refused():
         make_cells(config(), dict(loss=['l1', 'l1']))
 
 
+def test_heads_can_be_compared():
+    key, names = (
+        'model.head.type',
+        ['mmmaskdistill.LinearHead', 'mmmaskdistill.MLPHead'],
+    )
+    made = cells({key: names})
+    assert list(made) == ['as_configured', f'{key}={names[1]}']
+    heads = [MODELS.build(cfg.model).head for cfg in made.values()]
+    assert [type(head).__name__ for head in heads] == ['LinearHead', 'MLPHead']
+
+
 def test_models_of_the_cells_can_be_built():
     for name, cfg in cells(dict(mask=['none', 'random'])).items():
         model = MODELS.build(cfg.model)

@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.fake_gpu import HostStop, StaticShapes
-from helpers.small_configs import shrink_method, shrink_recipe
+from helpers.small_configs import (
+    WithoutDraws,
+    shrink_method,
+    shrink_recipe,
+    teachers_of,
+)
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmseg.models.decode_heads import decode_head
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmmaskdistill.registry import MODELS
 
@@ -31,16 +35,6 @@ PRETRAINING = sorted(
 )
 
 
-class WithoutDraws(TorchDispatchMode):
-    """Leave weights uninitialized, because drawing those of a ViT-L takes long."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        aten = torch.ops.aten
-        if func.overloadpacket in (aten.uniform_, aten.normal_, aten.erfinv_):
-            return args[0].zero_() if args[0].numel() < 2**16 else args[0]
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.fixture
 def prepare(data, monkeypatch):
     """Build a small model of a config on the CPU, and load a batch of its data."""
@@ -50,9 +44,10 @@ def prepare(data, monkeypatch):
         cfg = Config.fromfile(CONFIGS / f'{name}.py', format_python_code=False)
         init_default_scope(cfg.default_scope)
         (shrink_method if name.startswith('unified/') else shrink_recipe)(cfg)
-        if cfg.model.get('teacher', {}).get('type') == 'mmmaskdistill.TimmTeacher':
-            # The last of two blocks computes hidden patches only, as in the recipe.
-            cfg.model.teacher.layer = 1
+        for teacher in teachers_of(cfg.model) if 'teacher' in cfg.model else []:
+            if teacher.type == 'mmmaskdistill.TimmTeacher':
+                # The last of two blocks computes hidden patches only, as in the recipe.
+                teacher.layer = 1
         cfg.model.backbone.pop('init_cfg', None)
         cfg.model.backbone.update(backbone)
         if 'data_preprocessor' in cfg:

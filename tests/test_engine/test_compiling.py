@@ -102,19 +102,19 @@ def test_batches_of_all_sizes_share_graphs():
 
 @pytest.mark.parametrize('fullgraph', [False, True])
 def test_compiled_block_handles_several_grids(fullgraph):
-    """Compiled blocks accept other grids than their window.
+    """Compiled blocks accept other patch grids than their own.
 
     SciPy's spline, which resizes the table of relative position biases, breaks
-    the graph; with ``fullgraph`` only the window's own grid is possible.
+    the graph; with ``fullgraph`` only the block's own grid is possible.
     """
     torch._dynamo.reset()
-    for window in ((2, 2), (3, 3)):
+    for own in ((2, 2), (3, 3)):
         torch.manual_seed(0)
-        block = Block(16, 2, 32, table_grid=window)
+        block = Block(16, 2, 32, table_grid=own)
         nn.init.normal_(block.attn.relative_position_bias_table)
         compiled = deepcopy(block)
         compiled.compile(backend='aot_eager', fullgraph=fullgraph)
-        for h, w in [window] if fullgraph else [window, (2, 3), window]:
+        for h, w in [own] if fullgraph else [own, (2, 3), own]:
             x = torch.randn(2, 1 + h * w, 16)
             torch.testing.assert_close(compiled(x, (h, w)), block(x, (h, w)))
 

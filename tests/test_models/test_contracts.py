@@ -3,6 +3,7 @@
 import pytest
 import torch
 from helpers import tiny
+from mmengine.optim import build_optim_wrapper
 from mmpretrain.structures import DataSample
 from torch import nn
 
@@ -93,6 +94,25 @@ def test_students_say_what_they_return():
             )
         token = student.mask_token
         assert token is None or isinstance(token, nn.Parameter)
+
+
+def test_layer_decay_refuses_a_student_that_knows_no_depths():
+    model = nn.Module()
+    model.backbone = Student()
+    model.backbone.layer = nn.Linear(2, 2)
+    with pytest.raises(
+        ConfigError,
+        match='layer decay asks the student Student for the depth of '
+        'backbone.layer.weight, .* implement get_layer_depth',
+    ):
+        build_optim_wrapper(
+            model,
+            dict(
+                optimizer=dict(type='AdamW'),
+                constructor='mmmaskdistill.LayerDecayOptimWrapperConstructor',
+                paramwise_cfg=dict(layer_decay_rate=0.5),
+            ),
+        )
 
 
 @MODELS.register_module()

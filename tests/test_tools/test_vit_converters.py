@@ -155,7 +155,9 @@ def test_vits_without_an_equivalent_elsewhere_are_refused(tmp_path, run):
         run('convert_vit.py', tmp_path / 'a.pth', tmp_path / 'b.pth', '--to', 'timm')
     wide = build('student', img_size=(32, 64))
     save(wide, tmp_path / 'a.pth', 'student')
-    with pytest.raises(SystemExit, match='which do not form a square, and') as error:
+    with pytest.raises(
+        SystemExit, match='rows, which are those of no square patch grid, and'
+    ) as error:
         run(
             'convert_vit.py', tmp_path / 'a.pth', tmp_path / 'b', '--to', 'transformers'
         )

@@ -17,8 +17,8 @@ from command_line import fail
 
 FOLDER = Path(__file__).parents[2] / 'configs' / 'unified'
 BEGIN, END = '<!-- methods -->\n', '<!-- end of methods -->\n'
-# Options that the table leaves out: sizes that follow from ViT-B/16 and images of
-# 224 pixels, and defaults that the type of the part implies.
+# Options that the table leaves out: sizes that follow from the model and from images of
+# 224 pixels, pixel values, and defaults that the type of the part implies.
 SIZES = {
     'type',
     'arch',
@@ -26,6 +26,9 @@ SIZES = {
     'patch_size',
     'in_channels',
     'out_channels',
+    'channels',
+    'stage_cfgs',
+    'views',
     'vocab_size',
     'input_size',
     'min_num_patches',
@@ -57,7 +60,9 @@ def describe(part: dict) -> str:
         name = NAMES.get(key, key.replace('_', ' '))
         if key in SIZES or (key == 'drop_path_rate' and not value):
             continue
-        if value is True:
+        if isinstance(value, list) and isinstance(value[0], dict):
+            words.append(f'{name} ({"; ".join(map(describe, value))})')
+        elif value is True:
             words.append(name)
         else:
             words.append(f'{name} {value}'.strip() if value else f'no {name}')

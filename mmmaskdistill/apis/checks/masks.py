@@ -6,6 +6,7 @@ from mmengine.registry import TRANSFORMS
 from torch import nn
 
 from mmmaskdistill.apis.pipelines import class_name, mask_generator
+from mmmaskdistill.datasets.masking import CountedMaskGenerator
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.models import MaskDistill
 
@@ -32,7 +33,8 @@ def check_masks(cfg: Config, model: nn.Module) -> None:
     if step is None:
         return
     generator = TRANSFORMS.build(step)
-    if getattr(generator, 'least', 1) == 0 and model.predict == 'hidden':
+    hides_none = isinstance(generator, CountedMaskGenerator) and not generator.least
+    if hides_none and model.predict == 'hidden':
         raise ConfigError(
             f'{generator} hides no patch in some batches, but only hidden patches '
             "count in the loss: set model.predict='all' and "

@@ -3,6 +3,15 @@ from torch import Tensor
 
 from mmmaskdistill.registry import MODELS
 
+from ..checkpoints import (
+    FitsCheckpoints,
+    adapt_to_swin,
+    apply_init_cfg,
+    fit_before_loading,
+    select_by_landmark,
+    select_under,
+    shapes_of,
+)
 from ..layers import PatchIndex
 from .student import Student
 
@@ -10,24 +19,35 @@ from .student import Student
 # patches that the first stage sees.
 STRIDE = 32
 PATCH = 4
+# A tensor that every Swin of mmpretrain has, and no other backbone.
+LANDMARK = 'stages.0.blocks.0.attn.w_msa.relative_position_bias_table'
+# Buffers that a Swin computes when it is built. Other sizes have others.
+COMPUTED = ('relative_position_index', 'attn_mask')
 
 
 @MODELS.register_module()
-class MaskedSwin(SimMIMSwinTransformer, Student):
+class MaskedSwin(FitsCheckpoints, SimMIMSwinTransformer, Student):
     """SimMIM's student: a Swin Transformer whose hidden patches become a mask token.
 
     This is mmpretrain's ``SimMIMSwinTransformer`` with masks on the grid of the last
     stage, one value for every 32 x 32 pixels. Without a mask, and in the keys of its
-    checkpoints, it is mmpretrain's ``SwinTransformer``.
+    checkpoints, it is mmpretrain's ``SwinTransformer``. Relative position tables of
+    another window size are resized when they are loaded.
 
     Args:
         arch (str | dict): Swin architecture, see ``SwinTransformer``. Defaults to
             ``'tiny'``.
         img_size (int): Side of the square images in pixels. Defaults to 192.
-        **kwargs: Further arguments of ``SimMIMSwinTransformer``.
+        **kwargs: Further arguments of ``SimMIMSwinTransformer``. ``init_cfg`` is
+            applied after the weights have been drawn as SimMIM draws them;
+            ``dict(type='Pretrained', checkpoint=...)`` may contain the arguments of
+            :func:`mmmaskdistill.models.checkpoints.load_backbone`.
     """
 
     tokens = 'all'
+    essential = ('stages.', 'patch_embed.', 'absolute_pos_embed')
+    # Only a model that reads the maps of the earlier stages has a norm for them.
+    optional = ('norm0.', 'norm1.', 'norm2.')
 
     def __init__(self, arch: str | dict = 'tiny', img_size: int = 192, **kwargs):
         super().__init__(arch=arch, img_size=img_size, **kwargs)
@@ -67,3 +87,44 @@ class MaskedSwin(SimMIMSwinTransformer, Student):
         for dim in (1, 2):
             fine = fine.repeat_interleave(STRIDE // PATCH, dim)
         return super().forward(x, fine)[-1].flatten(2).mT  # [B, N, D]
+
+    def init_weights(self) -> None:
+        """Draw the weights as SimMIM does, then apply ``init_cfg``.
+
+        Raises:
+            CheckpointError: If a checkpoint cannot be read or does not fit.
+        """
+        # mmpretrain loads a checkpoint without a check of what it covers.
+        init_cfg, self.init_cfg = self.init_cfg, None
+        super().init_weights()
+        self.init_cfg = init_cfg
+        apply_init_cfg(self)
+
+    def select(
+        self, tensors: dict[str, Tensor], checkpoint: str, prefix: str | None
+    ) -> tuple[dict[str, Tensor], str]:
+        """Select the Swin's tensors in a checkpoint; see :class:`FitsCheckpoints`."""
+        if prefix is None:
+            return select_by_landmark(LANDMARK, tensors, checkpoint)
+        return select_under(prefix, tensors, checkpoint)
+
+    def adapt(self, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Give tensors the Swin's sizes; see :class:`FitsCheckpoints`."""
+        own = {k: v for k, v in self.state_dict().items() if k.endswith(COMPUTED)}
+        given = {k: v for k, v in tensors.items() if not k.endswith(COMPUTED)}
+        given, notes = adapt_to_swin(given, shapes_of(self), self.patch_resolution)
+        return given | own, notes
+
+    def advise(self, given: set[str], wanted: set[str]) -> str:
+        """Say what the backbone is; see :class:`FitsCheckpoints`."""
+        return (
+            f'The backbone is a Swin of width {self.embed_dims} with '
+            f'{" + ".join(map(str, self.depths))} blocks; set arch to that of the '
+            'checkpoint'
+        )
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs):
+        # It must happen before mmpretrain's own hooks, which resize tables, too, but
+        # leave out the buffers that depend on their size.
+        fit_before_loading(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

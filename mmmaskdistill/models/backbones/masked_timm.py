@@ -13,6 +13,7 @@ from ..checkpoints import (
     adapt_to_timm,
     apply_init_cfg,
     fit_before_loading,
+    select_under,
     shapes_of,
 )
 from ..layers import PatchIndex
@@ -37,7 +38,9 @@ class MaskedTimm(FitsCheckpoints, Student):
         img_size (int | tuple[int, int]): Height and width of the images in pixels. A
             ViT's position embedding is made for this size. Defaults to 224.
         fill (str): What hidden pixels become: ``learned`` is one learned color for all
-            of them, ``mean`` is the mean color of the data set. Defaults to
+            of them, ``mean`` is the mean color of the data set. ``mean`` is zero in
+            normalized images, so it does not suit models such as ConvNeXt, whose first
+            LayerNorm divides by the deviation of a patch's channels. Defaults to
             ``'learned'``.
         pretrained (bool): Whether to start from timm's weights. Defaults to False.
         out_indices (Sequence[int]): Blocks or stages whose feature maps ``forward(x)``
@@ -155,11 +158,20 @@ class MaskedTimm(FitsCheckpoints, Student):
     def init_weights(self) -> None:
         """Let timm draw the weights unless they are its own, then apply ``init_cfg``.
 
+        The learned color is drawn from the standard normal distribution, like the
+        color of a pixel of normalized images.
+
         Raises:
             CheckpointError: If a checkpoint cannot be read or does not fit.
         """
+        # Not every model of timm has this method: ViTs and ResNets have it, ConvNeXts
+        # draw their weights when they are built.
         if not self.pretrained and hasattr(self.timm_model, 'init_weights'):
             self.timm_model.init_weights()
+        if self.mask_token is not None:
+            # From a color of zero, the first LayerNorm of a ConvNeXt would get the same
+            # number in every channel, and its gradient would be huge.
+            nn.init.normal_(self.mask_token)
         apply_init_cfg(self)
 
     def select(
@@ -169,14 +181,7 @@ class MaskedTimm(FitsCheckpoints, Student):
 
         Without a prefix, these are all tensors of the checkpoint.
         """
-        prefix = f'{prefix.removesuffix(".")}.' if prefix else ''
-        own = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-        if not own:
-            raise CheckpointError(
-                f'{checkpoint} has no key that begins with {prefix!r}: the first keys '
-                f'are {", ".join(list(tensors)[:3])}'
-            )
-        return own, f'prefix {prefix!r}'
+        return select_under(prefix or '', tensors, checkpoint)
 
     def adapt(self, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Let timm resize tensors that depend on the image size.

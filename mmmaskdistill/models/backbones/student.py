@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmmaskdistill.errors import ConfigError
+
 from ..layers import PatchIndex
 
 
@@ -101,3 +103,28 @@ class Student(BaseModule):
             if part is not None:
                 part.requires_grad_(False)
                 self.trains_all_layers = False
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Return a parameter's depth for layer-wise learning-rate decay.
+
+        This is the method of mmpretrain's backbones. A student that is to be
+        fine-tuned with layer decay implements it.
+
+        Args:
+            param_name (str): Name of a parameter of the whole model.
+            prefix (str): Prefix of the student's parameters in the whole model.
+                Defaults to ``''``.
+
+        Returns:
+            tuple[int, int]: The parameter's depth and the number of depths. The
+            lowest depth is 0; parameters outside the student have the last one.
+
+        Raises:
+            ConfigError: If the student does not implement this method.
+        """
+        name = type(self).__name__
+        raise ConfigError(
+            f'layer decay asks the student {name} for the depth of {param_name}, '
+            f'but {name} does not say it: implement get_layer_depth, or use '
+            'another constructor of the optimizer'
+        )

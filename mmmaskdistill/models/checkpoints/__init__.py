@@ -5,6 +5,7 @@ from .doors import (
     apply_init_cfg,
     fit_before_loading,
     fit_content,
+    init_model,
     load_backbone,
     load_model,
 )
@@ -12,17 +13,19 @@ from .files import read_weights, write_weights
 from .fitting import (
     FitsCheckpoints,
     Report,
+    adapt_to_swin,
     adapt_to_timm,
     adapt_to_vit,
     fit,
     shapes_of,
 )
-from .formats import select_vit
+from .formats import select_by_landmark, select_under, select_vit
 
 __all__ = [
     'ESSENTIAL',
     'FitsCheckpoints',
     'Report',
+    'adapt_to_swin',
     'adapt_to_timm',
     'adapt_to_vit',
     'apply_init_cfg',
@@ -32,9 +35,12 @@ __all__ = [
     'fit',
     'fit_before_loading',
     'fit_content',
+    'init_model',
     'load_backbone',
     'load_model',
     'read_weights',
+    'select_by_landmark',
+    'select_under',
     'select_vit',
     'shapes_of',
     'vit_settings',

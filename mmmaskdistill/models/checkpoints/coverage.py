@@ -12,8 +12,8 @@ from mmmaskdistill.errors import CheckpointError, first_few
 from .fitting import FitsCheckpoints, Report, channels_differ
 from .formats import reason_not_used
 
-# Parts of a ViT that a checkpoint may lack: only pre-training or only a downstream task
-# learns them, so a checkpoint of the other kind does not have them.
+# Parts of a backbone that a checkpoint may lack: only pre-training or only a downstream
+# task learns them, so a checkpoint of the other kind does not have them.
 OPTIONAL = ('mask_token', 'norm.', 'fc_norm.')
 # Parts that change the features of a ViT. If a checkpoint has one of them, the backbone
 # must have it too.
@@ -116,7 +116,12 @@ def check_model(report: Report, checkpoint: str) -> None:
         )
 
 
-def find_problems(report: Report, essential: tuple = (), prefix: str = '') -> list[str]:
+def find_problems(
+    report: Report,
+    essential: tuple[str, ...] = (),
+    prefix: str = '',
+    optional: tuple[str, ...] = OPTIONAL,
+) -> list[str]:
     """List the reasons why a backbone would not have the checkpoint's features.
 
     Args:
@@ -125,6 +130,8 @@ def find_problems(report: Report, essential: tuple = (), prefix: str = '') -> li
         essential (tuple[str, ...]): Beginnings of the names of parts that the backbone
             must have if the checkpoint has them. Defaults to none.
         prefix (str): Prefix of the backbone's names in the model. Defaults to none.
+        optional (tuple[str, ...]): Beginnings of the names of parts that the
+            checkpoint may lack. Defaults to :data:`OPTIONAL`.
 
     Returns:
         list[str]: The number of tensors for each reason with a few of their names.
@@ -133,7 +140,7 @@ def find_problems(report: Report, essential: tuple = (), prefix: str = '') -> li
     missing = [
         key
         for key in report.missing
-        if key.startswith(prefix) and not key[len(prefix) :].startswith(OPTIONAL)
+        if key.startswith(prefix) and not key[len(prefix) :].startswith(optional)
     ]
     left_over = [
         key
@@ -156,7 +163,8 @@ def check_backbone(
 ) -> None:
     """Refuse a checkpoint with which a backbone would not have its features.
 
-    The checkpoint may lack the tensors in :data:`OPTIONAL`, and heads may differ.
+    The checkpoint may lack the tensors in :data:`OPTIONAL` and those that the backbone
+    calls optional, and heads may differ.
 
     Args:
         report (Report): The report of :func:`.fitting.fit` for the backbone or for a
@@ -171,7 +179,10 @@ def check_backbone(
             arguments to change.
     """
     fits_itself = isinstance(backbone, FitsCheckpoints)
-    problems = find_problems(report, backbone.essential if fits_itself else (), prefix)
+    essential, optional = (), OPTIONAL
+    if fits_itself:
+        essential, optional = backbone.essential, OPTIONAL + backbone.optional
+    problems = find_problems(report, essential, prefix, optional)
     if not problems:
         return
     wanted = {k[len(prefix) :] for k in report.wanted if k.startswith(prefix)}

@@ -1,13 +1,16 @@
 """The doors through which a checkpoint enters a model.
 
-There are four: a backbone's ``init_cfg``, the file of a whole model, a runner's
-``load_from``, and ``load_state_dict``. All of them call :func:`.fitting.fit` once.
-Those that know the checkpoint's name then judge and log its report.
+There are five: the ``init_cfg`` of a backbone and of a whole model, the file of a whole
+model, a runner's ``load_from``, and ``load_state_dict``. All of them call
+:func:`.fitting.fit` once. Those that know the checkpoint's name then judge and log its
+report.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from mmengine.model import (
+    BaseModule,
     BaseTTAModel,
     PretrainedInit,
     initialize,
@@ -19,7 +22,7 @@ from . import fitting
 from .coverage import check_backbone, check_model, log_report
 from .files import find_file, read_weights, unwrap
 from .fitting import FitsCheckpoints, fit, shapes_of
-from .formats import StateDict
+from .formats import StateDict, select_under
 
 
 def apply_init_cfg(backbone: FitsCheckpoints) -> None:
@@ -31,13 +34,64 @@ def apply_init_cfg(backbone: FitsCheckpoints) -> None:
     Raises:
         CheckpointError: See :func:`load_backbone`.
     """
-    cfgs = backbone.init_cfg or []
-    cfgs = [cfgs] if isinstance(cfgs, dict) else cfgs
-    loads = [cfg for cfg in cfgs if cfg['type'] in ('Pretrained', PretrainedInit)]
-    initialize(backbone, [cfg for cfg in cfgs if cfg not in loads])
-    for cfg in loads:
-        load_backbone(backbone, **{k: v for k, v in cfg.items() if k != 'type'})
+    others, loads = _split_init_cfg(backbone)
+    initialize(backbone, others)
+    for options in loads:
+        load_backbone(backbone, **options)
     backbone._is_init = True
+
+
+def init_model(model: BaseModule, draw: Callable[[], None]) -> None:
+    """Draw the weights of a whole model, then load the checkpoints of its ``init_cfg``.
+
+    mmengine itself would load what fits and only log the rest.
+
+    Args:
+        model (BaseModule): The model.
+        draw (Callable): The ``init_weights`` of the model's base class, which applies
+            all other entries of ``init_cfg``.
+
+    Raises:
+        CheckpointError: If a checkpoint cannot be read or does not fit, see
+            :func:`fit_content` with ``complete=False``.
+    """
+    init_cfg, drawn_before = model.init_cfg, model.is_init
+    model.init_cfg, loads = _split_init_cfg(model)
+    try:
+        draw()
+    finally:
+        model.init_cfg = init_cfg
+    for options in [] if drawn_before else loads:
+        _load_what_fits(model, **options)
+
+
+def _split_init_cfg(module: BaseModule) -> tuple[list[dict], list[dict]]:
+    """Split an ``init_cfg`` into other entries and the options of its checkpoints."""
+    cfgs = module.init_cfg or []
+    cfgs = [cfgs] if isinstance(cfgs, dict) else cfgs
+    others, loads = [], []
+    for cfg in cfgs:
+        if cfg['type'] in ('Pretrained', PretrainedInit):
+            loads.append({k: v for k, v in cfg.items() if k != 'type'})
+        else:
+            others.append(cfg)
+    return others, loads
+
+
+def _load_what_fits(
+    model: nn.Module,
+    checkpoint: str,
+    prefix: str | None = None,
+    map_location: str = 'cpu',
+    trust_checkpoint: bool = False,
+):
+    """Load a checkpoint that covers the backbone; see :func:`load_backbone`."""
+    tensors = read_weights(checkpoint, map_location, trust_checkpoint).tensors
+    if prefix is not None:
+        tensors, _ = select_under(prefix, tensors, checkpoint)
+    content = dict(state_dict=tensors)
+    fit_content(model, content, checkpoint, complete=False)
+    model.load_state_dict(content['state_dict'], strict=False)
 
 
 def load_backbone(

@@ -13,7 +13,7 @@ from mmmaskdistill.registry import MODELS
 
 from .coverage import ESSENTIAL, find_problems
 from .files import read_weights, write_weights
-from .fitting import SHARED_TABLE, TABLE, fit, square_grid, square_window
+from .fitting import SHARED_TABLE, TABLE, fit, square_grid, square_grid_of_table
 from .formats import (
     TRANSFORMERS,
     StateDict,
@@ -108,7 +108,7 @@ def read_vit(
     table = next((v for k, v in tensors.items() if k.endswith(TABLE)), None)
     if table is not None:
         num_heads = table.shape[1]
-        side, _ = square_window(len(table) - 3, TABLE, ONLY_SQUARE)
+        side, _ = square_grid_of_table(len(table), TABLE, ONLY_SQUARE)
     elif 'pos_embed' in tensors and num_heads is not None:
         patches = tensors['pos_embed'].shape[1] - 1
         side, _ = square_grid(patches, 'pos_embed', ONLY_SQUARE)

@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmmaskdistill.errors import CheckpointError
 
 from ..layers import (
+    NUM_TOKEN_ROWS,
     resize_position_embedding,
     resize_relative_position_table,
     table_length,
@@ -69,9 +71,12 @@ class FitsCheckpoints:
     Attributes:
         essential (tuple[str, ...]): Beginnings of the names of parts that change the
             features. If a checkpoint has one of them, the backbone must have it, too.
+        optional (tuple[str, ...]): Beginnings of the names of parts that a checkpoint
+            may lack, in addition to :data:`.coverage.OPTIONAL`.
     """
 
-    essential = ()
+    essential: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
 
     def select(
         self, tensors: StateDict, checkpoint: str, prefix: str | None
@@ -336,7 +341,7 @@ def _after_hooks(
 
 
 def adapt_to_vit(
-    tensors: StateDict, shapes: dict[str, torch.Size], window: tuple[int, int]
+    tensors: StateDict, shapes: dict[str, torch.Size], grid: tuple[int, int]
 ) -> tuple[StateDict, list[str]]:
     """Fit names, relative position tables and the position embedding to a ViT.
 
@@ -347,7 +352,7 @@ def adapt_to_vit(
     Args:
         tensors (dict[str, Tensor]): Weights of a backbone, names without prefix.
         shapes (dict[str, torch.Size]): Shapes of the ViT's tensors.
-        window (tuple[int, int]): The ViT's patch grid (h, w).
+        grid (tuple[int, int]): The ViT's patch grid (h, w).
 
     Returns:
         tuple[dict[str, Tensor], list[str]]: The fitted weights, and one line for every
@@ -379,12 +384,13 @@ def adapt_to_vit(
     resized = {}
     for key in [key for key in tensors if key.endswith(TABLE)]:
         rows = len(tensors[key])
-        if rows != table_length(window):
-            source = square_window(rows - 3, key, SET_IMG_SIZE)
-            tensors[key] = resize_relative_position_table(tensors[key], source, window)
+        if rows != table_length(grid):
+            source = square_grid_of_table(rows, key, SET_IMG_SIZE)
+            tensors[key] = resize_relative_position_table(tensors[key], source, grid)
             resized[source] = resized.get(source, 0) + 1
     notes += [
-        f'resized {count} relative position tables from the window {source} to {window}'
+        f'resized {count} relative position tables from the patch grid {source} to '
+        f'{grid}'
         for source, count in resized.items()
     ]
     embedding = tensors.get('pos_embed')
@@ -394,8 +400,8 @@ def adapt_to_vit(
         and embedding.shape[1] != shapes['pos_embed'][1]
     ):
         source = square_grid(embedding.shape[1] - 1, 'pos_embed', SET_IMG_SIZE)
-        tensors['pos_embed'] = resize_position_embedding(embedding, source, window)
-        notes.append(f'resized pos_embed from {source} to {window}')
+        tensors['pos_embed'] = resize_position_embedding(embedding, source, grid)
+        notes.append(f'resized pos_embed from the patch grid {source} to {grid}')
     return tensors, notes
 
 
@@ -433,15 +439,15 @@ SET_IMG_SIZE = (
 
 
 def square_grid(patches: int, what: str, advice: str) -> tuple[int, int]:
-    """Find the square grid that has a number of patches.
+    """Find the square patch grid that has a number of patches.
 
     Args:
-        patches (int): Number of patches or offsets.
+        patches (int): Number of patches.
         what (str): What has them, for the message.
         advice (str): What follows from a grid that is not square, for the message.
 
     Returns:
-        tuple[int, int]: Height and width of the grid.
+        tuple[int, int]: Patch grid (h, w).
 
     Raises:
         CheckpointError: If no square grid has this number.
@@ -449,29 +455,89 @@ def square_grid(patches: int, what: str, advice: str) -> tuple[int, int]:
     side = math.isqrt(max(patches, 0))
     if side**2 != patches:
         raise CheckpointError(
-            f'{what} is for {patches} patches or offsets, which do not form a square, '
-            f'{advice}'
+            f'{what} is for {patches} patches, which do not form a square, {advice}'
         )
     return side, side
 
 
-def square_window(offsets: int, what: str, advice: str) -> tuple[int, int]:
-    """Find the square window that has a number of offsets between patches.
+def square_grid_of_table(rows: int, what: str, advice: str) -> tuple[int, int]:
+    """Find the square patch grid that a relative position table is made for.
 
     Args:
-        offsets (int): Number of offsets, the rows of the relative position table
-            without those of the class token.
-        what (str): What has them, for the message.
-        advice (str): What follows from a window that is not square, for the message.
+        rows (int): Number of rows of the table.
+        what (str): Name of the table, for the message.
+        advice (str): What follows from a grid that is not square, for the message.
 
     Returns:
         tuple[int, int]: Patch grid (h, w).
 
     Raises:
-        CheckpointError: If no square window has this number.
+        CheckpointError: If no square grid has a table of this length.
     """
-    side, _ = square_grid(offsets, what, advice)
-    return (side + 1) // 2, (side + 1) // 2
+    side = (math.isqrt(rows) + 1) // 2
+    if table_length((side, side)) != rows:
+        raise CheckpointError(
+            f'{what} has {rows} rows, which are those of no square patch grid, {advice}'
+        )
+    return side, side
+
+
+def adapt_to_swin(
+    tensors: StateDict, shapes: dict[str, torch.Size], grid: tuple[int, int]
+) -> tuple[StateDict, list[str]]:
+    """Resize relative position tables and the position embedding to a Swin.
+
+    Both are resized as in mmpretrain's ``SwinTransformer``: the tables to the size of
+    the attention windows, the embedding to the patch grid of the first stage.
+
+    Args:
+        tensors (dict[str, Tensor]): Weights of a Swin, names without prefix.
+        shapes (dict[str, torch.Size]): Shapes of the Swin's tensors.
+        grid (tuple[int, int]): Patch grid (h, w) of the Swin's first stage.
+
+    Returns:
+        tuple[dict[str, Tensor], list[str]]: The fitted weights, and one line for every
+        change.
+
+    Raises:
+        CheckpointError: If weights must be resized that do not belong to a square
+            window or patch grid.
+    """
+    tensors, notes, resized = dict(tensors), [], {}
+    for key, tensor in tensors.items():
+        wanted = shapes.get(key, tensor.shape)
+        if tensor.ndim != len(wanted) or tensor.shape[-1] != wanted[-1]:
+            continue
+        if key.endswith(TABLE) and len(tensor) != wanted[0]:
+            source = _square_window(len(tensor), key)
+            target = _square_window(wanted[0], key)
+            # The class token's rows, which a Swin does not have, are added and removed.
+            table = F.pad(tensor, (0, 0, 0, NUM_TOKEN_ROWS))
+            table = resize_relative_position_table(table, source, target)
+            tensors[key] = table[:-NUM_TOKEN_ROWS]
+            resized[source, target] = resized.get((source, target), 0) + 1
+        elif key == 'absolute_pos_embed' and tensor.shape[1] != wanted[1]:
+            source = square_grid(tensor.shape[1], key, SET_IMG_SIZE)
+            embedding = F.pad(tensor, (0, 0, 1, 0))
+            tensors[key] = resize_position_embedding(embedding, source, grid)[:, 1:]
+            notes.append(f'resized {key} from the patch grid {source} to {grid}')
+    notes += [
+        f'resized {count} relative position tables from the window {source} to {target}'
+        for (source, target), count in resized.items()
+    ]
+    return tensors, notes
+
+
+def _square_window(rows: int, key: str) -> tuple[int, int]:
+    """Find the square attention window whose table of offsets has a number of rows."""
+    side = (math.isqrt(rows) + 1) // 2
+    if (2 * side - 1) ** 2 != rows:
+        raise CheckpointError(
+            f'{key} has {rows} rows, which are those of no square attention window, so '
+            'the window to resize it from is unknown: set window_size in stage_cfgs to '
+            'that of the checkpoint'
+        )
+    return side, side
 
 
 def adapt_to_timm(tensors: StateDict, model: nn.Module) -> StateDict:
@@ -484,5 +550,6 @@ def adapt_to_timm(tensors: StateDict, model: nn.Module) -> StateDict:
     Returns:
         dict[str, Tensor]: The weights; unchanged if timm has no rule for the model.
     """
+    # timm keeps the rule next to the model's class; some of its files have none.
     convert = getattr(sys.modules[type(model).__module__], 'checkpoint_filter_fn', None)
     return tensors if convert is None else convert(tensors, model)

@@ -248,6 +248,67 @@ def select_vit(
     return own, origin
 
 
+def select_under(
+    prefix: str, state: StateDict, checkpoint: str
+) -> tuple[StateDict, str]:
+    """Select the tensors under a prefix, which must have some.
+
+    Args:
+        prefix (str): The prefix, with or without its final dot.
+        state (dict[str, Tensor]): All tensors of the checkpoint.
+        checkpoint (str): The checkpoint's name, for messages.
+
+    Returns:
+        tuple[dict[str, Tensor], str]: The tensors, keys without the prefix, and a
+        description of where they were found.
+
+    Raises:
+        CheckpointError: If no tensor has the prefix.
+    """
+    prefix = find_prefix(state, checkpoint, prefix)
+    own = tensors_under(prefix, state)
+    if not own:
+        raise CheckpointError(
+            f'{checkpoint} has no key that begins with {prefix!r}: the first keys '
+            f'are {", ".join(list(state)[:3])}'
+        )
+    return own, f'prefix {prefix!r}'
+
+
+def select_by_landmark(
+    landmark: str, state: StateDict, checkpoint: str
+) -> tuple[StateDict, str]:
+    """Select the tensors of the only model in a checkpoint that has a certain tensor.
+
+    Args:
+        landmark (str): Name of a tensor that every model of this kind has.
+        state (dict[str, Tensor]): All tensors of the checkpoint.
+        checkpoint (str): The checkpoint's name, for messages.
+
+    Returns:
+        tuple[dict[str, Tensor], str]: See :func:`select_under`.
+
+    Raises:
+        CheckpointError: If there is no such model or several.
+    """
+    prefixes = sorted(
+        key[: -len(landmark)]
+        for key in state
+        if f'.{key}'.endswith(f'.{landmark}') and not _is_teacher(key[: -len(landmark)])
+    )
+    if len(prefixes) > 1:
+        raise CheckpointError(
+            f'{checkpoint} has several models with a {landmark}, under the prefixes '
+            f'{prefixes}: choose one with prefix=...'
+        )
+    if not prefixes:
+        raise CheckpointError(
+            f'{checkpoint} does not have the backbone: none of its {len(state)} keys '
+            f'ends with {landmark}; the first keys are {", ".join(list(state)[:3])}'
+        )
+    return select_under(prefixes[0], state, checkpoint)
+
+
 def tensors_under(prefix: str, state: StateDict) -> StateDict:
     """Select the tensors of the ViT that has a prefix.
 

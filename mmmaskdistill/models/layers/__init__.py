@@ -9,6 +9,7 @@ from .memory_saving import biased_attention, recomputing_linear
 from .patch_embed import PatchEmbed
 from .position_embedding import resize_position_embedding
 from .relative_position import (
+    NUM_TOKEN_ROWS,
     RelativePositionBias,
     relative_position_bias,
     resize_relative_position_table,
@@ -17,6 +18,7 @@ from .relative_position import (
 from .tokens import PatchIndex, find, index_patches, select, take
 
 __all__ = [
+    'NUM_TOKEN_ROWS',
     'Attention',
     'Block',
     'Draw',

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .memory_saving import biased_attention, recomputing_linear, split_heads
+from .memory_saving import biased_attention, split_heads
 from .relative_position import (
     look_up,
     relative_position_index,
@@ -52,25 +52,6 @@ class Attention(nn.Module):
             )
         self.proj = nn.Linear(dim, dim)
 
-    def _bias(
-        self, grid: tuple[int, int], shared_bias: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Return the ``bias`` and ``index`` arguments of :func:`biased_attention`.
-
-        A table of this block's own is passed on as a table and its index rather than
-        as a bias [heads, 1+N, 1+N]: all blocks share one index, so less is kept for
-        backward. Both values are None if there is no relative position bias.
-        """
-        if self.table_grid is None:
-            return shared_bias, None
-        table = resize_relative_position_table(
-            self.relative_position_bias_table, self.table_grid, grid
-        )
-        index = relative_position_index(grid, table.device)
-        if shared_bias is None:
-            return table, index
-        return look_up(table, index) + shared_bias, None
-
     def forward(
         self,
         x: Tensor,
@@ -93,53 +74,43 @@ class Attention(nn.Module):
             Tensor: [B, 1+N, D], or [B, M, D] with ``queries``.
         """
         qkv = self.qkv(x)  # [B, 1+N, 3D]
-        qkv = qkv + self._qkv_bias().to(qkv.dtype)
+        qkv = qkv + self.qkv_bias().to(qkv.dtype)
         if queries is None:
             projected = [qkv]
         else:
             dim = qkv.shape[2] // 3
             q, kv = qkv.split([dim, 2 * dim], 2)
             projected = [take(q, queries), kv]
-        return self.proj(self._attend(projected, grid, shared_bias, queries))
+        return self.proj(self.attend(projected, grid, shared_bias, queries))
 
-    def forward_saving_memory(
+    def qkv_bias(self) -> Tensor:
+        """Return the biases of queries, keys (zero) and values, [3D]."""
+        return torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
+
+    def attend(
         self,
-        x: Tensor,
+        projected: list[Tensor],
         grid: tuple[int, int],
         shared_bias: Tensor | None,
         queries: Tensor | None,
-        norm: nn.LayerNorm,
-        scale: Tensor | None,
     ) -> Tensor:
-        """Compute ``scale * attention(norm(x))`` from the weights of the modules.
-
-        This keeps neither the output of the norm nor that of the projection for
-        backward, see :func:`recomputing_linear`, and projects the queries of the asked
-        tokens only.
+        """Compute the outputs of all heads from their queries, keys and values.
 
         Args:
-            x (Tensor): Tokens [B, 1+N, D] before the norm.
+            projected (list[Tensor]): See :func:`biased_attention`.
             grid (tuple[int, int]): As in :meth:`forward`.
             shared_bias (Tensor | None): As in :meth:`forward`.
             queries (Tensor | None): As in :meth:`forward`.
-            norm (nn.LayerNorm): The norm before attention.
-            scale (Tensor | None): Layer scale [D].
 
         Returns:
-            Tensor: [B, 1+N, D], or [B, M, D] with ``queries``.
+            Tensor: [B, M, D], the outputs of all heads side by side.
         """
-        if queries is None:
-            projected = [recomputing_linear(x, self.qkv.weight, self._qkv_bias(), norm)]
-        else:
-            dim = x.shape[2]
-            q_weight, kv_weight = self.qkv.weight.split([dim, 2 * dim])
-            kv_bias = self._qkv_bias()[dim:]
-            projected = [
-                recomputing_linear(take(x, queries), q_weight, self.q_bias, norm),
-                recomputing_linear(x, kv_weight, kv_bias, norm),
-            ]
-        x = self._attend(projected, grid, shared_bias, queries)
-        return recomputing_linear(x, self.proj.weight, self.proj.bias, scale=scale)
+        bias, index = self._bias(grid, shared_bias)
+        if bias is not None:
+            return biased_attention(projected, self.num_heads, bias, queries, index)
+        q, k, v = split_heads(projected, self.num_heads)
+        x = F.scaled_dot_product_attention(q, k, v)  # [B, heads, M, d]
+        return x.transpose(1, 2).flatten(2)
 
     def weights(
         self, x: Tensor, grid: tuple[int, int], shared_bias: Tensor | None = None
@@ -156,7 +127,7 @@ class Attention(nn.Module):
             1+N, 1+N].
         """
         qkv = self.qkv(x)
-        qkv = qkv + self._qkv_bias().to(qkv.dtype)
+        qkv = qkv + self.qkv_bias().to(qkv.dtype)
         q, k, _ = split_heads([qkv], self.num_heads)
         logits = q @ k.mT / q.shape[-1] ** 0.5
         bias, index = self._bias(grid, shared_bias)
@@ -164,21 +135,21 @@ class Attention(nn.Module):
             logits = logits + (bias if index is None else look_up(bias, index))
         return logits.softmax(-1)
 
-    def _qkv_bias(self) -> Tensor:
-        """The biases of queries, keys (zero) and values, [3D]."""
-        return torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
+    def _bias(
+        self, grid: tuple[int, int], shared_bias: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the ``bias`` and ``index`` arguments of :func:`biased_attention`.
 
-    def _attend(
-        self,
-        projected: list[Tensor],
-        grid: tuple[int, int],
-        shared_bias: Tensor | None,
-        queries: Tensor | None,
-    ) -> Tensor:
-        """Compute the outputs of all heads, [B, M, D], from their inputs."""
-        bias, index = self._bias(grid, shared_bias)
-        if bias is not None:
-            return biased_attention(projected, self.num_heads, bias, queries, index)
-        q, k, v = split_heads(projected, self.num_heads)
-        x = F.scaled_dot_product_attention(q, k, v)  # [B, heads, M, d]
-        return x.transpose(1, 2).flatten(2)
+        A table of this block's own is passed on as a table and its index rather than
+        as a bias [heads, 1+N, 1+N]: all blocks share one index, so less is kept for
+        backward. Both values are None if there is no relative position bias.
+        """
+        if self.table_grid is None:
+            return shared_bias, None
+        table = resize_relative_position_table(
+            self.relative_position_bias_table, self.table_grid, grid
+        )
+        index = relative_position_index(grid, table.device)
+        if shared_bias is None:
+            return table, index
+        return look_up(table, index) + shared_bias, None

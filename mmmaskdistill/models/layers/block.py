@@ -6,7 +6,12 @@ from torch import Tensor, nn
 
 from .attention import Attention
 from .drop_path import Draw, residual
-from .memory_saving import recomputing_linear
+from .fused_branches import (
+    can_fuse_attention,
+    can_fuse_mlp,
+    fused_attention,
+    fused_mlp,
+)
 from .tokens import take
 
 
@@ -107,66 +112,19 @@ class Block(nn.Module):
         queries: Tensor | None,
     ) -> Tensor:
         """Compute ``gamma_1 * attn(norm1(x))``."""
-        if self._attention_is_plain():
-            return self.attn.forward_saving_memory(
-                x, grid, shared_bias, queries, self.norm1, self.gamma_1
+        if can_fuse_attention(self.norm1, self.attn):
+            return fused_attention(
+                self.norm1, self.attn, self.gamma_1, x, grid, shared_bias, queries
             )
         out = self.attn(self.norm1(x), grid, shared_bias, queries)
         return out if self.gamma_1 is None else self.gamma_1 * out
 
     def _mlp_branch(self, x: Tensor) -> Tensor:
         """Compute ``gamma_2 * mlp(norm2(x))``."""
-        if self._mlp_is_plain():
-            fc1, fc2 = self.mlp.fc1, self.mlp.fc2
-            x = recomputing_linear(x, fc1.weight, fc1.bias, self.norm2)
-            return recomputing_linear(
-                x, fc2.weight, fc2.bias, gelu=True, scale=self.gamma_2
-            )
+        if can_fuse_mlp(self.norm2, self.mlp):
+            return fused_mlp(self.norm2, self.mlp, self.gamma_2, x)
         out = self.mlp(self.norm2(x))
         return out if self.gamma_2 is None else self.gamma_2 * out
-
-    def _attention_is_plain(self) -> bool:
-        attn = self.attn
-        return (
-            _is_plain(self.norm1, nn.LayerNorm)
-            and _is_plain(attn, Attention)
-            and _is_plain(attn.qkv, nn.Linear)
-            and attn.qkv.bias is None
-            and _is_plain(attn.proj, nn.Linear)
-        )
-
-    def _mlp_is_plain(self) -> bool:
-        mlp = self.mlp
-        return (
-            _is_plain(self.norm2, nn.LayerNorm)
-            and _is_plain(mlp, Mlp)
-            and _is_plain(mlp.fc1, nn.Linear)
-            and _is_plain(mlp.act, nn.GELU)
-            and mlp.act.approximate == 'none'
-            and _is_plain(mlp.norm, nn.Identity)
-            and _is_plain(mlp.fc2, nn.Linear)
-            and all(
-                _is_plain(drop, nn.Dropout) and (drop.p == 0 or not drop.training)
-                for drop in (mlp.drop1, mlp.drop2)
-            )
-        )
-
-
-def _is_plain(module: nn.Module, kind: type) -> bool:
-    """Tell whether a function of a module's weights may stand for calling it.
-
-    This is the case if the module is exactly of the class that the function is written
-    for, and has neither hooks nor a forward method of its own. Parametrizations change
-    the class, and pruning adds a hook.
-    """
-    return (
-        type(module) is kind
-        and 'forward' not in module.__dict__
-        and not module._forward_hooks
-        and not module._forward_pre_hooks
-        and not module._backward_hooks
-        and not module._backward_pre_hooks
-    )
 
 
 def _samples(x: Tensor | None, kept: Tensor | None) -> Tensor | None:

@@ -1,9 +1,9 @@
-"""Learned relative position bias of the BEiT family, for any window.
+"""Learned relative position bias of the BEiT family, for any patch grid.
 
-A window is a patch grid of h x w patches. Its table has one row for each offset
-between two patches, ``(2h-1)(2w-1)`` in total, then three rows for the pairs (query,
-key) with the class token: class token and patch, patch and class token, class token
-and itself. The columns are the attention heads.
+The table of a patch grid (h, w) has one row for each offset between two patches,
+``(2h-1)(2w-1)`` in total, then three rows for the pairs (query, key) with the class
+token: class token and patch, patch and class token, class token and itself. The
+columns are the attention heads.
 """
 
 from functools import lru_cache
@@ -13,24 +13,23 @@ import torch
 from scipy.interpolate import make_interp_spline
 from torch import Tensor, nn
 
-Window = tuple[int, int]
 NUM_TOKEN_ROWS = 3
 
 
-def table_length(window: Window) -> int:
-    """Return the number of rows of a window's relative position table."""
-    h, w = window
+def table_length(grid: tuple[int, int]) -> int:
+    """Return the number of rows of a patch grid's relative position table."""
+    h, w = grid
     return (2 * h - 1) * (2 * w - 1) + NUM_TOKEN_ROWS
 
 
 @lru_cache(maxsize=16)
-def relative_position_index(window: Window, device: torch.device) -> Tensor:
+def relative_position_index(grid: tuple[int, int], device: torch.device) -> Tensor:
     """Find the row of the table for every pair (query, key).
 
     The result is cached and must not be modified.
 
     Args:
-        window (tuple[int, int]): Patch grid (h, w).
+        grid (tuple[int, int]): Patch grid (h, w).
         device (torch.device): Device of the result.
 
     Returns:
@@ -39,12 +38,12 @@ def relative_position_index(window: Window, device: torch.device) -> Tensor:
     # An index that is first computed under inference mode is used in training later,
     # which torch only allows for tensors made outside inference mode.
     with torch.inference_mode(False):
-        h, w = window
+        h, w = grid
         rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing='ij')
         rows, columns = rows.flatten(), columns.flatten()
         down = rows[:, None] - rows[None, :] + h - 1  # [N, N]
         right = columns[:, None] - columns[None, :] + w - 1  # [N, N]
-        offsets = table_length(window) - NUM_TOKEN_ROWS
+        offsets = table_length(grid) - NUM_TOKEN_ROWS
         index = torch.empty(h * w + 1, h * w + 1, dtype=torch.long)
         index[1:, 1:] = down * (2 * w - 1) + right
         index[0, 1:] = offsets
@@ -84,16 +83,16 @@ def _resize_matrix(source: int, target: int) -> np.ndarray:
         return np.ones((target, 1))
     knots = _geometric_knots(source, target)
     offsets = np.arange(-(target // 2), target // 2 + 1.0)
-    # A cubic spline needs more than the three knots of a window two patches wide, which
-    # is therefore interpolated linearly.
+    # A cubic spline needs more than the three knots of a grid that is two patches wide.
+    # Such a grid is interpolated linearly.
     spline = make_interp_spline(knots, np.eye(source), k=3 if source > 3 else 1)
     return spline(np.clip(offsets, knots[0], knots[-1]))
 
 
 def resize_relative_position_table(
-    table: Tensor, source: Window, target: Window
+    table: Tensor, source: tuple[int, int], target: tuple[int, int]
 ) -> Tensor:
-    """Resize a relative position table to another window.
+    """Resize a relative position table to another patch grid.
 
     This follows the BEiT family's public code: each axis is interpolated by a cubic
     spline over geometrically spaced knots. The three rows of the class token are
@@ -101,15 +100,15 @@ def resize_relative_position_table(
 
     Args:
         table (Tensor): [rows, heads] with ``table_length(source)`` rows.
-        source (tuple[int, int]): Window (h, w) that the table was made for.
-        target (tuple[int, int]): Window to resize to.
+        source (tuple[int, int]): Patch grid (h, w) that the table was made for.
+        target (tuple[int, int]): Patch grid (h', w') to resize to.
 
     Returns:
         Tensor: [rows, heads] with ``table_length(target)`` rows, in the dtype of
-        ``table``; ``table`` itself if the two windows are the same.
+        ``table``; ``table`` itself if the two grids are the same.
 
     Raises:
-        ValueError: If the windows differ and ``table`` does not have the number of
+        ValueError: If the grids differ and ``table`` does not have the number of
             rows that ``source`` needs.
     """
     if source == target:
@@ -117,8 +116,8 @@ def resize_relative_position_table(
     if len(table) != table_length(source):
         raise ValueError(
             f'a relative position table of {len(table)} rows does not belong to a '
-            f'{source[0]} x {source[1]} window, which has {table_length(source)} rows: '
-            'give the window that the table was made for'
+            f'{source[0]} x {source[1]} patch grid, which has {table_length(source)} '
+            'rows: give the patch grid that the table was made for'
         )
     (h, w), (new_h, new_w) = ((2 * a - 1, 2 * b - 1) for a, b in (source, target))
     vertical, horizontal = (
@@ -131,14 +130,16 @@ def resize_relative_position_table(
     return torch.cat([offsets, table[-NUM_TOKEN_ROWS:]])
 
 
-def relative_position_bias(table: Tensor, source: Window, window: Window) -> Tensor:
+def relative_position_bias(
+    table: Tensor, source: tuple[int, int], grid: tuple[int, int]
+) -> Tensor:
     """Compute the bias of every pair of tokens, to be added to the attention logits.
 
     Args:
         table (Tensor): Relative position table [rows, heads].
-        source (tuple[int, int]): Window that the table was made for.
-        window (tuple[int, int]): Patch grid (h, w) of the images; the table is resized
-            to it.
+        source (tuple[int, int]): Patch grid that the table was made for.
+        grid (tuple[int, int]): Patch grid (h, w) of the images; the table is resized to
+            it.
 
     Returns:
         Tensor: [heads, 1 + h*w, 1 + h*w], the class token first.
@@ -146,8 +147,8 @@ def relative_position_bias(table: Tensor, source: Window, window: Window) -> Ten
     Raises:
         ValueError: See :func:`resize_relative_position_table`.
     """
-    table = resize_relative_position_table(table, source, window)
-    return look_up(table, relative_position_index(window, table.device))
+    table = resize_relative_position_table(table, source, grid)
+    return look_up(table, relative_position_index(grid, table.device))
 
 
 def look_up(table: Tensor, index: Tensor) -> Tensor:
@@ -169,26 +170,26 @@ class RelativePositionBias(nn.Module):
     """Relative position table that all blocks share.
 
     Args:
-        window (tuple[int, int]): Patch grid (h, w) that the table is made for.
+        table_grid (tuple[int, int]): Patch grid (h, w) that the table is made for.
         num_heads (int): Number of attention heads.
     """
 
-    def __init__(self, window: Window, num_heads: int):
+    def __init__(self, table_grid: tuple[int, int], num_heads: int):
         super().__init__()
-        self.window = window
+        self.table_grid = table_grid
         self.relative_position_bias_table = nn.Parameter(
-            torch.zeros(table_length(window), num_heads)
+            torch.zeros(table_length(table_grid), num_heads)
         )
 
-    def forward(self, window: Window) -> Tensor:
+    def forward(self, grid: tuple[int, int]) -> Tensor:
         """Compute the bias for images of any patch grid.
 
         Args:
-            window (tuple[int, int]): Patch grid (h, w) of the images.
+            grid (tuple[int, int]): Patch grid (h, w) of the images.
 
         Returns:
             Tensor: [heads, 1 + h*w, 1 + h*w], the class token first.
         """
         return relative_position_bias(
-            self.relative_position_bias_table, self.window, window
+            self.relative_position_bias_table, self.table_grid, grid
         )

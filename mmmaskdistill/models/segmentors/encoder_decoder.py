@@ -11,6 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from mmmaskdistill.registry import MODELS
 
+from ..checkpoints import init_model
+
 
 @MODELS.register_module()
 class EncoderDecoder(MMSegEncoderDecoder):
@@ -22,6 +24,14 @@ class EncoderDecoder(MMSegEncoderDecoder):
     the size of the image first. A GPU computes all windows of a batch at once.
     Losses and logits are the same as mmseg's, and so are the arguments.
     """
+
+    def init_weights(self) -> None:
+        """Initialize the model, and load the checkpoints of its ``init_cfg``.
+
+        Raises:
+            CheckpointError: If a checkpoint cannot be read or does not fit.
+        """
+        init_model(self, super().init_weights)
 
     def _decode_head_forward_train(
         self, inputs: Sequence[Tensor], data_samples: list

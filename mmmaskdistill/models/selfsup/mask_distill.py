@@ -16,6 +16,7 @@ from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import MODELS
 from mmmaskdistill.schedules import parse_ramp
 
+from ..checkpoints import init_model
 from ..contracts import check_part
 from ..heads import Head
 from ..layers import PatchIndex, select
@@ -112,6 +113,8 @@ class MaskDistill(BaseSelfSupervisor):
             ``TwoNormDataPreprocessor`` does. Defaults to None, mmpretrain's
             ``SelfSupDataPreprocessor``.
         init_cfg (dict, optional): Initialization of the whole model.
+            ``dict(type='Pretrained', checkpoint=...)`` loads a checkpoint, which must
+            cover the student. Defaults to None.
         predict (str): Patches that count in the loss: ``'hidden'`` (as in the
             first formula), ``'all'`` or ``'visible'``. Defaults to ``'hidden'``.
         visible_weight (float | dict): Weight v of a visible patch with
@@ -176,8 +179,13 @@ class MaskDistill(BaseSelfSupervisor):
         check_combination(self)
 
     def init_weights(self) -> None:
-        """Initialize the model, and copy the student to a teacher that follows it."""
-        super().init_weights()
+        """Initialize the model, and copy the student to a teacher that follows it.
+
+        Raises:
+            CheckpointError: If a checkpoint of ``init_cfg`` cannot be read or does not
+                fit.
+        """
+        init_model(self, super().init_weights)
         if self.teacher.follows_student:
             self.teacher.update(self.backbone, momentum=0.0)
 
@@ -535,10 +543,10 @@ class MaskDistill(BaseSelfSupervisor):
         self._followed = changes != first_changes
         if not self._followed and not torch.equal(weight, first_weight.to(weight)):
             raise ConfigError(
-                f'the student has taken a step, but its teacher {self.teacher.name} '
-                'has not followed it: add '
-                "dict(type='mmmaskdistill.MomentumTeacherHook') to custom_hooks, or, "
-                'in a training loop of your own, call '
+                f'the teacher {self.teacher.name} has to follow the student, but the '
+                'optimizer has changed the student and nobody has updated the '
+                "teacher: add dict(type='mmmaskdistill.MomentumTeacherHook') to "
+                'custom_hooks of the config, or, in a training loop of your own, call '
                 'model.teacher.update(model.backbone) after each step of the '
                 'optimizer'
             )

@@ -20,6 +20,7 @@ def can_skip(block: nn.Module | None) -> bool:
         bool: True for timm's plain ``Block`` with its plain ``Attention`` and
         without an attention gate.
     """
+    # The attention of timm before 1.0.28 has no gate.
     return (
         type(block) is Block
         and type(block.attn) is Attention
@@ -38,6 +39,8 @@ def returns_attention(block: nn.Module | None) -> bool:
         [B, heads, L, L] of its L tokens through a dropout layer as soon as fused
         attention is switched off. XCiT's weights are those of channels.
     """
+    # timm's blocks and attention layers have no base class: a CaiT's, for example, has
+    # no fused attention, and a ConvMixer's block has no attention at all.
     attn = getattr(block, 'attn', None)
     return (
         hasattr(attn, 'attn_drop')

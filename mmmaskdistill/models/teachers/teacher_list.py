@@ -76,10 +76,13 @@ class TeacherList(Teacher):
         self.normalizers = nn.ModuleList(
             check_part(MODELS.build(cfg), Normalizer) for cfg in normalizers
         )
-        self.views = [
-            tuple(torch.tensor(view[key]).view(3, 1, 1) for key in ('mean', 'std'))
-            for view in views or []
-        ]
+        # As a buffer, they move to the device once and not in each step.
+        views = [[view['mean'], view['std']] for view in views or []]
+        self.register_buffer(
+            'views',
+            torch.tensor(views).view(-1, 2, 3, 1, 1) if views else None,
+            persistent=False,
+        )
         self.eval()
 
     @property
@@ -132,9 +135,7 @@ class TeacherList(Teacher):
 
     def _view(self, images: Tensor, k: int) -> Tensor:
         """Normalize images as the k-th teacher expects them."""
-        if not self.views or k == 0:
+        if self.views is None or k == 0:
             return images
-        (mean, std), (own_mean, own_std) = (
-            [value.to(images) for value in self.views[i]] for i in (0, k)
-        )
+        (mean, std), (own_mean, own_std) = self.views[0], self.views[k]
         return (images * std + mean - own_mean) / own_std

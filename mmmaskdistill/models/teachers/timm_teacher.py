@@ -97,6 +97,8 @@ class TimmTeacher(Teacher):
                 "several layers needs features='block'"
             )
         if features == 'proj':
+            # A CLIP model of timm has its projection in place of a classifier, which
+            # has other names or other classes in other models.
             if not isinstance(getattr(model, 'head', None), nn.Linear):
                 raise ConfigError(
                     f"features='proj': {model_name} has no linear "
@@ -319,6 +321,7 @@ def _find_layers(
 
 def _block(model: nn.Module, layer: int) -> nn.Module | None:
     """Return the block of a layer, or None if the model's layers are not blocks."""
+    # timm's models have no base class: ViTs have blocks, CNNs have stages.
     blocks = getattr(model, 'blocks', None)
     is_list = isinstance(blocks, (nn.ModuleList, nn.Sequential))
     if not is_list or len(blocks) != len(model.feature_info):

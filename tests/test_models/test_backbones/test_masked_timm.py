@@ -63,6 +63,19 @@ def test_masked_timm_hides_patches_and_loads_into_mmpretrain(name, fill):
     assert set(unused) <= {'mask_token'}
 
 
+@pytest.mark.parametrize('name', ['test_vit', 'test_resnet', 'test_convnext'])
+def test_gradients_are_small_at_the_start(name):
+    """From a hidden color of zero, those of a ConvNeXt have a norm of 60000."""
+    student = MaskedTimm(name, img_size=64)
+    student.init_weights()
+    mask = torch.arange(student.grid[0] ** 2).expand(2, -1) % 2 > 0
+    tokens = student(torch.randn(2, 3, 64, 64), mask)
+    student.mask_token.requires_grad_()
+    (tokens * torch.randn_like(tokens)).mean().backward()
+    norms = [p.grad.norm() for p in student.parameters() if p.grad is not None]
+    assert 0 < torch.stack(norms).norm() < 3
+
+
 @pytest.mark.parametrize(
     'wrong, message',
     [

@@ -90,7 +90,7 @@ def test_training_start_needs_a_complete_backbone():
             head=nn.Linear(24, 5),
         )
     )
-    # The shared table is resized to the other window and copied to every block.
+    # The shared table is resized to the other patch grid and copied to every block.
     report = '\n'.join(judge(other, model.state_dict(), complete=False))
     assert 'other shape: head.weight is (3, 24), not (5, 24)' in report
     assert (

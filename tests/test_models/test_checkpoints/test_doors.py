@@ -5,12 +5,17 @@ import torch
 from helpers import tiny
 from mmengine.model import BaseModel
 from mmengine.runner import load_checkpoint
-from mmpretrain.models import BEiTViT
+from mmpretrain.models import BEiTViT, SwinTransformer
 from torch import nn
 
 from mmmaskdistill.engine import ResumableRunner
 from mmmaskdistill.errors import CheckpointError
-from mmmaskdistill.models import MaskDistillViT, MaskedTimm
+from mmmaskdistill.models import (
+    EncoderDecoder,
+    MaskDistillViT,
+    MaskedSwin,
+    MaskedTimm,
+)
 from mmmaskdistill.models.checkpoints import (
     doors,
     export,
@@ -243,3 +248,142 @@ def test_weights_of_timm_are_not_drawn_again():
     before = vit.timm_model.blocks[0].attn.qkv.weight.clone()
     vit.init_weights()
     assert torch.equal(vit.timm_model.blocks[0].attn.qkv.weight, before)
+
+
+SWIN = dict(tiny.SWIN, img_size=64)
+
+
+@pytest.fixture
+def swin_checkpoint(tmp_path):
+    """The checkpoint of a pre-training, and its student, a Swin."""
+    swin = MaskedSwin(**SWIN)
+    for parameter in swin.parameters():
+        nn.init.normal_(parameter)
+    path = str(tmp_path / 'epoch_300.pth')
+    state = {f'backbone.{key}': value for key, value in swin.state_dict().items()}
+    state['head.weight'] = torch.zeros(3, 96)
+    torch.save(dict(state_dict=state), path)
+    return path, swin
+
+
+def swin_from(path, **options):
+    cfg = dict(type='Pretrained', checkpoint=path, **options.pop('init_cfg', {}))
+    swin = MaskedSwin(**{**SWIN, **options}, init_cfg=cfg)
+    swin.init_weights()
+    return swin
+
+
+@pytest.mark.parametrize('prefix', [None, 'backbone', 'backbone.'])
+def test_masked_swin_loads_the_student_of_a_checkpoint(swin_checkpoint, prefix, log):
+    path, expected = swin_checkpoint
+    swin = swin_from(path, init_cfg=dict(prefix=prefix), out_indices=(0, 1, 2, 3))
+    for key, tensor in expected.state_dict().items():
+        assert torch.equal(swin.state_dict()[key], tensor)
+    assert torch.equal(swin.norm0.weight, torch.ones(12))
+    (line,) = [line for line in log() if 'tensors matched' in line]
+    assert line.startswith(f"backbone from {path}, prefix 'backbone.': ")
+    # A list of entries used to draw the loaded weights again.
+    entry = dict(type='Pretrained', checkpoint=path, prefix=prefix)
+    listed = MaskedSwin(**SWIN, init_cfg=[entry])
+    listed.init_weights()
+    key = 'stages.2.blocks.1.ffn.layers.1.weight'
+    assert torch.equal(listed.state_dict()[key], expected.state_dict()[key])
+
+
+def test_masked_swin_resizes_tables_as_mmpretrain_does(tmp_path, log):
+    def of_window(size, side):
+        window = dict(block_cfgs=dict(window_size=size))
+        return dict(arch=SWIN['arch'], img_size=side, stage_cfgs=window)
+
+    given = MaskedSwin(**of_window(4, 128))
+    given.init_weights()
+    path = str(tmp_path / 'given.pth')
+    torch.save(given.state_dict(), path)
+    plain = SwinTransformer(**of_window(6, 192))
+    load_checkpoint(plain, path)
+    by_init_cfg = swin_from(path, **of_window(6, 192))
+    assert any('5 relative position tables from the window' in line for line in log())
+    strictly = MaskedSwin(**of_window(6, 192))
+    strictly.load_state_dict(given.state_dict())
+    for swin in (by_init_cfg, strictly):
+        for key, tensor in plain.state_dict().items():
+            torch.testing.assert_close(swin.state_dict()[key], tensor)
+    key = next(key for key in given.state_dict() if key.endswith('bias_table'))
+    with pytest.raises(CheckpointError, match='30 rows, which .*set window_size in'):
+        strictly.load_state_dict({key: torch.zeros(30, 1)}, strict=False)
+
+
+def test_masked_swin_resizes_the_position_embedding(tmp_path):
+    absolute = dict(SWIN, use_abs_pos_embed=True)
+    swin = MaskedSwin(**absolute)
+    nn.init.normal_(swin.absolute_pos_embed)
+    torch.save(swin.state_dict(), tmp_path / 'a.pth')
+    plain = SwinTransformer(**dict(absolute, img_size=96))
+    load_checkpoint(plain, str(tmp_path / 'a.pth'))
+    larger = swin_from(str(tmp_path / 'a.pth'), use_abs_pos_embed=True, img_size=96)
+    torch.testing.assert_close(larger.absolute_pos_embed, plain.absolute_pos_embed)
+    with pytest.raises(CheckpointError, match='1 tensors that .*absolute_pos_embed'):
+        swin_from(str(tmp_path / 'a.pth'))
+
+
+def test_masked_swin_refuses_checkpoints_that_do_not_fit(swin_checkpoint, tmp_path):
+    path, _ = swin_checkpoint
+    with pytest.raises(CheckpointError, match='another shape .*Swin of width 24 with'):
+        swin_from(path, arch=dict(SWIN['arch'], embed_dims=24))
+    with pytest.raises(
+        CheckpointError, match='1 \\+ 2 \\+ 2 \\+ 1 blocks; set arch to'
+    ):
+        swin_from(path, arch=dict(SWIN['arch'], depths=[1, 2, 2, 1]))
+    with pytest.raises(CheckpointError, match='the backbone does not have .*stages.2'):
+        swin_from(path, arch=dict(SWIN['arch'], depths=[1, 1, 1, 1]))
+    with pytest.raises(CheckpointError, match="begins with 'student.'"):
+        swin_from(path, init_cfg=dict(prefix='student'))
+    state = read_weights(path).tensors
+    del state['backbone.norm3.bias']
+    torch.save(state, tmp_path / 'damaged.pth')
+    with pytest.raises(CheckpointError, match=r'1 tensors missing .*\(norm3.bias\)'):
+        swin_from(str(tmp_path / 'damaged.pth'))
+    torch.save(dict(conv1=torch.zeros(1)), tmp_path / 'resnet.pth')
+    with pytest.raises(CheckpointError, match='ends with stages.*first keys are conv1'):
+        swin_from(str(tmp_path / 'resnet.pth'))
+    (tmp_path / 'text.pth').write_text('not a checkpoint')
+    with pytest.raises(CheckpointError, match='text.pth'):
+        swin_from(str(tmp_path / 'text.pth'))
+    torch.save({f'{part}.{k}': v for k, v in state.items() for part in 'ab'}, path)
+    with pytest.raises(CheckpointError, match="several models .*'a.backbone.', 'b"):
+        swin_from(path)
+
+
+def segmentor(backbone, **options):
+    return EncoderDecoder(
+        backbone=dict(backbone, type=f'mmmaskdistill.{backbone["type"]}'),
+        decode_head=dict(
+            type='mmseg.FCNHead', in_channels=24, channels=8, num_classes=3
+        ),
+        **options,
+    )
+
+
+def distillation(backbone, **options):
+    backbone = dict(backbone, type=f'mmmaskdistill.{backbone["type"]}')
+    return tiny.build(**tiny.PIXEL_PARTS, backbone=backbone, **options)
+
+
+@pytest.mark.parametrize('build', [segmentor, distillation])
+@pytest.mark.parametrize('prefix', [None, 'model'])
+def test_init_cfg_of_a_whole_model_is_checked(build, prefix, tmp_path, log):
+    vit = dict(type='MaskDistillViT', arch=ARCH, img_size=64)
+    path = str(tmp_path / 'model.pth')
+    cfg = dict(type='Pretrained', checkpoint=path, prefix=prefix)
+    given = build(vit)
+    nn.init.normal_(given.backbone.norm.bias)
+    start = f'{prefix}.' if prefix else ''
+    state = {start + key: value for key, value in given.state_dict().items()}
+    torch.save(dict(state_dict=state), path)
+    model = build(vit, init_cfg=cfg)
+    model.init_weights()
+    assert torch.equal(model.backbone.norm.bias, given.backbone.norm.bias)
+    assert any(line.startswith(f'model from {path}: ') for line in log())
+    with pytest.raises(CheckpointError, match='set use_abs_pos_emb=False'):
+        build(dict(vit, use_abs_pos_emb=True), init_cfg=cfg).init_weights()
+    assert model.init_cfg == cfg

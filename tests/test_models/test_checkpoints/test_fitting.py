@@ -28,7 +28,7 @@ def test_shared_table_is_copied_to_every_block(student, pretrained, downstream):
     torch.testing.assert_close(vit(images), student(images))
 
 
-def test_tables_are_resized_to_the_models_window(student, pretrained, downstream):
+def test_tables_are_resized_to_the_models_patch_grid(student, pretrained, downstream):
     vit = downstream(img_size=(128, 96))
     report = load_backbone(vit, pretrained)
     expected = resize_relative_position_table(
@@ -46,7 +46,7 @@ def test_table_for_14_pixel_patches_is_resized_to_512_pixels(tmp_path, downstrea
     vit = downstream(img_size=512, patch_size=14)
     report = load_backbone(vit, str(tmp_path / 'a.pth'))
     assert (
-        'resized 3 relative position tables from the window (16, 16) to (37, 37)'
+        'resized 3 relative position tables from the patch grid (16, 16) to (37, 37)'
     ) in report
     with torch.no_grad():
         assert vit(torch.zeros(1, 3, 512, 512))[0].shape == (1, 24, 37, 37)
@@ -67,7 +67,7 @@ def test_position_embedding_is_resized():
     assert torch.equal(larger.pos_embed[:, 0], vit.pos_embed[:, 0])
 
 
-def test_windows_that_are_not_square_load_only_unchanged(tmp_path):
+def test_patch_grids_that_are_not_square_load_only_unchanged(tmp_path):
     wide = MaskDistillViT(ARCH, img_size=(32, 64), use_abs_pos_emb=True)
     torch.nn.init.normal_(wide.rel_pos_bias.relative_position_bias_table)
     path = str(tmp_path / 'wide.pth')
@@ -77,8 +77,12 @@ def test_windows_that_are_not_square_load_only_unchanged(tmp_path):
     for key, tensor in same.state_dict().items():
         assert torch.equal(tensor, wide.state_dict()[key])
     other = MaskDistillViT(ARCH, img_size=64)
-    with pytest.raises(CheckpointError, match='21 patches or.* img_size'):
+    with pytest.raises(CheckpointError, match='24 rows, which are.* set img_size'):
         other.load_state_dict(wide.state_dict())
+    # Sixteen offsets form a square, but not one that a patch grid has.
+    state = {'rel_pos_bias.relative_position_bias_table': torch.zeros(19, 3)}
+    with pytest.raises(CheckpointError, match='table has 19 rows, which are those of'):
+        other.load_state_dict(state, strict=False)
     state = {'pos_embed': wide.pos_embed}
     other = MaskDistillViT(ARCH, img_size=64, use_abs_pos_emb=True)
     with pytest.raises(CheckpointError, match='pos_embed is for 8 patches'):

@@ -27,10 +27,10 @@ def reference_knots(source, target):
     return np.array(knots)
 
 
-@pytest.mark.parametrize('window', [(1, 1), (2, 2), (4, 6), (14, 14)])
-def test_index_equals_timms(window):
-    index = relative_position_index(window, torch.device('cpu'))
-    assert torch.equal(index, gen_relative_position_index(window))
+@pytest.mark.parametrize('grid', [(1, 1), (2, 2), (4, 6), (14, 14)])
+def test_index_equals_timms(grid):
+    index = relative_position_index(grid, torch.device('cpu'))
+    assert torch.equal(index, gen_relative_position_index(grid))
 
 
 @pytest.mark.parametrize(
@@ -107,14 +107,14 @@ def test_resizing_passes_gradients():
     )
 
 
-def test_window_of_2_by_2_patches_can_be_resized():
+def test_grid_of_2_by_2_patches_can_be_resized():
     table = torch.arange(12.0).view(12, 1)
     resized = resize_relative_position_table(table, (2, 2), (3, 3))
     assert resized.shape == (table_length((3, 3)), 1)
     assert resized[:-3].view(5, 5)[2, 2] == table[:-3].view(3, 3)[1, 1]
 
 
-def test_table_of_another_window_is_refused():
+def test_table_of_another_grid_is_refused():
     with pytest.raises(ValueError, match='12 rows does not belong to a 3 x 3'):
         resize_relative_position_table(torch.zeros(12, 1), (3, 3), (4, 4))
 
