@@ -335,6 +335,9 @@ def enable_tta(cfg: Config) -> None:
         )
     dataset = cfg.test_dataloader.dataset
     dataset.pipeline = _load_alike(cfg.tta_pipeline, dataset.pipeline)
+    # mmengine gives the config's own one to the model in place of the model's.
+    if cfg.model.get('data_preprocessor') is not None:
+        cfg.data_preprocessor = cfg.model.data_preprocessor
     cfg.model = ConfigDict(cfg.tta_model, module=cfg.model)
 
 

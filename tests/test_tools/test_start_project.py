@@ -78,7 +78,7 @@ def test_images_of_four_bands_train_and_are_segmented(tool, data, capsys):
     assert len(losses(out / 'segment')) == 1  # logged in the first of two steps
     log = next((out / 'segment').glob('*/*.log')).read_text()
     assert f'backbone from {out}/pretrain/epoch_1.pth' in log
-    tool('test.py', out / 'segment.py', out / 'segment/iter_2.pth')
+    tool('test.py', out / 'segment.py', out / 'segment/iter_2.pth', '--tta')
     assert 'mIoU' in capsys.readouterr().out
 
 

@@ -9,6 +9,7 @@ from mmmaskdistill.models.checkpoints.formats import to_our_names
 SMALL = dict(embed_dims=192, num_layers=4, num_heads=3, feedforward_channels=768)
 HEAD_WIDTH = 64
 FEWEST_BLOCKS = 4
+PATCH_SIZES = (14, 16)
 BLOCK_TABLE = 'blocks.0.attn.relative_position_bias_table'
 SHARED_TABLE = 'rel_pos_bias.relative_position_bias_table'
 
@@ -36,6 +37,11 @@ def vit_of(checkpoint: str, in_channels: int = 3) -> dict:
         raise CheckpointError(
             f'--init {checkpoint!r}: it has no {error.args[0]!r}, so it is not a ViT'
         ) from error
+    if kernel.shape[-1] not in PATCH_SIZES:
+        raise CheckpointError(
+            f'--init {checkpoint!r}: its ViT has patches of {kernel.shape[-1]} px, '
+            f'expected {" or ".join(map(str, PATCH_SIZES))}'
+        )
     if len(blocks) < FEWEST_BLOCKS:
         raise CheckpointError(
             f'--init {checkpoint!r}: its ViT has {len(blocks)} blocks, expected at '

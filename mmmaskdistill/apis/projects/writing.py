@@ -271,6 +271,14 @@ def segment_config(project: Project, labels: Labels, table: str, length: Length)
             f'zoom = {settings.zoom:g}  # The images are large: 1 is their full size.'
         ]
     )
+    tta = (
+        [
+            'tta_pipeline = [_base_.tta_pipeline[0], test_pipeline[1], '
+            '_base_.tta_pipeline[1]]'
+        ]
+        if test_zoom
+        else []
+    )
     factors = '[0.5, 0.75, 1.0, 1.25, 1.5, 2.0]'
     factor = 'factor' if settings.zoom == 1 else 'zoom * factor'
     lists = lists_of_labels(project, labels)
@@ -323,6 +331,7 @@ def segment_config(project: Project, labels: Labels, table: str, length: Length)
         "    dict(type='LoadAnnotations'),",
         "    dict(type='PackSegInputs'),",
         ']',
+        *tta,
         '',
         '# Which value of the labels is which class, and which is ignored',
         f'classes = {project.place(table)}',
