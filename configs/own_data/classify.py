@@ -8,6 +8,9 @@ _base_ = [
 
 # Few images are no reason for Mixup and CutMix, which the ImageNet recipe uses.
 model = dict(backbone=dict(drop_path_rate=0.1), train_cfg=None)
+# All formats that the loader reads. CustomDataset leaves some of them out otherwise.
+endings = ('.bmp', '.jp2', '.jpe', '.jpeg', '.jpg', '.pbm', '.pgm', '.png', '.pnm')
+endings += ('.ppm', '.tif', '.tiff', '.webp')
 data_preprocessor = dict(
     mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True
 )
@@ -29,7 +32,7 @@ train_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
-    dataset=dict(type='CustomDataset', pipeline=train_pipeline),
+    dataset=dict(type='CustomDataset', extensions=endings, pipeline=train_pipeline),
 )
 val_dataloader = dict(
     batch_size=64,
@@ -37,7 +40,7 @@ val_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=False),
     collate_fn=dict(type='default_collate'),
-    dataset=dict(type='CustomDataset', pipeline=test_pipeline),
+    dataset=dict(type='CustomDataset', extensions=endings, pipeline=test_pipeline),
 )
 test_dataloader = val_dataloader
 val_evaluator = dict(type='Accuracy', topk=1)

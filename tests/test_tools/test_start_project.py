@@ -1,6 +1,5 @@
 """tools/start_project.py writes configs that train as they are."""
 
-import os.path as osp
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from PIL import Image
 from mmmaskdistill.apis import checks
 from mmmaskdistill.apis.configs import load_config
 from mmmaskdistill.apis.projects import timing
+from mmmaskdistill.datasets import IMAGE_ENDINGS
 from mmmaskdistill.models import MaskDistillViT
 
 tifffile = pytest.importorskip('tifffile')
@@ -33,7 +33,7 @@ def data(tmp_path, workspace, monkeypatch):
         label = np.kron(rng.integers(0, 3, (6, 8), np.uint8), BLOCKS)
         Image.fromarray(picture[..., :3]).save(tmp_path / f'rgb/{k}.jpg')
         Image.fromarray(picture[..., :3]).save(tmp_path / f'cls/cat/{k}.jpg')
-        Image.fromarray(picture[..., :3]).save(tmp_path / f'cls/dog/{k}.jpg')
+        Image.fromarray(picture[..., :3]).save(tmp_path / f'cls/dog/{k}.webp')
         tifffile.imwrite(
             tmp_path / f'bands/{k}.tif',
             picture.astype(np.uint16) * 20,
@@ -219,10 +219,12 @@ def test_bases_of_own_data_are_complete():
     for name in names:
         cfg = Config.fromfile(folder / f'{name}.py')
         assert f'({name}.py)' in readme and cfg.train_cfg
+        if name.startswith('classify'):
+            assert cfg.train_dataloader.dataset.extensions == IMAGE_ENDINGS
+            assert cfg.val_dataloader.dataset.extensions == IMAGE_ENDINGS
         if name.startswith('pretrain'):
             student = cfg.model.backbone
             mask = cfg.train_pipeline[2]
             side = student.img_size // student.patch_size
             assert cfg.train_pipeline[1].scale == student.img_size
             assert mask.input_size == (side, side)
-        assert osp.isfile(folder / f'{name}.py')
