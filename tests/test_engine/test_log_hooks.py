@@ -62,7 +62,7 @@ def test_highest_learning_rate_is_logged(tmp_path):
     [
         # Validations after iterations 2, 4, ..., 40; after 3, 6, ..., 39 and 40.
         (dict(type='IterBasedTrainLoop', max_iters=40, val_interval=2), 18),
-        (dict(type='IterBasedTrainLoop', max_iters=40, val_interval=3), 12),
+        (dict(type='IterBasedTrainLoop', max_iters=40, val_interval=3), 13),
         (
             dict(type='IterBasedTrainLoop', max_iters=40, val_interval=2, val_begin=21),
             10,
