@@ -3,6 +3,8 @@
 The tools print the message of such an error as a single line without a traceback.
 """
 
+from collections.abc import Sequence
+
 
 class ConfigError(ValueError):
     """A setting is wrong, or it does not fit other settings or the data.
@@ -19,6 +21,21 @@ class ConfigError(ValueError):
             # The last error is the one that was raised, others led to it.
             message = message.rpartition(f'{type(self).__name__}: ')[2].strip()
         super().__init__(message)
+
+
+class ConfigErrors(ConfigError):
+    """Several settings are wrong.
+
+    Args:
+        messages (Sequence[str]): One message for each of them.
+
+    Attributes:
+        messages (list[str]): The messages.
+    """
+
+    def __init__(self, messages: Sequence[str]):
+        self.messages = list(messages)
+        super().__init__('\n'.join(self.messages))
 
 
 class CheckpointError(RuntimeError):

@@ -73,12 +73,28 @@ def parse_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """
     args = parser.parse_args()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    check_options(args.cfg_options)
     if not osp.isfile(args.config):
         fail(
             f'config not found: {args.config!r} (from {os.getcwd()!r}). '
             'The configs are under configs/'
         )
     return args
+
+
+def check_options(options: list[str] | None) -> None:
+    """Exit if an override of the config has no key or no value.
+
+    Args:
+        options (list[str] | None): Values of ``--cfg-options``.
+    """
+    for option in options or []:
+        if not option.partition('=')[0] or '=' not in option:
+            fail(
+                f'--cfg-options {option!r}: expected KEY=VALUE, such as '
+                'train_dataloader.batch_size=32. Put a value with blanks in quotes: '
+                'KEY="A VALUE"'
+            )
 
 
 def is_first_process() -> bool:
@@ -99,7 +115,9 @@ def fail(message: object) -> NoReturn:
 
     Args:
         message (object): The message or an exception. It is printed in one
-            line.
+            line. An exception with a list of ``messages`` is printed in one line for
+            each of them.
     """
-    line = ' '.join(str(message).split())
-    sys.exit(f'error: {line}' if is_first_process() else 1)
+    messages = getattr(message, 'messages', [message])
+    lines = (f'error: {" ".join(str(text).split())}' for text in messages)
+    sys.exit('\n'.join(lines) if is_first_process() else 1)

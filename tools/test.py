@@ -12,7 +12,7 @@ import argparse
 import os
 import os.path as osp
 
-from command_line import fail, new_parser, parse_args
+from command_line import fail, is_first_process, new_parser, parse_args
 
 
 def arguments() -> argparse.Namespace:
@@ -114,7 +114,7 @@ def main() -> None:
     from mmengine.evaluator import DumpResults
 
     import mmmaskdistill  # noqa: F401
-    from mmmaskdistill.apis import configs, preflight
+    from mmmaskdistill.apis import checks, configs
     from mmmaskdistill.errors import CheckpointError, ConfigError
 
     try:
@@ -130,7 +130,10 @@ def main() -> None:
             )
         if item == 'label_maps':
             configs.save_label_maps(cfg, args.out)
-        preflight.check_data(cfg, ['test_dataloader'])
+        findings = checks.check(cfg, ['test_dataloader'])
+        if findings.warnings and is_first_process():
+            print(findings.framed(), flush=True)
+        findings.raise_errors()
         runner = configs.build_runner(cfg)
         if item == 'pred':
             runner.test_evaluator.metrics.append(DumpResults(args.out))

@@ -59,7 +59,7 @@ def main() -> None:
     # These imports are slow. They come after the checks above, so that mistakes
     # on the command line are reported at once.
     import mmmaskdistill  # noqa: F401
-    from mmmaskdistill.apis import configs, preflight
+    from mmmaskdistill.apis import checks, configs
     from mmmaskdistill.errors import CheckpointError, ConfigError
 
     try:
@@ -75,10 +75,14 @@ def main() -> None:
         message = configs.set_resume(cfg, args.resume)
         if message and is_first_process():
             print(message, flush=True)
-        preflight.check_data(cfg, ['train_dataloader', 'val_dataloader'])
-        preflight.check_weights(cfg)
+        findings = checks.check(cfg)
+        if findings.warnings and is_first_process():
+            print(findings.framed(), flush=True)
+        findings.raise_errors()
         runner = configs.build_runner(cfg)
-        preflight.check_masks(cfg, runner.model)
+        checks.check_masks(cfg, runner.model)
+        if findings.warnings:
+            runner.register_hook(checks.WarningHook(findings.warnings), 'LOWEST')
         runner.train()
     except (ConfigError, CheckpointError) as error:
         fail(error)

@@ -11,12 +11,12 @@ an ablation. For example::
     build_runner(load_config('configs/quickstart/pretrain.py')).train()
 
 The functions that apply the options of ``tools/train.py`` and ``tools/test.py`` to a
-config are in the modules ``configs`` and ``preflight``.
+config are in the modules ``configs`` and ``checks``.
 """
 
 from .ablation import Cell, check_cell, make_cells
+from .checks import check, check_data, check_masks, check_weights
 from .configs import build_runner, change_config, load_config
-from .preflight import check_data, check_masks, check_weights
 from .pretraining import (
     build_pretraining,
     init_pretraining,
@@ -29,6 +29,7 @@ __all__ = [
     'build_pretraining',
     'build_runner',
     'change_config',
+    'check',
     'check_cell',
     'check_data',
     'check_masks',

@@ -14,9 +14,9 @@ from mmengine.registry import init_default_scope
 from mmmaskdistill.errors import CheckpointError, ConfigError, first_line
 from mmmaskdistill.registry import MODELS
 
+from .checks import check_masks
 from .configs import change_config
 from .pipelines import class_name, mask_generator, training_pipeline
-from .preflight import check_masks
 from .pretraining import build_pretraining, make_teachers_random
 
 NORMALIZERS = dict(

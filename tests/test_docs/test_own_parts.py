@@ -10,8 +10,8 @@ import torch
 from mmengine.registry import init_default_scope
 from mmpretrain.structures import DataSample
 
+from mmmaskdistill.apis.checks import check_masks
 from mmmaskdistill.apis.configs import load_config
-from mmmaskdistill.apis.preflight import check_masks
 from mmmaskdistill.apis.pretraining import build_pretraining
 
 PAGE = Path(__file__).parents[2] / 'docs' / 'own_parts.md'

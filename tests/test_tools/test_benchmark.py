@@ -232,3 +232,17 @@ def test_start_is_measured_for_both_sides(figures):
 def test_invalid_arguments_are_named_in_the_error(tool, args, message):
     with pytest.raises(SystemExit, match=message):
         tool(TOOL, *args)
+
+
+def test_check_counts_files_of_all_kinds(figures, capsys):
+    arguments = ('--names', '40', '--files', '35', '--img-size', '32', '--repeats', '1')
+    result = figures('check', *arguments)
+    checks = result['checks']
+    assert {name: part['files'] for name, part in checks.items()} == {
+        'quick': 40,
+        'labels': 35,
+        'complete': 35,
+        'complete again': 35,
+    }
+    assert all(part['cpu_seconds'] > 0 for part in checks.values())
+    assert 'files / CPU second' in capsys.readouterr().out

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 TOOLS = osp.dirname(osp.dirname(osp.abspath(__file__)))
 # command_line.py is in tools/.
 sys.path.append(TOOLS)
-from command_line import fail  # noqa: E402
+from command_line import check_options, fail  # noqa: E402
 
 AXES = (
     'teacher',
@@ -191,6 +191,7 @@ def arguments() -> argparse.Namespace:
         help='only list the cells and run nothing (default: off)',
     )
     args = parser.parse_args()
+    check_options(args.cfg_options)
 
     if args.evaluate is None:
         args.evaluate = [osp.join(osp.dirname(args.config), 'segment.py')]
@@ -773,8 +774,8 @@ def main() -> None:
     # on the command line are reported at once.
     import mmmaskdistill  # noqa: F401
     from mmmaskdistill.apis.ablation import Cell, make_cells
+    from mmmaskdistill.apis.checks import check_data
     from mmmaskdistill.apis.configs import load_config
-    from mmmaskdistill.apis.preflight import check_data
     from mmmaskdistill.errors import CheckpointError, ConfigError
 
     try:

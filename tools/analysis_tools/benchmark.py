@@ -22,7 +22,7 @@ import argparse
 import json
 import os
 
-from benchmarks import data, evaluate, finetune, pretrain, resume, segment, start
+from benchmarks import check, data, evaluate, finetune, pretrain, resume, segment, start
 
 # Each job is a module. Its docstring is printed by --help, `add_arguments(parser)`
 # adds its options, and `run(args)` measures, prints the table and returns the
@@ -35,6 +35,7 @@ JOBS = dict(
     data=data,
     resume=resume,
     start=start,
+    check=check,
 )
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # command_line.py is in tools/.
 sys.path.append(osp.dirname(osp.dirname(osp.abspath(__file__))))
-from command_line import fail
+from command_line import check_options, fail
 
 
 def count(
@@ -108,6 +108,7 @@ def main() -> None:
         'model.backbone.arch=large (default: no changes)',
     )
     args = parser.parse_args()
+    check_options(args.cfg_options)
     if not osp.isfile(args.config):
         fail(f'config not found: {args.config!r}')
 

@@ -19,7 +19,7 @@ import sys
 
 # command_line.py is in tools/.
 sys.path.append(osp.dirname(osp.dirname(osp.abspath(__file__))))
-from command_line import fail
+from command_line import check_options, fail
 
 
 def arguments() -> argparse.Namespace:
@@ -67,6 +67,7 @@ def arguments() -> argparse.Namespace:
         'model.teacher.checkpoint=FILE (default: no changes)',
     )
     args = parser.parse_args()
+    check_options(args.cfg_options)
     args.checkpoint = None if is_image(args.files[0]) else args.files[0]
     args.images = args.files[args.checkpoint is not None :]
     for path in (args.config, *args.files):

@@ -411,8 +411,8 @@ def look_at_config(args: argparse.Namespace) -> dict:
     """
     import torch
 
+    from mmmaskdistill.apis.checks import check_data
     from mmmaskdistill.apis.configs import load_config
-    from mmmaskdistill.apis.preflight import check_data
     from mmmaskdistill.errors import ConfigError
 
     if not os.path.isfile(args.config):

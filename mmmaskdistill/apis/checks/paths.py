@@ -1,23 +1,16 @@
-"""Check before training that the files of a config exist and its masks fit."""
+"""Check that the files and folders exist which a config names."""
 
 import inspect
 import os.path as osp
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mmengine.config import Config
-from mmengine.model import is_model_wrapper
-from mmengine.registry import DATASETS, TRANSFORMS
+from mmengine.registry import DATASETS
 from mmpretrain.datasets import ImageNet, ImageNet21k
-from torch import nn
 
-from mmmaskdistill.datasets.masking import CountedMaskGenerator
 from mmmaskdistill.datasets.storage import FOLDERS
-from mmmaskdistill.errors import ConfigError
-from mmmaskdistill.models import MaskDistill
+from mmmaskdistill.errors import ConfigErrors
 from mmmaskdistill.models.checkpoints.files import is_address
-
-from .pipelines import class_name, mask_generator
 
 
 def check_data(cfg: dict, loaders: Sequence[str]) -> None:
@@ -30,20 +23,40 @@ def check_data(cfg: dict, loaders: Sequence[str]) -> None:
             skipped.
 
     Raises:
-        ConfigError: If a path is missing. The message names the first missing
-            path and its option in the config.
+        ConfigErrors: If paths are missing. The messages name each missing path of
+            the first data loader that lacks one, and its option in the config.
     """
-    scope = cfg.get('default_scope')
+    for messages in missing_data(cfg, loaders).values():
+        raise ConfigErrors(messages)
+
+
+def missing_data(cfg: dict, loaders: Sequence[str]) -> dict[str, list[str]]:
+    """Find folders and annotation files of data loaders that do not exist.
+
+    Args:
+        cfg (dict): The config.
+        loaders (Sequence[str]): Names of data loaders, see :func:`check_data`.
+
+    Returns:
+        dict[str, list[str]]: Messages for each data loader with missing paths.
+    """
+    scope, missing = cfg.get('default_scope'), {}
     for loader in loaders:
         dataset = (cfg.get(loader) or {}).get('dataset')
+        roots = []
         for option, path in _data_paths(dataset, f'{loader}.dataset', scope):
+            # Without its root, all else is missing as well.
+            if any(path.startswith(root.rstrip('/') + '/') for root in roots):
+                continue
             if _is_local(path) and not osp.exists(path):
-                raise ConfigError(
+                roots.append(path)
+                missing.setdefault(loader, []).append(
                     f'data not found: {path!r} ({option}, from '
                     f'{osp.abspath(osp.curdir)!r}). Put or link the data '
                     f'there, or give its path with --cfg-options '
                     f'{option}=PATH'
                 )
+    return missing
 
 
 def check_weights(cfg: dict) -> None:
@@ -53,64 +66,33 @@ def check_weights(cfg: dict) -> None:
         cfg (dict): The config.
 
     Raises:
-        ConfigError: If a file is missing. The message names the first missing
-            file and its option in the config.
+        ConfigErrors: If files are missing. The messages name each file and its
+            option in the config.
+    """
+    messages = missing_weights(cfg)
+    if messages:
+        raise ConfigErrors(messages)
+
+
+def missing_weights(cfg: dict) -> list[str]:
+    """Find files that do not exist, and whose weights a model starts from.
+
+    Args:
+        cfg (dict): The config.
+
+    Returns:
+        list[str]: A message for each missing file.
     """
     named = list(_checkpoints(cfg.get('model'), 'model'))
     if cfg.get('load_from'):
         named.append(('load_from', cfg['load_from']))
-    for option, path in named:
-        if not is_address(path) and not osp.isfile(path):
-            raise ConfigError(
-                f'checkpoint not found: {path!r} ({option}, from '
-                f'{osp.abspath(osp.curdir)!r}). Give the path of an existing '
-                f'file with --cfg-options {option}=PATH'
-            )
-
-
-def check_masks(cfg: Config, model: nn.Module) -> None:
-    """Check that the training pipeline draws masks of the student's patch grid.
-
-    Some masks cannot be checked here: those whose transform needs an image, and
-    those whose transform :func:`mask_generator` does not recognize. They are
-    skipped, since :class:`MaskDistill` checks the masks of each batch.
-
-    Args:
-        cfg (Config): The config.
-        model (nn.Module): The model built from the config, or a wrapper of it.
-            A model other than :class:`MaskDistill` is not checked.
-
-    Raises:
-        ConfigError: If the grid of the masks is not the student's patch grid, or if
-            only hidden patches count and some batches hide none.
-    """
-    while is_model_wrapper(model):
-        model = model.module
-    step = mask_generator(cfg) if isinstance(model, MaskDistill) else None
-    if step is None:
-        return
-    generator = TRANSFORMS.build(step)
-    hides_none = isinstance(generator, CountedMaskGenerator) and not generator.least
-    if hides_none and model.predict == 'hidden':
-        raise ConfigError(
-            f'{generator} hides no patch in some batches, but only hidden patches '
-            "count in the loss: set model.predict='all' and "
-            "model.backbone.type='mmmaskdistill.AllTokensViT', or let it always hide "
-            'some'
-        )
-    try:
-        drawn = generator.transform({})
-    except KeyError:  # The transform needs an image.
-        return
-    shape = drawn['noise' if 'noise' in drawn else 'mask'].shape
-    rows, columns = model.backbone.grid
-    if tuple(shape) not in ((rows, columns), (rows * columns,)):
-        raise ConfigError(
-            f'{class_name(step)} of the training pipeline draws masks of '
-            f'{" x ".join(map(str, shape))} patches, the student '
-            f'{type(model.backbone).__name__} has {rows} x {columns}: set '
-            f'input_size=({rows}, {columns}) of the mask generator'
-        )
+    return [
+        f'checkpoint not found: {path!r} ({option}, from '
+        f'{osp.abspath(osp.curdir)!r}). Give the path of an existing '
+        f'file with --cfg-options {option}=PATH'
+        for option, path in named
+        if not is_address(path) and not osp.isfile(path)
+    ]
 
 
 def _data_paths(
@@ -126,8 +108,8 @@ def _data_paths(
             yield from _data_paths(part, f'{option}.{k}', scope)
     if not isinstance(dataset, dict):
         return
-    kind = _dataset_class(dataset.get('type'), scope)
-    if _downloads(kind, dataset):
+    kind = dataset_class(dataset.get('type'), scope)
+    if downloads(kind, dataset):
         return
     root = dataset.get('data_root') or ''
     if root:
@@ -148,14 +130,14 @@ def _data_paths(
         yield from _data_paths(dataset.get(nested), f'{option}.{nested}', scope)
 
 
-def _dataset_class(kind: str | type | None, scope: str | None) -> type:
+def dataset_class(kind: str | type | None, scope: str | None) -> type:
     """Return the class that a config's ``type`` names, or else ``object``."""
     if isinstance(kind, str):
         kind = DATASETS.get(f'{scope}.{kind}' if scope and '.' not in kind else kind)
     return kind if isinstance(kind, type) else object
 
 
-def _downloads(kind: type, dataset: dict) -> bool:
+def downloads(kind: type, dataset: dict) -> bool:
     """Tell whether a dataset downloads missing files, as CIFAR10 does."""
     parameter = inspect.signature(kind).parameters.get('download')
     return parameter is not None and dataset.get('download', parameter.default)
