@@ -23,7 +23,9 @@ docs/own_data.md has more about each option.
 """
 
 import argparse
+import shlex
 import sys
+import warnings
 from pathlib import Path
 
 from command_line import fail
@@ -114,19 +116,24 @@ def main() -> None:
 
     # These imports are slow and come last, so that --help answers at once.
     from efficientnet_lite_to_timm import convert
+    from mmengine.logging import MMLogger
 
     import mmmaskdistill  # noqa: F401
     from mmmaskdistill.apis.projects import Options, start_project
     from mmmaskdistill.datasets import UnreadableImage
     from mmmaskdistill.errors import CheckpointError, ConfigError
 
+    # The tool itself says what it finds. What the data sets and the models that it
+    # builds say is not for the user: a step is measured with random weights.
+    MMLogger.get_current_instance().setLevel('ERROR')
+    warnings.filterwarnings('ignore')
     try:
         configs = start_project(Options(**vars(args)), convert)
     except (ConfigError, CheckpointError, UnreadableImage) as error:
         fail(error)
     print('\nNext:')
     for config in configs:
-        print(f'  python tools/train.py {config}')
+        print(f'  python tools/train.py {shlex.quote(config)}')
 
 
 if __name__ == '__main__':

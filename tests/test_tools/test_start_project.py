@@ -147,7 +147,7 @@ def test_a_budget_is_measured(tool, data, capsys, monkeypatch):
     out = start(tool, data, 'rgb', '--minutes', 0.001, epochs=None)
     said = capsys.readouterr().out
     assert 'pre-training    1 steps of 5 images, 1 times 5 images, about' in said
-    assert 'measured here' in said
+    assert 'measured here' in said and 'random weights' not in said
     assert Config.fromfile(out / 'pretrain.py').train_cfg.max_epochs == 1
 
 
@@ -183,6 +183,7 @@ def test_pretraining_goes_on_from_a_checkpoint(tool, data):
     'options, message',
     [
         (['rgb', '--labels', 'empty'], "no images in '.*empty': expected files"),
+        (['rgb', '--labels', 'single'], "have a single class, 'class_0': expected"),
         (['nowhere'], "no file or folder '.*nowhere'"),
         (['rgb', '--labels', 'cls'], "no image in '.*rgb' has a label in '.*cls'"),
         (['rgb', '--classes', 'a.csv'], '--classes goes with --labels'),
@@ -201,6 +202,9 @@ def test_pretraining_goes_on_from_a_checkpoint(tool, data):
 )
 def test_mistakes_are_one_line(tool, data, monkeypatch, options, message):
     (data / 'empty').mkdir()
+    (data / 'single').mkdir()
+    for k in range(5):
+        Image.new('L', (128, 96)).save(data / f'single/{k}.png')
     monkeypatch.chdir(data)
     with pytest.raises(SystemExit, match=message) as error:
         tool('start_project.py', '--out', 'project', '--epochs', 1, *options)

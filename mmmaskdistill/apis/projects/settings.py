@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,9 @@ MOST_EPOCHS = 1600
 MOST_PASSES = 1000
 FEWEST_STEPS = 100
 WARMUP = 0.05
+# Most validations of a training, and the share of its time that they may take
 VALIDATIONS = 5
+VALIDATION_SHARE = 0.2
 
 
 class Machine(NamedTuple):
@@ -37,6 +40,32 @@ class Machine(NamedTuple):
         if self.gpu:
             return f'{self.gpu} with {self.memory:.0f} GiB, {cores}'
         return f'no GPU, {cores}'
+
+
+def validation_steps(
+    images: int, batch: int, sizes: Sequence[tuple[int, int]], settings: 'Settings'
+) -> float:
+    """Estimate how many steps take as long as a validation of a segmentation.
+
+    A forward pass takes a third of a step, and each window is one.
+
+    Args:
+        images (int): Number of images for validation.
+        batch (int): Images per step.
+        sizes (Sequence[tuple[int, int]]): Width and height of images like these.
+        settings (Settings): The settings.
+
+    Returns:
+        float: The number of steps.
+    """
+    window = settings.window
+    stride = window * 2 // 3
+
+    def windows(side: int) -> int:
+        return max(1, math.ceil((side * settings.zoom - window) / stride) + 1)
+
+    mean = sum(windows(width) * windows(height) for width, height in sizes) / len(sizes)
+    return images * mean / batch / 3
 
 
 def find_machine() -> Machine:
@@ -177,6 +206,7 @@ def choose_length(
     epochs: int | None,
     seconds: float = 0.0,
     per_step: float = 0.0,
+    validation: float = 0.0,
 ) -> Length:
     """Choose how long to train.
 
@@ -187,6 +217,8 @@ def choose_length(
         epochs (int | None): Number of passes that the user asks for.
         seconds (float): The budget, if no number of passes is given. Defaults to 0.
         per_step (float): Measured seconds of a step, likewise. Defaults to 0.
+        validation (float): Number of steps that take as long as one validation.
+            Defaults to 0.
 
     Returns:
         Length: The length.
@@ -195,29 +227,39 @@ def choose_length(
     # A schedule of steps has a warm-up and a decay, of one step each at least.
     fewest = 1 if by_epoch else 2
     if epochs is None:
-        steps = max(fewest, int(seconds / per_step))
+        affordable = seconds / per_step
+        spent = _validations(affordable, validation) * validation
+        steps = max(fewest, int(max(affordable - spent, affordable / 2)))
         most = (MOST_EPOCHS if by_epoch else MOST_PASSES) * per_epoch
         steps = min(steps, max(most, fewest))
         epochs = max(1, round(steps / per_epoch))
         if by_epoch:
             steps = epochs * per_epoch
-        note = (
-            f'{steps} steps of {batch} images, {steps * batch / images:.3g} times '
-            f'{images} images, about {_minutes(steps * per_step)} ({per_step:.2g} s a '
-            'step, measured here; validation is not counted)'
-        )
+    else:
+        steps, most = max(fewest, epochs * per_epoch), math.inf
+    count = _validations(steps, validation)
+    note = (
+        f'{steps} steps of {batch} images, {steps * batch / images:.3g} times {images}'
+    )
+    note += ' images'
+    if per_step:
+        total = (steps + count * validation) * per_step
+        note += f', about {_minutes(total)} ({per_step:.2g} s a step, measured here)'
         if steps == most:
             note += '; more would be of little use'
-        elif steps * per_step > 1.5 * seconds:
-            note += f'. All images once take longer than {_minutes(seconds)}'
+        elif total > 1.5 * seconds:
+            note += f'. Less than this does not fit in {_minutes(seconds)}'
         elif steps < FEWEST_STEPS:
             note += '. So short a training learns little: give more --minutes'
-    else:
-        steps = max(fewest, epochs * per_epoch)
-        note = f'{steps} steps of {batch} images, {epochs} times {images} images'
-
-    interval = max(1, math.ceil((epochs if by_epoch else steps) / VALIDATIONS))
+    interval = max(1, math.ceil((epochs if by_epoch else steps) / count))
     return Length(epochs, steps, interval, note)
+
+
+def _validations(steps: float, validation: float) -> int:
+    """Return how often to validate without spending much of a training on it."""
+    if not validation:
+        return VALIDATIONS
+    return min(VALIDATIONS, max(1, int(VALIDATION_SHARE * steps / validation)))
 
 
 def _minutes(seconds: float) -> str:

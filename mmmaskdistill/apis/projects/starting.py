@@ -20,6 +20,7 @@ from .settings import (
     choose_length,
     choose_settings,
     find_machine,
+    validation_steps,
 )
 from .timing import seconds_per_step
 
@@ -68,6 +69,7 @@ class Training(NamedTuple):
         batch (int): Images per step.
         by_epoch (bool): Whether it counts epochs, and not steps.
         text (Callable): Returns the text of the config for a length.
+        validation (float): Number of steps that take as long as one validation.
     """
 
     file: str
@@ -76,6 +78,7 @@ class Training(NamedTuple):
     batch: int
     by_epoch: bool
     text: Callable[[Length], str]
+    validation: float = 0.0
 
 
 def start_project(
@@ -113,12 +116,17 @@ def start_project(
     labels, table, lists = None, '', {}
     if options.labels:
         labels, table = look_at_labels(options, folder, images, cache, say)
+        write_lists_of_labels(folder, images, labels)
     elif classes:
         say_classes(classes, say)
         lists, labeled = write_lists_of_classes(folder, images, classes)
-    seen = pretraining_files(options, images, labels, classes)
+    seen = pretraining_files(options, folder, images, labels, classes)
     if labels:
         labeled = len(seen & set(labels.train))
+        if not labeled:
+            raise ConfigError(
+                'no labeled image for training is left beside the one for validation'
+            )
 
     machine = find_machine()
     say(f'machine         {machine.describe()}')
@@ -155,7 +163,6 @@ def start_project(
     )
     trainings = {pretraining: 1.0}
     if labels:
-        write_lists_of_labels(project, labels)
         segmentation = Training(
             'segment.py',
             'segmentation',
@@ -163,6 +170,12 @@ def start_project(
             settings.seg_batch,
             by_epoch=False,
             text=lambda length: writing.segment_config(project, labels, table, length),
+            validation=validation_steps(
+                len(labels.val) or len(labels.train) - labeled,
+                settings.seg_batch,
+                [file.size for file in labels.files],
+                settings,
+            ),
         )
         trainings = {pretraining: PRETRAINING, segmentation: 1 - PRETRAINING}
     elif classes:
@@ -175,6 +188,9 @@ def start_project(
             text=lambda length: writing.classify_config(
                 project, classes, lists, length
             ),
+            validation=(sum(classes.counts.values()) - labeled)
+            / settings.cls_batch
+            / 3,
         )
         trainings = {pretraining: PRETRAINING, classification: 1 - PRETRAINING}
     minutes = options.minutes or MINUTES['gpu' if machine.gpu else 'cpu']
@@ -344,8 +360,11 @@ def look_at_labels(
             f"the labels have values that '{table}' lacks: {first_few(found)}. Add a "
             'line for each, with ignore set to yes if its pixels do not count'
         )
-    if not labels.train:
-        raise ConfigError('no labeled image for training is left')
+    if labels.table.num_classes < 2:
+        raise ConfigError(
+            f'the labels have a single class, {labels.table.names[0]!r}: expected two '
+            'or more, such as background and foreground. See the values above'
+        )
     if table is None:
         labels.table.write(draft)
         say(f'classes         drafted in {draft}: give them names there')
@@ -375,6 +394,7 @@ def say_classes(classes: ClassFolders, say: Callable) -> None:
 
 def pretraining_files(
     options: Options,
+    folder: str,
     images: Images,
     labels: Labels | None,
     classes: ClassFolders | None,
@@ -383,6 +403,7 @@ def pretraining_files(
 
     Args:
         options (Options): What the user says.
+        folder (str): Folder of the project.
         images (Images): The images.
         labels (Labels | None): The labels.
         classes (ClassFolders | None): The classes.
@@ -399,8 +420,10 @@ def pretraining_files(
         folders.append(osp.abspath(osp.expanduser(options.val_images)))
     held_out = {path for path in every if looking.is_below(path, folders)}
     if labels and labels.split.share:
+        lists = writing.lists_of_labels(folder, images, labels)
         dataset = FolderSegDataset(
             labels.table,
+            ann_file=lists.get('val', ''),
             data_prefix=dict(img_path=labels.split.train),
             share=labels.split.share,
             part='val',
@@ -484,14 +507,15 @@ def write_text(path: str, text: str) -> None:
         file.write(text)
 
 
-def write_lists_of_labels(project: writing.Project, labels: Labels) -> None:
+def write_lists_of_labels(folder: str, images: Images, labels: Labels) -> None:
     """Write lists of the labeled images if others are left out.
 
     Args:
-        project (Project): The project.
+        folder (str): Folder of the project.
+        images (Images): The images.
         labels (Labels): The labels.
     """
-    for part, path in writing.lists_of_labels(project, labels).items():
+    for part, path in writing.lists_of_labels(folder, images, labels).items():
         root = labels.split.train if part == 'train' else labels.split.val
         files = labels.train if labels.split.share or part == 'train' else labels.val
         write_list(path, [osp.relpath(file, root) for file in files])
@@ -582,7 +606,7 @@ def write_config(
     if epochs is None:
         write_text(path, training.text(choose_length(*data, epochs=1)))
         per_step = seconds_per_step(Config.fromfile(path))
-    length = choose_length(*data, epochs, seconds, per_step)
+    length = choose_length(*data, epochs, seconds, per_step, training.validation)
     write_text(path, training.text(length))
     say(f'{training.name:<16}{length.note}')
     return path

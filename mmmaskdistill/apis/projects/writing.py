@@ -1,6 +1,7 @@
 """Write the configs of a new project."""
 
 import os.path as osp
+import shlex
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -54,6 +55,14 @@ class Project(NamedTuple):
             return repr(path)
         return repr(f'{HERE}/{inside}')
 
+    def shown(self, name: str) -> str:
+        """Write the path of a config as it is given to a command.
+
+        Args:
+            name (str): The config.
+        """
+        return shlex.quote(osp.join(self.folder, name))
+
     @property
     def loader(self) -> str:
         """The transform that loads images, as it stands in a config."""
@@ -81,7 +90,7 @@ def pretrain_config(project: Project, length: Length) -> str:
         f'# Pre-training on {project.seen} images, written by tools/start_project.py. '
         'Edit it as you like.',
         '#',
-        f'#     python tools/train.py {osp.join(project.folder, "pretrain.py")}',
+        f'#     python tools/train.py {project.shown("pretrain.py")}',
         '#',
         '# The student learns to predict what the teacher sees in the images, without',
         '# labels. The settings that are not here are in',
@@ -253,7 +262,7 @@ def segment_config(project: Project, labels: Labels, table: str, length: Length)
     """
     settings, images, split = project.settings, project.images, labels.split
     window, stride = settings.window, settings.window * 2 // 3
-    file = osp.join(project.folder, 'segment.py')
+    file = project.shown('segment.py')
     photometric = (
         ["    dict(type='PhotoMetricDistortion'),"]
         if images.plain
@@ -281,7 +290,7 @@ def segment_config(project: Project, labels: Labels, table: str, length: Length)
     )
     factors = '[0.5, 0.75, 1.0, 1.25, 1.5, 2.0]'
     factor = 'factor' if settings.zoom == 1 else 'zoom * factor'
-    lists = lists_of_labels(project, labels)
+    lists = lists_of_labels(project.folder, images, labels)
     lines = [
         f'# Segmentation with {len(labels.files)} labels, written by '
         'tools/start_project.py. Edit it as you like.',
@@ -370,23 +379,23 @@ def segment_config(project: Project, labels: Labels, table: str, length: Length)
     return _text(lines)
 
 
-def lists_of_labels(project: Project, labels: Labels) -> dict[str, str]:
+def lists_of_labels(folder: str, images: Images, labels: Labels) -> dict[str, str]:
     """Name the lists of labeled images, which are used if other images are left out.
 
     Args:
-        project (Project): The project.
+        folder (str): Folder of the project.
+        images (Images): The images.
         labels (Labels): The labels.
 
     Returns:
         dict[str, str]: Files for ``train`` and ``val``; empty if nothing is left out.
     """
-    if not labels.left_out and not project.images.left_out:
+    if not labels.left_out and not images.left_out:
         return {}
-    parts = ('train',) if labels.split.share else ('train', 'val')
     if labels.split.share:
-        path = osp.join(project.folder, 'labeled.txt')
+        path = osp.join(folder, 'labeled.txt')
         return dict(train=path, val=path)
-    return {part: osp.join(project.folder, f'labeled_{part}.txt') for part in parts}
+    return {part: osp.join(folder, f'labeled_{part}.txt') for part in ('train', 'val')}
 
 
 def _seg_loader(
@@ -495,7 +504,7 @@ def classify_config(
         str: The text of the config.
     """
     settings, images = project.settings, project.images
-    file = osp.join(project.folder, 'classify.py')
+    file = project.shown('classify.py')
     own = [] if images.plain else _pipelines_of_classification(project)
     top = '(1, 5)' if len(classes.names) > 10 else '1'
     lines = [

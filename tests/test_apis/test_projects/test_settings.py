@@ -2,7 +2,12 @@
 
 import pytest
 
-from mmmaskdistill.apis.projects.settings import Machine, choose_length, choose_settings
+from mmmaskdistill.apis.projects.settings import (
+    Machine,
+    choose_length,
+    choose_settings,
+    validation_steps,
+)
 
 CPU = Machine('', 0.0, 4)
 GPU = Machine('H100', 79.0, 16)
@@ -70,9 +75,23 @@ def test_limits_of_a_budget():
     assert most.epochs == 1600 and most.note.endswith('more would be of little use')
     too_long = choose_length(10000, 8, True, None, seconds=60, per_step=1.0)
     assert too_long.epochs == 1
-    assert too_long.note.endswith('All images once take longer than 60 s')
+    assert too_long.note.endswith('Less than this does not fit in 60 s')
     short = choose_length(1000, 8, False, None, seconds=20, per_step=1.0)
     assert short.note.endswith('So short a training learns little: give more --minutes')
+
+
+def test_validations_are_part_of_the_budget():
+    # Each window takes a third of a step, divided by the images of a batch.
+    sizes = [(128, 128), (213, 128)]  # 1 and 2 windows of 128 pixels
+    steps = validation_steps(160, 2, sizes, settings()._replace(window=128))
+    assert steps == 160 * 1.5 / 2 / 3
+    length = choose_length(1000, 8, False, None, 1000.0, 1.0, validation=steps)
+    # Five validations, of 40 steps each, take a fifth of the budget.
+    assert (length.steps, length.interval) == (800, 200)
+    assert 'about 16 min' in length.note
+    # Few steps are not followed by many validations.
+    length = choose_length(1000, 8, False, None, 100.0, 1.0, validation=80.0)
+    assert (length.steps, length.interval) == (50, 50)
 
 
 def test_epochs_need_no_measurement():
