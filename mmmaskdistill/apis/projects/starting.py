@@ -113,7 +113,7 @@ def start_project(
 
     cache = osp.join(folder, 'inspected.json')
     images = look_at_images(options, cache, say)
-    labels, table, lists = None, '', {}
+    labels, table, lists, labeled = None, '', {}, 0
     if options.labels:
         labels, table = look_at_labels(options, folder, images, cache, say)
         write_lists_of_labels(folder, images, labels)
@@ -125,7 +125,7 @@ def start_project(
         labeled = len(seen & set(labels.train))
         if not labeled:
             raise ConfigError(
-                'no labeled image for training is left beside the one for validation'
+                'no labeled image for training is left, only one for validation'
             )
 
     machine = find_machine()
@@ -138,7 +138,7 @@ def start_project(
     settings = choose_settings(
         machine,
         len(seen),
-        labeled if labels or classes else 0,
+        labeled,
         images.short_side,
         images.are_photographs,
         small,
@@ -153,17 +153,48 @@ def start_project(
         start_weights.without_defaults(vit),
         options.init and osp.abspath(osp.expanduser(options.init)),
     )
+    trainings = plan_trainings(project, labeled, labels, table, classes, lists)
+    minutes = options.minutes or MINUTES['gpu' if machine.gpu else 'cpu']
+    if options.epochs is None and options.minutes is None:
+        say(f'budget          {minutes} minutes (--minutes or --epochs change it)')
+    return [
+        write_config(folder, training, options.epochs, 60 * minutes * share, say)
+        for training, share in trainings.items()
+    ]
+
+
+def plan_trainings(
+    project: writing.Project,
+    labeled: int,
+    labels: Labels | None,
+    table: str,
+    classes: ClassFolders | None,
+    lists: dict[str, str],
+) -> dict[Training, float]:
+    """List the trainings of a project.
+
+    Args:
+        project (Project): The project.
+        labeled (int): Number of images for the training after pre-training.
+        labels (Labels | None): The labels.
+        table (str): File of the classes of the labels.
+        classes (ClassFolders | None): The classes of folders.
+        lists (dict[str, str]): Lists of their images.
+
+    Returns:
+        dict[Training, float]: Each training's share of the budget.
+    """
+    settings = project.settings
     pretraining = Training(
         'pretrain.py',
         'pre-training',
-        len(seen),
+        project.seen,
         settings.batch,
         by_epoch=True,
         text=lambda length: writing.pretrain_config(project, length),
     )
-    trainings = {pretraining: 1.0}
     if labels:
-        segmentation = Training(
+        following = Training(
             'segment.py',
             'segmentation',
             labeled,
@@ -177,9 +208,9 @@ def start_project(
                 settings,
             ),
         )
-        trainings = {pretraining: PRETRAINING, segmentation: 1 - PRETRAINING}
     elif classes:
-        classification = Training(
+        held_out = sum(classes.counts.values()) - labeled
+        following = Training(
             'classify.py',
             'classification',
             labeled,
@@ -188,18 +219,12 @@ def start_project(
             text=lambda length: writing.classify_config(
                 project, classes, lists, length
             ),
-            validation=(sum(classes.counts.values()) - labeled)
-            / settings.cls_batch
-            / 3,
+            # A forward pass takes a third of a step.
+            validation=held_out / settings.cls_batch / 3,
         )
-        trainings = {pretraining: PRETRAINING, classification: 1 - PRETRAINING}
-    minutes = options.minutes or MINUTES['gpu' if machine.gpu else 'cpu']
-    if options.epochs is None and options.minutes is None:
-        say(f'budget          {minutes} minutes (--minutes or --epochs change it)')
-    return [
-        write_config(folder, training, options.epochs, 60 * minutes * share, say)
-        for training, share in trainings.items()
-    ]
+    else:
+        return {pretraining: 1.0}
+    return {pretraining: PRETRAINING, following: 1 - PRETRAINING}
 
 
 def check_options(options: Options) -> None:

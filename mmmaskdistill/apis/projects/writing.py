@@ -268,28 +268,6 @@ def segment_config(project: Project, labels: Labels, table: str, length: Length)
         if images.plain
         else ['    # PhotoMetricDistortion is for RGB images of 8 bits only.']
     )
-    test_zoom = (
-        []
-        if settings.zoom == 1
-        else ["    dict(type='Resize', scale_factor=zoom, keep_ratio=True),"]
-    )
-    zoom = (
-        []
-        if settings.zoom == 1
-        else [
-            f'zoom = {settings.zoom:g}  # The images are large: 1 is their full size.'
-        ]
-    )
-    tta = (
-        [
-            'tta_pipeline = [_base_.tta_pipeline[0], test_pipeline[1], '
-            '_base_.tta_pipeline[1]]'
-        ]
-        if test_zoom
-        else []
-    )
-    factors = '[0.5, 0.75, 1.0, 1.25, 1.5, 2.0]'
-    factor = 'factor' if settings.zoom == 1 else 'zoom * factor'
     lists = lists_of_labels(project.folder, images, labels)
     lines = [
         f'# Segmentation with {len(labels.files)} labels, written by '
@@ -306,7 +284,7 @@ def segment_config(project: Project, labels: Labels, table: str, length: Length)
         f'num_classes = {labels.table.num_classes}  # those that {osp.basename(table)} '
         'does not ignore',
         f'window = ({window}, {window})  # what the model sees at once, in pixels',
-        *zoom,
+        f'zoom = {settings.zoom:g}  # factor by which images are resized before that',
         'model = dict(',
         *_measured_for_segmentation(project),
         '    backbone=dict(',
@@ -325,8 +303,8 @@ def segment_config(project: Project, labels: Labels, table: str, length: Length)
         '    dict(',
         "        type='RandomChoice',",
         '        transforms=[',
-        f"            [dict(type='Resize', scale_factor={factor}, keep_ratio=True)]",
-        f'            for factor in {factors}',
+        "            [dict(type='Resize', scale_factor=zoom * factor, keep_ratio=True)]",
+        '            for factor in (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)',
         '        ],',
         '    ),',
         "    dict(type='RandomCrop', crop_size=window, cat_max_ratio=0.75),",
@@ -336,11 +314,12 @@ def segment_config(project: Project, labels: Labels, table: str, length: Length)
         ']',
         'test_pipeline = [',
         f'    {project.loader},',
-        *test_zoom,
+        "    dict(type='Resize', scale_factor=zoom, keep_ratio=True),",
         "    dict(type='LoadAnnotations'),",
         "    dict(type='PackSegInputs'),",
         ']',
-        *tta,
+        'tta_pipeline = [_base_.tta_pipeline[0], test_pipeline[1], '
+        '_base_.tta_pipeline[1]]',
         '',
         '# Which value of the labels is which class, and which is ignored',
         f'classes = {project.place(table)}',
