@@ -22,6 +22,7 @@ TINY = dict(
     '--num-cls-train-per-class 1 --num-cls-val-per-class 1',
     start_project='--epochs 1',
 )
+VISUALIZER_NAMES = ('mmseg.SegLocalVisualizer', 'mmengine.Visualizer')
 
 
 def commands(section):
@@ -46,7 +47,8 @@ def test_the_walk(tmp_path, monkeypatch):
             words += TINY[name].split()
         words = [found for word in words for found in glob(word) or [word]]
         # A new process has no visualizer that writes elsewhere.
-        VISUALIZERS.get('mmseg.SegLocalVisualizer')._instance_dict.clear()
+        for name in VISUALIZER_NAMES:
+            VISUALIZERS.get(name)._instance_dict.clear()
         monkeypatch.syspath_prepend(str((ROOT / tool).parent))
         monkeypatch.setattr(sys, 'argv', [tool, *words])
         runpy.run_path(str(ROOT / tool), run_name='__main__')
