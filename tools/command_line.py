@@ -38,7 +38,8 @@ def new_parser(description: str, starter: str) -> argparse.ArgumentParser:
         metavar='KEY=VALUE',
         help='settings that override those of the config, for example '
         'train_dataloader.batch_size=32 or '
-        'optim_wrapper.optimizer.betas="(0.9,0.98)" (default: no changes)',
+        'optim_wrapper.optimizer.betas="(0.9,0.98)"; put quotes around values with '
+        'spaces (default: no changes)',
     )
     parser.add_argument(
         '--launcher',

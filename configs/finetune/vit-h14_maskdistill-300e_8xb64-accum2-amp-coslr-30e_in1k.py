@@ -12,6 +12,10 @@ model.backbone.drop_path_rate = 0.3
 
 train_dataloader = dict(batch_size=64)
 optim_wrapper = dict(accumulative_counts=2, paramwise_cfg=dict(layer_decay_rate=0.85))
+param_scheduler = [
+    _base_.param_scheduler[0],
+    dict(_base_.param_scheduler[1], end=30),
+]
 train_cfg = dict(max_epochs=30)
 # The batch size of one forward pass: mmengine does not count accumulated batches.
 auto_scale_lr = dict(base_batch_size=512)

@@ -5,18 +5,21 @@ A config belongs to mmpretrain (pre-training and classification) or to mmseg
 """
 
 import os.path as osp
-from argparse import ArgumentParser
+import re
 from collections.abc import Sequence
 from copy import deepcopy
 
 import torch
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
 from mmmaskdistill.engine import ResumableRunner
 from mmmaskdistill.engine.checkpoints import latest_checkpoint
-from mmmaskdistill.errors import ConfigError
+from mmmaskdistill.errors import ConfigError, first_line
 from mmmaskdistill.registry import RUNNERS
+
+from .option_values import read_value
+from .pipelines import class_name
 
 
 def load_config(
@@ -43,8 +46,8 @@ def load_config(
         loaders.
 
     Raises:
-        ConfigError: If the file, or a file that it inherits from, is missing.
-        ValueError, TypeError, KeyError: See :func:`change_config`.
+        ConfigError: If the file, or a file that it inherits from, is missing, or
+            if an override is wrong (see :func:`change_config`).
     """
     try:
         cfg = Config.fromfile(path)
@@ -68,18 +71,61 @@ def change_config(cfg: Config, options: Sequence[str]) -> None:
 
     Args:
         cfg (Config): The config to change.
-        options (Sequence[str]): Overrides of the form ``key=value``, as
-            mmengine's ``DictAction`` reads them. The key of a nested value has
-            dots, such as ``optim_wrapper.optimizer.lr=1e-4``.
+        options (Sequence[str]): Overrides of the form ``key=value``, whose values
+            are read by :func:`read_value`. The key of a nested value has dots,
+            such as ``optim_wrapper.optimizer.lr=1e-4``.
 
     Raises:
-        ValueError: If an override has no ``=``.
-        TypeError: If a key lies inside a value that is not a dict or a list.
-        KeyError: If a key asks for a list item that does not exist.
+        ConfigError: If an override has no ``=``, if a key lies inside a number, or
+            if a key asks for a list item that does not exist.
     """
-    parser = ArgumentParser()
-    parser.add_argument('--options', nargs='+', action=DictAction)
-    cfg.merge_from_dict(parser.parse_args(['--options', *options]).options)
+    values = {}
+    for option in options:
+        key, equals, text = option.partition('=')
+        if not equals or not key:
+            raise ConfigError(
+                f'--cfg-options {option!r} is not of the form KEY=VALUE: put quotes '
+                'around a value with spaces, and no spaces around the "="'
+            )
+        values[key] = read_value(text, key)
+    # What is deleted goes first, whatever the order on the command line is.
+    for key in sorted(values, key=lambda key: not key.endswith('_delete_')):
+        value = values[key]
+        _check_parents(cfg, key)
+        try:
+            cfg.merge_from_dict({key: value})
+        except (KeyError, TypeError, IndexError) as error:
+            raise ConfigError(
+                f'--cfg-options {key}={value!r} does not fit the config: '
+                f'{first_line(error)}'
+            ) from error
+
+
+def _check_parents(cfg: Config, key: str) -> None:
+    """Refuse a key inside a number, or a name inside a list."""
+    node, names = cfg, key.split('.')
+    for k, name in enumerate(names[:-1]):
+        parent = '.'.join(names[: k + 1])
+        node = node[int(name)] if isinstance(node, list) else node.get(name)
+        following = names[k + 1]
+        if isinstance(node, tuple):
+            raise ConfigError(
+                f'--cfg-options {key} cannot be set alone: give all of {parent}, '
+                f'which is {node}'
+            )
+        if isinstance(node, list) and (
+            not following.isdigit() or int(following) >= len(node)
+        ):
+            raise ConfigError(
+                f'--cfg-options {key} does not exist: {parent} is a list of '
+                f'{len(node)} items, which are named {parent}.0 and so on'
+            )
+        if isinstance(node, (int, float)) and not isinstance(node, bool):
+            raise ConfigError(
+                f'--cfg-options {key} does not exist: {parent} is the number {node}'
+            )
+        if not isinstance(node, (dict, list)):
+            return
 
 
 def complete_dataloader(loader: ConfigDict, scope: str | None) -> None:
@@ -268,7 +314,8 @@ def enable_tta(cfg: Config) -> None:
     """Let a run average its predictions over test-time augmentations.
 
     A classification config without test-time augmentations averages over each
-    image and its horizontal flip, as mmpretrain's command does.
+    image and its horizontal flip, as mmpretrain's command does. Images and labels are
+    loaded as in the test pipeline.
 
     Args:
         cfg (Config): The config, changed in place.
@@ -286,8 +333,41 @@ def enable_tta(cfg: Config) -> None:
             '--tta needs test-time augmentations: set tta_model and tta_pipeline '
             'in the config'
         )
-    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    dataset = cfg.test_dataloader.dataset
+    dataset.pipeline = _load_alike(cfg.tta_pipeline, dataset.pipeline)
     cfg.model = ConfigDict(cfg.tta_model, module=cfg.model)
+
+
+def _load_alike(pipeline: list, example: list) -> list:
+    """Replace the loading steps of a pipeline by those of another one.
+
+    A list of alternatives that is left without a step is removed, since there are no
+    views without it.
+    """
+    loaders = {}
+    for step in example:
+        loaders.setdefault(_loads(step), step)
+
+    def replaced(node: dict | list | tuple) -> dict | list | None:
+        if isinstance(node, (list, tuple)):
+            steps = [replaced(step) for step in node]
+            return [step for step in steps if step not in (None, [])]
+        kind = _loads(node)
+        if kind:
+            return deepcopy(loaders.get(kind))
+        if 'transforms' in node:
+            return ConfigDict(node, transforms=replaced(node['transforms']))
+        return node
+
+    return replaced(pipeline)
+
+
+def _loads(step: dict) -> str | None:
+    """Tell what a step of a pipeline loads: 'image', 'labels' or nothing."""
+    name = class_name(step)
+    if not name.startswith('Load'):
+        return None
+    return 'labels' if re.search('Ann|Label|Seg', name) else 'image'
 
 
 def _flip_pipeline(pipeline: list) -> list:

@@ -1,10 +1,15 @@
 """A runner whose resumed runs end with the same weights as uninterrupted runs."""
 
+from collections.abc import Sequence
+
 import torch
 from mmengine.config import ConfigDict
-from mmengine.dist import get_rank
-from mmengine.hooks import Hook
-from mmengine.registry import LOOPS
+from mmengine.dataset import InfiniteSampler
+from mmengine.dist import get_rank, get_world_size
+from mmengine.hooks import Hook, IterTimerHook, RuntimeInfoHook
+from mmengine.optim import OptimWrapper, _ParamScheduler
+from mmengine.registry import DATA_SAMPLERS, LOOPS
+from mmengine.registry import HOOKS as ALL_HOOKS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
@@ -13,11 +18,22 @@ from mmmaskdistill.datasets.draws import (
     SeededDataset,
     seed_generators,
 )
+from mmmaskdistill.errors import CheckpointError, ConfigError, first_line
 from mmmaskdistill.models.checkpoints import fit_content
 from mmmaskdistill.registry import HOOKS, RUNNERS
 
 from .checkpoints import latest_checkpoint, read_resume_point
 from .compiling import transformer_blocks
+from .log_hooks import HighestRateHook, RunTimerHook
+from .rescheduling import (
+    advance,
+    all_schedulers,
+    changed_settings,
+    group_settings,
+    scheduler_settings,
+    set_group_settings,
+)
+from .schedules import RunLength, fit_schedules
 
 
 @HOOKS.register_module()
@@ -152,6 +168,19 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
         return runner.model
 
 
+class FiniteEpochBasedTrainLoop(EpochBasedTrainLoop):
+    """mmengine's training loop, whose epochs end even if the sampler does not."""
+
+    def run_epoch(self) -> None:
+        """Train on as many batches as the data loader says that it has."""
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        for k, batch in zip(range(len(self.dataloader)), self.dataloader):
+            self.run_iter(k, batch)
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1
+
+
 @RUNNERS.register_module()
 class ResumableRunner(Runner):
     """mmengine's runner, whose resumed runs equal uninterrupted runs.
@@ -168,6 +197,11 @@ class ResumableRunner(Runner):
     Gradients that wait for their accumulation are lost when a run resumes, and
     a warning says so. To avoid this, save checkpoints at multiples of
     ``accumulative_counts``.
+
+    Schedules are fitted to the length of the run (:func:`fit_schedules`). A run that
+    resumes with another length, learning rate or batch size than the stopped run had
+    goes on at the same iteration, or at the same epoch if it counts epochs, with the
+    learning rate that a new run of this config has there, and says so in the log.
 
     The runner also raises an error for a checkpoint that does not fit the model
     (:class:`CheckpointFitHook`), and runs a validation that the stopped run may
@@ -206,6 +240,8 @@ class ResumableRunner(Runner):
         if randomness is None:
             randomness = dict(seed=None)
         self._resume_point = None
+        self._configured_settings = None
+        self._notes = set()
         if resume:
             load_from = load_from or latest_checkpoint(work_dir)
         if resume and load_from:
@@ -273,10 +309,16 @@ class ResumableRunner(Runner):
         kind = self._loop_class(loop)
         start, point = 0, self._resume_point
         if kind is IterBasedTrainLoop:
+            self._check_length(loop, kind, 'max_iters', 'max_epochs')
             loop.pop('by_epoch', None)
             loop['type'] = ResumableIterBasedTrainLoop
             start = point.iter if point else 0
         elif issubclass(kind, EpochBasedTrainLoop):
+            if kind is EpochBasedTrainLoop:
+                self._check_length(loop, kind, 'max_epochs', 'max_iters')
+                loop.pop('by_epoch', None)
+                loop['type'] = FiniteEpochBasedTrainLoop
+            self._train_dataloader = self._with_finite_sampler(self._train_dataloader)
             start = point.iter if point and point.within_epoch else 0
         # Loops of other classes skip the batches before the resume point
         # themselves, so their data loader starts at the first batch.
@@ -289,6 +331,64 @@ class ResumableRunner(Runner):
             },
         )
         return super().build_train_loop(loop)
+
+    @staticmethod
+    def _check_length(loop: dict, kind: type, length: str, other: str) -> None:
+        """Refuse a length in the unit of the other training loop."""
+        name = kind.__name__
+        if other in loop:
+            raise ConfigError(
+                f'train_cfg has {other}={loop[other]}, which {name} does not take, '
+                'perhaps from a base config: write train_cfg=dict(_delete_=True, '
+                f"type='{name}', {length}=...)"
+            )
+        if length not in loop:
+            raise ConfigError(
+                f'train_cfg has no {length}, which {name} needs: add '
+                f'--cfg-options train_cfg.{length}=N'
+            )
+
+    def _with_finite_sampler(self, dataloader: DataLoader | dict) -> DataLoader | dict:
+        """Replace a sampler without an end by one that yields each image once."""
+        sampler = dataloader.get('sampler') if isinstance(dataloader, dict) else None
+        if not _is_infinite(sampler):
+            return dataloader
+        self._note_once(
+            'an epoch has an end and train_dataloader.sampler.type=InfiniteSampler '
+            'has none: DefaultSampler is used, which yields each image once per epoch'
+        )
+        options = {key: sampler[key] for key in ('shuffle', 'seed') if key in sampler}
+        return {**dataloader, 'sampler': dict(type='DefaultSampler', **options)}
+
+    def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """Build the validation loop over a data loader that has an end.
+
+        Args:
+            loop (BaseLoop | dict): The loop or its config.
+
+        Returns:
+            BaseLoop: The loop.
+
+        Raises:
+            ConfigError: If the sampler of the data loader has no end.
+        """
+        _check_end(self._val_dataloader, 'val_dataloader')
+        return super().build_val_loop(loop)
+
+    def build_test_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """Build the test loop over a data loader that has an end.
+
+        Args:
+            loop (BaseLoop | dict): The loop or its config.
+
+        Returns:
+            BaseLoop: The loop.
+
+        Raises:
+            ConfigError: If the sampler of the data loader has no end.
+        """
+        _check_end(self._test_dataloader, 'test_dataloader')
+        return super().build_test_loop(loop)
 
     @staticmethod
     def _loop_class(loop: dict) -> type:
@@ -333,6 +433,208 @@ class ResumableRunner(Runner):
         )
         return dataloader
 
+    def build_param_scheduler(
+        self, scheduler: _ParamScheduler | dict | list
+    ) -> list[_ParamScheduler] | dict[str, list[_ParamScheduler]]:
+        """Build schedulers, and keep what the config says of the optimizer's groups.
+
+        Args:
+            scheduler (_ParamScheduler | dict | list): The schedulers or their
+                configs.
+
+        Returns:
+            list | dict: The schedulers, see mmengine's runner.
+        """
+        if self._configured_settings is None:
+            self._configured_settings = group_settings(self.optim_wrapper)
+            self._configured_schedule = scheduler
+        return super().build_param_scheduler(scheduler)
+
+    def _build_param_scheduler(
+        self, scheduler: _ParamScheduler | dict | Sequence, optim_wrapper: OptimWrapper
+    ) -> list[_ParamScheduler]:
+        """Build the schedulers of one optimizer, fitted to the length of the run."""
+        if not isinstance(scheduler, Sequence):
+            scheduler = [scheduler]
+        if scheduler and all(isinstance(part, dict) for part in scheduler):
+            scheduler, notes = fit_schedules(scheduler, self._run_length)
+            for note in notes:
+                self._note_once(note)
+        return super()._build_param_scheduler(scheduler, optim_wrapper)
+
+    @property
+    def _run_length(self) -> RunLength:
+        return RunLength(
+            epochs=self.max_epochs,
+            iters=self.max_iters,
+            epoch_length=len(self.train_dataloader),
+            by_epoch=isinstance(self.train_loop, EpochBasedTrainLoop),
+        )
+
+    def _note_once(self, note: str) -> None:
+        if note not in self._notes:
+            self._notes.add(note)
+            self.logger.warning(note)
+
+    def load_or_resume(self) -> None:
+        """Load or resume, and record the batch size for those that resume later."""
+        super().load_or_resume()
+        if isinstance(self._train_loop, BaseLoop):
+            self.message_hub.update_info('images_per_step', self._images_per_step)
+
+    @property
+    def _images_per_step(self) -> int | None:
+        loader = self.train_dataloader
+        size = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None)
+        return size and size * get_world_size()
+
+    def resume(self, filename: str, *args, **kwargs) -> None:
+        """Resume from a checkpoint, with this config's schedule if it is another one.
+
+        Args:
+            filename (str): Path of the checkpoint.
+            *args: Further arguments of mmengine's method.
+            **kwargs: Further arguments of mmengine's method.
+
+        Raises:
+            CheckpointError: If the optimizer of the checkpoint has other parameter
+                groups.
+        """
+        if not isinstance(self.optim_wrapper, OptimWrapper):
+            super().resume(filename, *args, **kwargs)
+            return
+        if self._configured_settings is None:  # There is no schedule.
+            self._configured_settings = group_settings(self.optim_wrapper)
+            self._configured_schedule = None
+        configured = scheduler_settings(all_schedulers(self.param_schedulers))
+        try:
+            super().resume(filename, *args, **kwargs)
+        except ValueError as error:
+            if 'parameter group' not in str(error):
+                raise
+            raise CheckpointError(
+                f'checkpoint {filename!r} has an optimizer with other parameter '
+                f'groups ({first_line(error)}): resume with the model and the '
+                'optim_wrapper of the stopped run, or start a new run from it with '
+                f'--cfg-options load_from={filename}'
+            ) from error
+        self._follow_config(configured)
+
+    def _follow_config(self, configured: list[dict]) -> None:
+        """Replace what a checkpoint says of the schedule where the config differs."""
+        run, loop = self._run_length, self._train_loop
+        changes = self._changed_lengths(run)
+        self._keep_epoch(run)
+        schedulers = all_schedulers(self.param_schedulers)
+        settings = changed_settings(
+            group_settings(self.optim_wrapper), self._configured_settings, schedulers
+        )
+        changes += [f'{key} {old} -> {new}' for key, (old, new) in settings.items()]
+        done = {True: loop._epoch, False: loop._iter}
+        if (
+            settings
+            or scheduler_settings(schedulers) != configured
+            or any(
+                part._global_step != done[part.by_epoch]
+                for part in schedulers
+                if not getattr(part, 'need_val_args', False)
+            )
+        ):
+            changes = changes or ['another schedule']
+            self._reschedule()
+        if changes:
+            position = (
+                f'epoch {loop._epoch:,} of {run.epochs:,}'
+                if run.by_epoch
+                else f'iteration {loop._iter:,} of {run.iters:,}'
+            )
+            rate = max(map(max, self.optim_wrapper.get_lr().values()))
+            self.logger.warning(
+                f'resumed with other settings than the stopped run had '
+                f'({", ".join(changes)}): from here, at {position}, the learning rate '
+                'is the one that a new run of this config has at this point '
+                f'({rate:.4g})'
+            )
+
+    def _changed_lengths(self, run: RunLength) -> list[str]:
+        """Compare length and batch size of the stopped run with those of the config."""
+        info = self.message_hub.runtime_info
+        pairs = [('batch size', info.get('images_per_step'), self._images_per_step)]
+        if run.by_epoch:
+            pairs.append(('number of epochs', info.get('max_epochs'), run.epochs))
+            length = self._epoch_length_before(run)
+            pairs.append(('batches per epoch', length, run.epoch_length))
+        else:
+            pairs.append(('number of iterations', info.get('max_iters'), run.iters))
+        return [
+            f'{name} {before:,} -> {now:,}'
+            for name, before, now in pairs
+            if before and now and before != now
+        ]
+
+    def _epoch_length_before(self, run: RunLength) -> int:
+        """Return how many batches an epoch of the stopped run had."""
+        info = self.message_hub.runtime_info
+        epochs, iters = info.get('max_epochs'), info.get('max_iters')
+        if not epochs or not iters or (epochs == 1 and not self._train_loop._epoch):
+            return run.epoch_length  # The stopped run counted iterations.
+        return iters // epochs
+
+    def _keep_epoch(self, run: RunLength) -> None:
+        """Go on at the same epoch if epochs have become longer or shorter."""
+        loop, length = self._train_loop, self._epoch_length_before(run)
+        in_epoch = loop._iter - loop._epoch * length
+        if run.by_epoch and (length != run.epoch_length or in_epoch > length):
+            loop._epoch = loop._iter // length
+            loop._iter = loop._epoch * run.epoch_length
+            sampler = self.train_dataloader.batch_sampler
+            if isinstance(sampler, DrawBatchSampler):
+                sampler.start = 0
+
+    def _reschedule(self) -> None:
+        """Set the optimizer and the schedulers as a new run has them at this point."""
+        if _has_objects(self._configured_schedule):
+            self.logger.warning(
+                'param_scheduler has objects and no configs, so they keep the state '
+                'that the checkpoint gives them'
+            )
+            return
+        set_group_settings(self.optim_wrapper, self._configured_settings)
+        if self._configured_schedule is not None:
+            self.param_schedulers = self.build_param_scheduler(
+                self._configured_schedule
+            )
+            loop = self._train_loop
+            advance(
+                self.param_schedulers,
+                loop._iter,
+                loop._epoch,
+                len(self.train_dataloader),
+            )
+
+    def register_default_hooks(self, hooks: dict | None = None) -> None:
+        """Register mmengine's default hooks, of which two are replaced.
+
+        ``IterTimerHook`` is replaced by :class:`RunTimerHook`, and
+        ``RuntimeInfoHook`` by :class:`HighestRateHook`. Hooks of other classes and
+        hooks that the config removes stay as the config has them.
+
+        Args:
+            hooks (dict, optional): The config's ``default_hooks``. Defaults to None.
+        """
+        hooks = dict(hooks or {})
+        for name, old, new in (
+            ('timer', IterTimerHook, RunTimerHook),
+            ('runtime_info', RuntimeInfoHook, HighestRateHook),
+        ):
+            hook = hooks.get(name, {})
+            if isinstance(hook, dict):
+                kind = hook.get('type', old)
+                kind = ALL_HOOKS.get(kind) if isinstance(kind, str) else kind
+                if kind is old:
+                    hooks[name] = {**hook, 'type': new}
+        super().register_default_hooks(hooks)
+
     def register_hooks(
         self, default_hooks: dict | None = None, custom_hooks: list | None = None
     ) -> None:
@@ -348,3 +650,32 @@ class ResumableRunner(Runner):
         self.register_hook(IterationSeedHook(self.shared_seed))
         self.register_hook(CheckpointFitHook())
         self.register_hook(OwedValidationHook())
+
+
+def _is_infinite(sampler: dict | object | None) -> bool:
+    if isinstance(sampler, dict):
+        kind = sampler.get('type')
+        kind = DATA_SAMPLERS.get(kind) if isinstance(kind, str) else kind
+        return isinstance(kind, type) and issubclass(kind, InfiniteSampler)
+    return isinstance(sampler, InfiniteSampler)
+
+
+def _check_end(dataloader: DataLoader | dict | None, name: str) -> None:
+    sampler = (
+        dataloader.get('sampler')
+        if isinstance(dataloader, dict)
+        else getattr(dataloader, 'sampler', None)
+    )
+    if _is_infinite(sampler):
+        raise ConfigError(
+            f'{name}.sampler is an InfiniteSampler, so that it would never end: set '
+            f'{name}.sampler.type=DefaultSampler and {name}.sampler.shuffle=False'
+        )
+
+
+def _has_objects(schedule: _ParamScheduler | dict | Sequence | None) -> bool:
+    if isinstance(schedule, dict):
+        return 'type' not in schedule and any(map(_has_objects, schedule.values()))
+    if isinstance(schedule, Sequence):
+        return any(map(_has_objects, schedule))
+    return isinstance(schedule, _ParamScheduler)

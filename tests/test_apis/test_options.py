@@ -79,3 +79,50 @@ def test_tta_keeps_the_ratio_of_any_picture(size, tmp_path):
     assert [tuple(view.shape[1:]) for view in views[::2]] == [
         resized(*size, ratio) for ratio in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
     ]
+
+
+def own_data_config(tmp_path, **dataset):
+    """The recipe for ADE20K with a data set whose labels begin at 0."""
+    recipe = 'vit-b16_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512.py'
+    cfg = Config.fromfile(ROOT / 'configs/segmentation' / recipe)
+    cfg.test_dataloader.dataset.update(type='BaseSegDataset', **dataset)
+    for step in cfg.test_dataloader.dataset.pipeline:
+        if step['type'] == 'LoadAnnotations':
+            step.pop('reduce_zero_label')
+    init_default_scope('mmseg')
+    return cfg
+
+
+def test_tta_takes_the_labels_of_the_data_set(tmp_path):
+    cfg = own_data_config(tmp_path)
+    sample = {**open_picture(tmp_path, (96, 128)), 'reduce_zero_label': False}
+    labels = np.asarray(Image.open(sample['seg_map_path']))
+    configs.enable_tta(cfg)
+    views = Compose(cfg.test_dataloader.dataset.pipeline)(sample)
+    for view in views['data_samples']:
+        assert np.array_equal(view.gt_sem_seg.data[0], labels)
+
+
+def test_tta_loads_what_the_test_pipeline_loads(tmp_path):
+    cfg = own_data_config(tmp_path)
+    test = cfg.test_dataloader.dataset.pipeline
+    test[0] = dict(type='LoadImageFromFile', color_type='grayscale')
+    labels = next(step for step in test if step['type'] == 'LoadAnnotations')
+    labels.update(imdecode_backend='cv2')
+    before = [dict(step) for step in cfg.tta_pipeline]
+    configs.enable_tta(cfg)
+    image, tta = cfg.test_dataloader.dataset.pipeline
+    assert image == test[0]
+    assert tta.transforms[2] == [labels]
+    assert [dict(step) for step in cfg.tta_pipeline] == before
+
+
+def test_tta_without_labels_has_no_step_for_them(tmp_path):
+    cfg = own_data_config(tmp_path)
+    dataset = cfg.test_dataloader.dataset
+    dataset.pipeline = [s for s in dataset.pipeline if s['type'] != 'LoadAnnotations']
+    configs.enable_tta(cfg)
+    sample = open_picture(tmp_path, (96, 128))
+    views = Compose(cfg.test_dataloader.dataset.pipeline)(sample)
+    assert len(views['inputs']) == 12
+    assert 'gt_sem_seg' not in views['data_samples'][0]

@@ -1,23 +1,30 @@
 import mmengine.dist.utils
 import scipy.interpolate
 import torch
+from mmcv.image import photometric
+from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.runner import checkpoint
 from mmseg.datasets import PhotoMetricDistortion
+from mmseg.models.losses import cross_entropy_loss
 
 from mmmaskdistill.compat import (
     amp,
     atomic_files,
     checkpoint_rotation,
+    class_weights,
     color_transforms,
     compiled_ops,
+    config_merging,
     deferred_scalars,
+    focal_loss,
     gloo,
     interp2d,
     multimodal,
+    numpy2,
     package_paths,
     safe_loading,
 )
@@ -34,6 +41,9 @@ def patched_functions():
         PhotoMetricDistortion.transform,
         checkpoint.load_url,
         scipy.interpolate.interp2d,
+        Config._merge_a_into_b,
+        photometric.adjust_hue,
+        cross_entropy_loss.cross_entropy,
     )
 
 
@@ -45,6 +55,10 @@ def test_applying_the_patches_again_changes_nothing():
         compiled_ops,
         multimodal,
         interp2d,
+        class_weights,
+        focal_loss,
+        config_merging,
+        numpy2,
         safe_loading,
         atomic_files,
         checkpoint_rotation,

@@ -22,7 +22,8 @@ tta_pipeline = [
                 dict(type='RandomFlip', prob=prob, direction='horizontal')
                 for prob in (0.0, 1.0)
             ],
-            [dict(type='LoadAnnotations', reduce_zero_label=True)],
+            # reduce_zero_label is that of the data set.
+            [dict(type='LoadAnnotations')],
             [dict(type='PackSegInputs')],
         ],
     ),

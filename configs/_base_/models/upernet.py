@@ -14,6 +14,7 @@ model = dict(
         patch_size=16,
         out_type='featmap',
         out_indices=(3, 5, 7, 11),
+        contiguous_maps=False,  # UperNet's convolutions take views, too.
         final_norm=False,
         use_rel_pos_bias=True,
         use_shared_rel_pos_bias=False,

@@ -2,6 +2,7 @@ _base_ = ['adamw.py', 'mmpretrain::_base_/default_runtime.py']
 
 lr = 5e-4
 optim_wrapper = dict(optimizer=dict(lr=lr))
+# If the run gets another length, the schedule is stretched to it.
 # The start of the warm-up and the minimum are given as factors of the learning rate,
 # so that they scale with the learning rate of each layer.
 param_scheduler = [
@@ -10,6 +11,7 @@ param_scheduler = [
         type='CosineAnnealingLR',
         eta_min_ratio=1e-6 / lr,
         begin=20,
+        end=100,
         convert_to_iter_based=True,
     ),
 ]

@@ -80,7 +80,8 @@ class MaskDistillViT(FitsCheckpoints, Student):
             Defaults to ``'featmap'``, which segmentors need.
         out_indices (int | Sequence[int]): Blocks whose output is returned, counted from
             0; negative numbers count from the last block, -1. The outputs come in the
-            order of the blocks. Defaults to -1.
+            order of the blocks. Blocks after the last of them are not computed, and
+            their parameters are frozen. Defaults to -1.
         drop_path_rate (float): Drop path rate of the last block. The rate grows
             linearly with depth, from 0 at the first block. Defaults to 0.
         layer_scale_init_value (float): Initial value of layer scale; 0 means no layer
@@ -100,6 +101,12 @@ class MaskDistillViT(FitsCheckpoints, Student):
             to -1.
         with_cp (bool): Whether the backward pass computes the activations of each block
             again instead of keeping them. Defaults to False.
+        output_cls_token (bool): Whether each output is a pair of the feature map and
+            the class token [B, D], as mmseg's ``DPTHead`` needs. Only for
+            ``out_type='featmap'``. Defaults to False.
+        contiguous_maps (bool): Whether feature maps are contiguous in memory, as some
+            heads of mmseg need. Otherwise they are views of the tokens, whose channels
+            come last in memory. Defaults to True.
         pretrained (str, optional): A checkpoint, short for
             ``init_cfg=dict(type='Pretrained', checkpoint=pretrained)``. mmseg's
             segmentors pass their own ``pretrained`` on to this argument. It is not used
@@ -110,8 +117,9 @@ class MaskDistillViT(FitsCheckpoints, Student):
             :func:`mmmaskdistill.models.checkpoints.load_backbone`.
 
     Raises:
-        ConfigError: If ``arch``, ``out_type``, ``out_indices``, ``drop_path_rate`` or
-            ``frozen_stages`` has a value that is not described above.
+        ConfigError: If ``arch``, ``out_type``, ``out_indices``, ``output_cls_token``,
+            ``drop_path_rate`` or ``frozen_stages`` has a value that is not described
+            above.
         ValueError: If the number of heads does not divide the width.
     """
 
@@ -133,6 +141,8 @@ class MaskDistillViT(FitsCheckpoints, Student):
         final_norm: bool = True,
         frozen_stages: int = -1,
         with_cp: bool = False,
+        output_cls_token: bool = False,
+        contiguous_maps: bool = True,
         pretrained: str | None = None,
         init_cfg: dict | Sequence[dict] | None = None,
     ):
@@ -157,7 +167,14 @@ class MaskDistillViT(FitsCheckpoints, Student):
             raise ConfigError(
                 f'drop_path_rate={drop_path_rate}: expected at least 0 and less than 1'
             )
+        if output_cls_token and out_type != 'featmap':
+            raise ConfigError(
+                f"output_cls_token=True, out_type={out_type!r}: expected 'featmap', "
+                'because pairs of a map and a class token are returned'
+            )
         self.out_type = out_type
+        self.output_cls_token = output_cls_token
+        self.contiguous_maps = contiguous_maps
         self.out_indices = _parse_indices(out_indices, self.num_layers)
         if not -1 <= frozen_stages <= self.num_layers:
             raise ConfigError(
@@ -212,6 +229,9 @@ class MaskDistillViT(FitsCheckpoints, Student):
 
         self.register_load_state_dict_pre_hook(fit_before_loading)
         self._freeze()
+        last = self.out_indices[-1]
+        if last < self.num_layers - 1:
+            self.freeze_unused([*self.blocks[last + 1 :], self.norm])
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, index: PatchIndex | None = None
@@ -332,7 +352,10 @@ class MaskDistillViT(FitsCheckpoints, Student):
         if self.out_type == 'cls_token':
             return tokens[:, 0]
         if self.out_type == 'featmap':
-            return tokens[:, 1:].transpose(1, 2).unflatten(2, grid)
+            maps = tokens[:, 1:].transpose(1, 2).unflatten(2, grid)  # [B, D, h, w]
+            if self.contiguous_maps:
+                maps = maps.contiguous()
+            return (maps, tokens[:, 0]) if self.output_cls_token else maps
         return self.fc_norm(tokens[:, 1:].mean(1))
 
     def init_weights(self) -> None:

@@ -56,6 +56,10 @@ class MaskedSwin(FitsCheckpoints, SimMIMSwinTransformer, Student):
         self.grid = (img_size // STRIDE, img_size // STRIDE)
         self.stride = STRIDE
         self.width = self.num_features[-1]
+        last = max(self.out_indices)
+        unused = self.stages[last + 1 :]
+        if len(unused):
+            self.freeze_unused([*unused, self.stages[last].downsample])
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, index: PatchIndex | None = None

@@ -99,6 +99,7 @@ class MaskedTimm(FitsCheckpoints, Student):
         self.model_name = model_name
         self.pretrained = pretrained
         self.register_load_state_dict_pre_hook(fit_before_loading)
+        self.freeze_unused(self._unused_parameters(options))
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, index: PatchIndex | None = None
@@ -128,12 +129,28 @@ class MaskedTimm(FitsCheckpoints, Student):
         x = torch.where(hidden, fill, x)
         return self._maps(x, [-1])[0].flatten(2).mT
 
+    def _unused_parameters(self, options: dict) -> list[nn.Parameter]:
+        """List the parameters that only maps after the last output depend on."""
+        maps = self.timm_model.feature_info
+        indices = sorted(i % len(maps) for i in self.out_indices)
+        if indices[-1] == len(maps) - 1:
+            return []
+        # A ViT's norm is applied to each of its maps, a CNN's to the last one.
+        strides = {info['reduction'] for info in maps}
+        used = timm.create_model(self.model_name, **options)
+        used.prune_intermediate_layers(
+            indices, prune_norm=len(strides) > 1, prune_head=True
+        )
+        names = {name for name, _ in used.named_parameters()}
+        return [p for k, p in self.timm_model.named_parameters() if k not in names]
+
     def _maps(self, x: Tensor, indices: Sequence[int]) -> list:
         """Compute the feature maps [B, D, h, w] of some blocks or stages."""
         return self.timm_model.forward_intermediates(
             x,
             indices=[i % len(self.timm_model.feature_info) for i in indices],
             norm=True,
+            stop_early=not self.trains_all_layers,
             output_fmt='NCHW',
             intermediates_only=True,
         )

@@ -1,5 +1,7 @@
 """The base class of all students S, which says what a student owes."""
 
+from collections.abc import Iterable
+
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
@@ -50,10 +52,15 @@ class Student(BaseModule):
             without gradient, because no loss reaches it downstream, where
             DistributedDataParallel would refuse it; pre-training turns its
             gradient on.
+        trains_all_layers (bool): Whether ``forward`` without a mask uses all layers.
+            If it does not, because ``out_indices`` leaves out the last ones, a
+            subclass freezes them for the same reason, and pre-training refuses it.
+            Defaults to True.
     """
 
     tokens: str = 'hidden'
     class_token: bool = False
+    trains_all_layers: bool = True
     grid: tuple[int, int]
     stride: int
     width: int
@@ -106,3 +113,18 @@ class Student(BaseModule):
             f'but {name} does not say it: implement get_layer_depth, or use '
             'another constructor of the optimizer'
         )
+
+    def freeze_unused(self, parts: Iterable[nn.Module | nn.Parameter | None]) -> None:
+        """Freeze what no output depends on.
+
+        DistributedDataParallel refuses a parameter that requires a gradient but gets
+        none. Checkpoints keep the parameters.
+
+        Args:
+            parts (Iterable[nn.Module | nn.Parameter | None]): Modules and parameters
+                that ``forward`` without a mask does not use.
+        """
+        for part in parts:
+            if part is not None:
+                part.requires_grad_(False)
+                self.trains_all_layers = False

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mmmaskdistill.compat.atomic_files import open_atomically
-from mmmaskdistill.errors import CheckpointError, first_line
+from mmmaskdistill.errors import CheckpointError, first_few, first_line
 
 from .formats import StateDict, plain_name
 from .torchscript import is_torchscript, read_torchscript
@@ -97,8 +97,8 @@ def read_weights(
     if not weights.tensors:
         raise CheckpointError(
             f'checkpoint {checkpoint!r} holds no weights, only a '
-            f'{type(content).__name__}: expected a dict of named tensors, or one under '
-            "the key 'state_dict', 'model', 'module', 'student' or 'teacher'"
+            f'{type(content).__name__}{_first_keys(content)}: expected a dict of named '
+            "tensors, or one under a key such as 'state_dict' or 'model'"
         )
     return weights._replace(
         tensors={
@@ -114,7 +114,9 @@ def unwrap(content: Any, checkpoint: str) -> Weights:
         content (Any): Content of the checkpoint. The tensors may be in a dict under the
             key ``state_dict``, ``model`` or ``module``, and in nested ones. Those of a
             student and a teacher, which DINO and iBOT write next to each other, get
-            names that begin with ``student.`` and ``teacher.``.
+            names that begin with ``student.`` and ``teacher.``. A dict under another
+            key, such as ``model_ema``, is read if nothing else holds tensors. If there
+            are several, their names begin with their keys.
         checkpoint (str): The checkpoint's name, for messages.
 
     Returns:
@@ -134,9 +136,25 @@ def unwrap(content: Any, checkpoint: str) -> Weights:
         for part in ('student', 'teacher'):
             nested = _tensors_of(content.get(part), checkpoint)
             tensors.update({f'{part}.{key}': value for key, value in nested.items()})
+    if not tensors and isinstance(content, dict):
+        parts = {
+            key: _tensors_of(value, checkpoint)
+            for key, value in content.items()
+            if isinstance(value, dict) and all(isinstance(k, str) for k in value)
+        }
+        parts = {key: nested for key, nested in parts.items() if nested}
+        for part, nested in parts.items():
+            start = f'{part}.' if len(parts) > 1 else ''
+            tensors.update({start + key: value for key, value in nested.items()})
     if all(key.startswith('module.') for key in tensors):
         tensors = {key.removeprefix('module.'): v for key, v in tensors.items()}
     return Weights({plain_name(key): v for key, v in tensors.items()}, meta)
+
+
+def _first_keys(content: Any) -> str:
+    if not isinstance(content, dict) or not content:
+        return ''
+    return f' with {first_few([repr(key) for key in content])}'
 
 
 def _tensors_of(content: Any, checkpoint: str) -> StateDict:

@@ -6,6 +6,7 @@ and tensors and returns tensors and a report.
 """
 
 import math
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -24,6 +25,9 @@ from ..layers import (
     table_length,
 )
 from .formats import StateDict, plain_name, to_our_names
+
+# The names that timm, DINOv2, DINOv3 and transformers give to register tokens.
+REGISTERS = re.compile(r'(^|\.)(reg_token|register_tokens?|storage_tokens?)$')
 
 TABLE = 'relative_position_bias_table'
 SHARED_TABLE = f'rel_pos_bias.{TABLE}'
@@ -359,7 +363,7 @@ def adapt_to_vit(
             resized from a patch grid that is not square, because height and width are
             then unknown.
     """
-    registers = [k for k in tensors if k.startswith(('reg_token', 'register_tokens'))]
+    registers = [key for key in tensors if REGISTERS.search(key)]
     if registers:
         raise CheckpointError(
             f'the checkpoint has register tokens ({registers[0]}), which change the '

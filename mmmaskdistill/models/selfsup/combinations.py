@@ -24,7 +24,8 @@ def check_student(backbone: nn.Module) -> None:
         backbone (nn.Module): The backbone of a :class:`MaskDistill`.
 
     Raises:
-        ConfigError: If the backbone is not a :class:`Student`.
+        ConfigError: If the backbone is not a :class:`Student`, or if its
+            ``out_indices`` leave out the last layers.
     """
     if not isinstance(backbone, Student):
         raise ConfigError(
@@ -32,6 +33,12 @@ def check_student(backbone: nn.Module) -> None:
             'no mask: use MaskDistillViT, VisibleViT or MaskedSwin, or MaskedTimm '
             'for any model of timm, or derive your own from '
             'mmmaskdistill.models.Student'
+        )
+    if not backbone.trains_all_layers:
+        raise ConfigError(
+            f'the student {_name(backbone)} has out_indices={backbone.out_indices}, '
+            'which leave out its last layers, but pre-training needs all of them: '
+            'remove out_indices from the backbone'
         )
 
 
