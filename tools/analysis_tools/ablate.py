@@ -446,8 +446,9 @@ class Ablation:
         code = process.returncode = os.waitstatus_to_exitcode(status)
         if code:
             raise RuntimeError(f'{name}: {last_words(log.name, begin, code)}')
-        wall, processor = time.time() - start, usage.ru_utime + usage.ru_stime
-        write_text(f'{wall:.1f} {processor:.1f}', finished)
+        wall = round(time.time() - start, 1)
+        processor = round(usage.ru_utime + usage.ru_stime, 1)
+        write_text(f'{wall} {processor}', finished)
         return wall, processor
 
     def _launch(self, config: str) -> list[str]:

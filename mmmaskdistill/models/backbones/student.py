@@ -89,21 +89,6 @@ class Student(BaseModule):
         """
         raise NotImplementedError(f'{type(self).__name__} must implement forward')
 
-    def freeze_unused(self, parts: Iterable[nn.Module | nn.Parameter | None]) -> None:
-        """Freeze what no output depends on.
-
-        DistributedDataParallel refuses a parameter that requires a gradient but gets
-        none. Checkpoints keep the parameters.
-
-        Args:
-            parts (Iterable[nn.Module | nn.Parameter | None]): Modules and parameters
-                that ``forward`` without a mask does not use.
-        """
-        for part in parts:
-            if part is not None:
-                part.requires_grad_(False)
-                self.trains_all_layers = False
-
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Return a parameter's depth for layer-wise learning-rate decay.
 
@@ -128,3 +113,18 @@ class Student(BaseModule):
             f'but {name} does not say it: implement get_layer_depth, or use '
             'another constructor of the optimizer'
         )
+
+    def freeze_unused(self, parts: Iterable[nn.Module | nn.Parameter | None]) -> None:
+        """Freeze what no output depends on.
+
+        DistributedDataParallel refuses a parameter that requires a gradient but gets
+        none. Checkpoints keep the parameters.
+
+        Args:
+            parts (Iterable[nn.Module | nn.Parameter | None]): Modules and parameters
+                that ``forward`` without a mask does not use.
+        """
+        for part in parts:
+            if part is not None:
+                part.requires_grad_(False)
+                self.trains_all_layers = False
