@@ -1,7 +1,7 @@
 # What the student predicts, for all configs of own_data. In a run that is much shorter
 # than the recipe's 300 epochs, a student that sees the whole image and predicts the
 # teacher's features of all patches learns more than one that predicts hidden patches:
-# see "Ablation" in configs/quickstart/README.md.
+# see docs/objectives.md.
 objective = dict(backbone=dict(type='mmmaskdistill.AllTokensViT'), predict='all')
 
 # The masks, by the number of rows and columns of the patch grid
