@@ -10,8 +10,8 @@
 #   bash tools/quickstart.sh --seeds 3
 #
 # Options:
-#   --full      pre-train for six times as many epochs, which takes about three hours
-#               on two CPU cores, instead of less than thirty minutes
+#   --full      pre-train for six times as many epochs, which is estimated to take two
+#               and a half hours on two CPU cores, instead of less than thirty minutes
 #   --tiny      run every step at a tiny size, two minutes in all, to see that it
 #               works; the resulting numbers mean nothing
 #   --seeds N   repeat segmentation and classification with the seeds 0 to N - 1
