@@ -7,7 +7,7 @@ floating point, in the order in which the file stores them.
 
 import io
 from collections.abc import Callable, Sequence
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -85,7 +85,7 @@ def read_image(path: str, backend_args: dict | None = None) -> np.ndarray:
         ConfigError: If the file is a TIFF that only the package ``tifffile`` can read,
             which is not installed.
     """
-    return _use(path, backend_args, _decode)
+    return use_file(path, _decode, backend_args)
 
 
 def image_info(path: str, backend_args: dict | None = None) -> ImageInfo:
@@ -104,7 +104,7 @@ def image_info(path: str, backend_args: dict | None = None) -> ImageInfo:
         UnreadableImage: If the file is missing, empty or no image.
         ConfigError: See :func:`read_image`.
     """
-    return _use(path, backend_args, _describe)
+    return use_file(path, _describe, backend_args)
 
 
 def select_bands(
@@ -159,15 +159,36 @@ def open_file(path: str, backend_args: dict | None = None) -> BinaryIO:
     return file
 
 
-def _use(path: str, backend_args: dict | None, function: Callable):
+def use_file(
+    path: str,
+    function: Callable,
+    backend_args: dict | None = None,
+    what: str = 'image',
+) -> Any:
+    """Call a function with an open file, and name the file in what it raises.
+
+    Args:
+        path (str): See :func:`read_image`.
+        function (Callable): Takes the open file.
+        backend_args (dict, optional): See :func:`read_image`. Defaults to None.
+        what (str): What the file is, for the message. Defaults to ``'image'``.
+
+    Returns:
+        Any: What the function returns.
+
+    Raises:
+        ConfigError: If the function raises one.
+        UnreadableImage: If the file cannot be opened, or the function raises another
+            error.
+    """
     try:
         with open_file(path, backend_args) as file:
             return function(file)
     except ConfigError as error:
-        raise ConfigError(f"cannot load the image '{path}': {error}") from error
+        raise ConfigError(f"cannot load the {what} '{path}': {error}") from error
     except Exception as error:
         raise UnreadableImage(
-            f"cannot load the image '{path}': {explain(error)}"
+            f"cannot load the {what} '{path}': {explain(error)}"
         ) from error
 
 

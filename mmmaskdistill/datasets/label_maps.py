@@ -1,7 +1,7 @@
 """Read label files of any kind through the table of classes."""
 
 import re
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import BinaryIO
 
 import cv2
@@ -15,12 +15,10 @@ from mmmaskdistill.registry import TRANSFORMS
 from .classes import IGNORED, ClassTable, to_hex
 from .image_files import (
     ORIENTATION,
-    UnreadableImage,
     decode_tiff,
-    explain,
     is_measured_tiff,
-    open_file,
     orient,
+    use_file,
 )
 
 TURNED = (
@@ -50,16 +48,7 @@ def read_values(
         ConfigError: If the file is a TIFF that only the package ``tifffile`` can read,
             which is not installed.
     """
-    try:
-        with open_file(path, backend_args) as file:
-            array = _decode(file, colours)
-    except ConfigError as error:
-        raise ConfigError(f"cannot load the label '{path}': {error}") from error
-    except Exception as error:
-        raise UnreadableImage(
-            f"cannot load the label '{path}': {explain(error)}"
-        ) from error
-    return array
+    return use_file(path, partial(_decode, colours=colours), backend_args, 'label')
 
 
 def read_palette(path: str) -> dict[int, tuple[int, int, int]]:
@@ -75,14 +64,12 @@ def read_palette(path: str) -> dict[int, tuple[int, int, int]]:
     Raises:
         UnreadableImage: If the file is missing, empty or no image.
     """
-    try:
-        with open_file(path) as file, Image.open(file) as image:
-            parts = image.getpalette('RGB') if image.mode == 'P' else None
-    except Exception as error:
-        raise UnreadableImage(
-            f"cannot load the label '{path}': {explain(error)}"
-        ) from error
-    parts = parts or []
+
+    def palette(file: BinaryIO) -> list[int]:
+        with Image.open(file) as image:
+            return (image.getpalette('RGB') if image.mode == 'P' else None) or []
+
+    parts = use_file(path, palette, what='label')
     return {k // 3: tuple(parts[k : k + 3]) for k in range(0, len(parts), 3)}
 
 

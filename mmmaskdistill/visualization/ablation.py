@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .figures import DPI, save
@@ -73,13 +74,7 @@ def draw_ablation(
                 capsize=3,
             )
         if len(reference):
-            axes.axhline(
-                np.mean(reference),
-                color='0.4',
-                linewidth=1,
-                linestyle='--',
-                label='from scratch',
-            )
+            _draw_reference(axes, reference)
         axes.set_title(axis, fontsize=9)
         axes.set_xticks(range(len(values)), values, rotation=30, ha='right', fontsize=7)
         axes.set_xlim(-0.6, len(values) - 0.4)
@@ -134,13 +129,7 @@ def draw_budgets(
             label=name,
         )
     if len(reference):
-        axes.axhline(
-            np.mean(reference),
-            color='0.4',
-            linewidth=1,
-            linestyle='--',
-            label='from scratch',
-        )
+        _draw_reference(axes, reference)
     axes.set_xscale('log')
     ticks = sorted({round(x, 1) for points in curves.values() for x, v in points if v})
     axes.set_xticks(ticks, [f'{x:g}' for x in ticks])
@@ -153,3 +142,10 @@ def draw_budgets(
     axes.spines[['top', 'right']].set_visible(False)
     axes.legend(fontsize=8, frameon=False)
     save(figure, path)
+
+
+def _draw_reference(axes: Axes, values: Sequence[float]):
+    """Draw the mean of the runs without pre-training as a line."""
+    axes.axhline(
+        np.mean(values), color='0.4', linewidth=1, linestyle='--', label='from scratch'
+    )

@@ -21,7 +21,8 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image
 
-from mmmaskdistill.errors import first_few, first_line
+from mmmaskdistill.datasets import image_files
+from mmmaskdistill.errors import ConfigError, first_few, first_line
 
 # Files that a process gets at once, so that it is not called for each file.
 CHUNK = 32
@@ -494,25 +495,20 @@ def _pillow_header(path: str) -> ImageFile:
 
 
 def _tiff_header(path: str) -> ImageFile | None:
-    """Read the header of a TIFF with tifffile, which knows all types and channels.
+    """Read the header of a TIFF as ``LoadImage`` does, for any types and channels.
 
     Returns:
-        ImageFile | None: None for other files, and without tifffile.
+        ImageFile | None: None for other files, and if the file cannot be read so.
     """
     if not path.lower().endswith(TIFF_ENDINGS):
         return None
     try:
-        import tifffile
-    except ImportError:
+        info = image_files.image_info(path)
+    except ConfigError:
         return None
-    with tifffile.TiffFile(path) as file:
-        series = file.series[0]
-        shape, dtype = series.shape, str(series.dtype)
-    if len(shape) == 2:
-        shape = (*shape, 1)
-    elif shape[0] < min(shape[1:]):  # [C, H, W]
-        shape = (*shape[1:], shape[0])
-    return ImageFile(path, shape[1], shape[0], shape[2], dtype, 'TIFF')
+    return ImageFile(
+        path, info.width, info.height, info.channels, info.dtype, info.format
+    )
 
 
 def _measure(pixels: np.ndarray) -> tuple[tuple, ...]:
@@ -544,11 +540,9 @@ def _decode(path: str) -> tuple[np.ndarray, str]:
     """Decode all channels of an image, in the file's order."""
     if path.lower().endswith(TIFF_ENDINGS):
         try:
-            import tifffile
-        except ImportError:
+            return image_files.read_image(path), 'TIFF'
+        except ConfigError:  # Pillow may know more, and says why it does not.
             pass
-        else:
-            return _channels_last(tifffile.imread(path)), 'TIFF'
     try:
         with Image.open(path) as image:
             kind = image.format or ''
@@ -563,13 +557,6 @@ def _decode(path: str) -> tuple[np.ndarray, str]:
         if pixels.ndim == 3 and pixels.shape[2] >= 3:
             pixels[..., :3] = pixels[..., 2::-1].copy()
         return pixels, Path(path).suffix.lstrip('.').upper()
-
-
-def _channels_last(pixels: np.ndarray) -> np.ndarray:
-    """Turn [C, H, W], as GeoTIFF often has it, into [H, W, C]."""
-    if pixels.ndim == 3 and pixels.shape[0] < min(pixels.shape[1:]):
-        pixels = pixels.transpose(1, 2, 0)
-    return np.ascontiguousarray(pixels)
 
 
 def _reason(path: str, error: Exception) -> str:
