@@ -11,7 +11,6 @@ from mmengine.dataset import pseudo_collate
 from mmengine.runner.amp import autocast
 from torch import Tensor, nn
 
-from mmmaskdistill.datasets.image_files import UnreadableImage
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.models import MaskDistillViT
 from mmmaskdistill.registry import MODELS
@@ -22,7 +21,7 @@ from .results import Classification, Features, Result, Segmentation, complete_pa
 from .sources import Trained, names_of
 
 # What is called for an image that cannot be read.
-Report = Callable[[Any, UnreadableImage], None]
+Report = Callable[[Any, ConfigError], None]
 
 
 class LoadedModel:
@@ -153,9 +152,9 @@ class LoadedModel:
             probabilities (bool): See :meth:`predict`.
             tta (bool): See :meth:`predict`.
             amp (bool): See :meth:`predict`.
-            skip (Callable, optional): Is called with an image that cannot be read and
-                the error; None then takes the place of its result. Defaults to None:
-                the error is raised.
+            skip (Callable, optional): Is called with an image that cannot be read, or
+                does not fit the model, and the error; None then takes the place of its
+                result. Defaults to None: the error is raised.
 
         Yields:
             Segmentation | Classification | Features | None: The result of each image,
@@ -168,11 +167,13 @@ class LoadedModel:
                 'features of a pre-trained student have no test-time augmentation: '
                 'leave out tta'
             )
+        if tta:
+            _ = self._tta  # An error in the config is none of the images'.
         batch = []
         for image in images:
             try:
                 batch.append((image, self.preprocess(image, tta)))
-            except UnreadableImage as error:
+            except ConfigError as error:
                 if skip is None:
                     raise
                 skip(image, error)
