@@ -53,6 +53,11 @@ class LoadedModel:
         self._trained = trained
         self.num_classes = _number_of_classes(model, task)
         self.classes = names_of(trained.meta) if self.num_classes else None
+        palette = trained.meta.get('palette')
+        if self.num_classes == 2 and self.classes and len(self.classes) == 1:
+            # mmseg's heads of a single channel may have a single name, too.
+            self.classes = ('background', *self.classes)
+            palette = [[0, 0, 0], *palette] if palette else None
         if self.classes and len(self.classes) != self.num_classes:
             raise ConfigError(
                 f'the model in {trained.checkpoint!r} has {self.num_classes} classes, '
@@ -61,10 +66,9 @@ class LoadedModel:
             )
         self.palette = None
         if task == 'segmentation':
-            palette = trained.meta.get('palette')
             self.palette = complete_palette(palette, self.num_classes)
-        with trained.building():
-            self._steps = test_steps(self.config, model, task)
+        self._steps = test_steps(self.config, model, task)
+        with trained.building(self._steps):
             self._preprocessing = Preprocessing(self._steps)
 
     def __repr__(self) -> str:
@@ -261,7 +265,7 @@ class LoadedModel:
     def _tta(self) -> tuple[Preprocessing, nn.Module]:
         """The pipeline of test-time augmentation, and what merges predictions."""
         steps, merging = tta_steps(self.config, self._steps)
-        with self._trained.building():
+        with self._trained.building([steps, merging]):
             return Preprocessing(steps), MODELS.build(dict(merging, module=self.model))
 
 
@@ -281,7 +285,7 @@ def _number_of_classes(model: nn.Module, task: str) -> int | None:
     if task == 'segmentation':
         head = model.decode_head
         head = head[-1] if isinstance(head, nn.ModuleList) else head
-        return head.num_classes
+        return 2 if head.out_channels == 1 else head.num_classes
     if task == 'classification':
         return getattr(model.head, 'num_classes', None)
     return None

@@ -143,6 +143,7 @@ def _write_trained(folder: Path, size: int) -> tuple[str, str]:
     """Write a config and a checkpoint with random weights, and return their paths."""
     import torch
     from mmengine.config import Config
+    from mmengine.logging import MMLogger
     from mmengine.registry import MODELS, DefaultScope
 
     import mmmaskdistill  # noqa: F401
@@ -150,6 +151,7 @@ def _write_trained(folder: Path, size: int) -> tuple[str, str]:
     path = small_run.write_config(folder, 'config.py', True, size, workers=0)
     path.write_text(path.read_text() + TEST.format(size=size))
     config = Config.fromfile(path)
+    MMLogger.get_current_instance().setLevel('ERROR')
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmseg'):
         model = MODELS.build(config.model)
