@@ -84,6 +84,7 @@ def run(args: argparse.Namespace) -> dict:
     """
     import numpy as np
     import torch
+    from mmengine.logging import MMLogger
     from prettytable import PrettyTable
 
     device = torch.device(args.device)
@@ -91,6 +92,7 @@ def run(args: argparse.Namespace) -> dict:
         folder = Path(folder)
         small_run.write_data(folder, args.images, args.img_size)
         files = sorted(map(str, (folder / 'images').iterdir()))
+        MMLogger.get_current_instance().setLevel('ERROR')
         sides = _sides(_write_trained(folder, args.img_size), args)
         ours, theirs = (list(side(files[:2])) for side in sides.values())
         if not all(np.array_equal(*pair) for pair in zip(ours, theirs)):
@@ -101,6 +103,8 @@ def run(args: argparse.Namespace) -> dict:
                 pass
 
         calls = {k: lambda side=side: consume(side) for k, side in sides.items()}
+        # As in the jobs that compare computations, see benchmark.py.
+        measure.keep_freed_memory()
         seconds = measure.interleave(calls, args.repeats, device)
         figures = {}
         for name, side in sides.items():
@@ -143,7 +147,6 @@ def _write_trained(folder: Path, size: int) -> tuple[str, str]:
     """Write a config and a checkpoint with random weights, and return their paths."""
     import torch
     from mmengine.config import Config
-    from mmengine.logging import MMLogger
     from mmengine.registry import MODELS, DefaultScope
 
     import mmmaskdistill  # noqa: F401
@@ -151,7 +154,6 @@ def _write_trained(folder: Path, size: int) -> tuple[str, str]:
     path = small_run.write_config(folder, 'config.py', True, size, workers=0)
     path.write_text(path.read_text() + TEST.format(size=size))
     config = Config.fromfile(path)
-    MMLogger.get_current_instance().setLevel('ERROR')
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmseg'):
         model = MODELS.build(config.model)
