@@ -16,6 +16,7 @@ PIXELS = 512  # Longest side of an image that is drawn.
 CAPTION = 0.36  # Two lines.
 CAPTION_CHARACTERS = 40
 COLUMNS = 5  # Classified images in a row.
+PADDING = 235  # Light gray, unlike pixels without a label, which are white.
 LEGEND = 60  # Largest number of classes in the legend.
 
 
@@ -51,7 +52,7 @@ def displayable(image: np.ndarray) -> np.ndarray:
 
 
 def squared(image: np.ndarray) -> np.ndarray:
-    """Put an image in the middle of a white square.
+    """Put an image in the middle of a light gray square.
 
     Args:
         image (np.ndarray): [H, W, 3], uint8.
@@ -60,7 +61,7 @@ def squared(image: np.ndarray) -> np.ndarray:
         np.ndarray: The square, uint8 [S, S, 3], where S is the longer side.
     """
     side = max(image.shape[:2])
-    square = np.full((side, side, 3), 255, np.uint8)
+    square = np.full((side, side, 3), PADDING, np.uint8)
     top, left = ((side - length) // 2 for length in image.shape[:2])
     square[top : top + image.shape[0], left : left + image.shape[1]] = image
     return square
@@ -97,8 +98,13 @@ def draw_worst_segmentations(
         inside = labels[(labels >= 0) & (labels < len(classes))]
         pixels += np.bincount(inside.ravel(), minlength=len(classes))
     present = [k for k in np.argsort(-pixels, kind='stable') if pixels[k]][:LEGEND]
+    entries = [
+        (np.asarray(palette[k]) / 255, plain_text(str(classes[k]), 22)) for k in present
+    ]
+    if any((labels < 0).any() for labels in truth):
+        entries.append(('white', '(no label)'))
     in_a_row = 4
-    bottom = 0.15 + 0.17 * -(-len(present) // in_a_row)
+    bottom = 0.15 + 0.17 * -(-len(entries) // in_a_row)
     figure, axes = tile_grid(
         len(images),
         ['image', 'label', 'prediction'],
@@ -112,13 +118,8 @@ def draw_worst_segmentations(
             show(axes[row, column], squared(colorize(labels, palette)))
         _caption(axes[row, 0], captions[row])
     handles = [
-        Patch(
-            facecolor=np.asarray(palette[k]) / 255,
-            edgecolor='0.7',
-            linewidth=0.5,
-            label=plain_text(str(classes[k]), 22),
-        )
-        for k in present
+        Patch(facecolor=color, edgecolor='0.7', linewidth=0.5, label=name)
+        for color, name in entries
     ]
     figure.legend(
         handles=handles,

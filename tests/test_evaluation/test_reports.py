@@ -161,8 +161,8 @@ def test_a_label_of_another_size_is_named():
         finished(SegmentationReport(1), [sample])
     assert str(error.value) == (
         "the prediction of 'a/b.jpg' has 8 x 12 pixels, but its label has 4 x 6: in "
-        'the test pipeline, load the label after the image has been resized, so that it '
-        'keeps the size of the file'
+        'the test pipeline, load the label after the image has been resized, so that '
+        'it keeps the size of the file'
     )
 
 
