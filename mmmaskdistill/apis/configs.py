@@ -5,7 +5,6 @@ A config belongs to mmpretrain (pre-training and classification) or to mmseg
 """
 
 import os.path as osp
-import re
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 
@@ -19,7 +18,7 @@ from mmmaskdistill.errors import ConfigError, first_line
 from mmmaskdistill.registry import RUNNERS
 
 from .option_values import read_value
-from .pipelines import class_name
+from .pipelines import loads
 
 
 def load_config(
@@ -349,10 +348,10 @@ def _load_alike(pipeline: list, example: list) -> list:
     """
     loaders = {}
     for step in example:
-        loaders.setdefault(_loads(step), step)
+        loaders.setdefault(loads(step), step)
 
     def replace(step: dict) -> dict | None:
-        kind = _loads(step)
+        kind = loads(step)
         return deepcopy(loaders.get(kind)) if kind else step
 
     return _with_steps(pipeline, replace)
@@ -367,7 +366,7 @@ def without_label_loaders(pipeline: list) -> list:
     Returns:
         list: The configs of the other steps.
     """
-    return _with_steps(pipeline, lambda s: None if _loads(s) == 'labels' else s)
+    return _with_steps(pipeline, lambda s: None if loads(s) == 'labels' else s)
 
 
 def _with_steps(node: dict | list | tuple, change: Callable) -> dict | list | None:
@@ -379,14 +378,6 @@ def _with_steps(node: dict | list | tuple, change: Callable) -> dict | list | No
     if node is not None and 'transforms' in node:
         return ConfigDict(node, transforms=_with_steps(node['transforms'], change))
     return node
-
-
-def _loads(step: dict) -> str | None:
-    """Tell what a step of a pipeline loads: 'image', 'labels' or nothing."""
-    name = class_name(step)
-    if not name.startswith('Load'):
-        return None
-    return 'labels' if re.search('Ann|Label|Seg', name) else 'image'
 
 
 def _flip_pipeline(pipeline: list) -> list:

@@ -161,24 +161,25 @@ def test_two_processes_write_what_one_writes(tool, run, segmentor, workspace):
 
 
 NO_LABELS = {
-    'no folder is named': 'data_prefix._delete_=True data_prefix.img_path=images',
-    'the folder does not exist': 'data_prefix.seg_map_path=none',
-    'the folder has no label': 'data_prefix.seg_map_path=images',
-    'the labels are not loaded': "pipeline=[dict(type='LoadImageFromFile'),"
-    "dict(type='Resize',scale=(64,64)),dict(type='PackSegInputs')]",
+    'no folder is named': "data_prefix=dict(_delete_=True, img_path='images')",
+    'the folder does not exist': "data_prefix=dict(seg_map_path='none')",
+    'the folder has no label': "data_prefix=dict(seg_map_path='classes')",
+    'the labels are not loaded': "pipeline=[dict(type='LoadImageFromFile'), "
+    "dict(type='Resize', scale=(64, 64)), dict(type='PackSegInputs')]",
 }
 
 
-@pytest.mark.parametrize('options', NO_LABELS.values(), ids=NO_LABELS)
+@pytest.mark.parametrize('dataset', NO_LABELS.values(), ids=NO_LABELS)
 def test_label_maps_need_no_labels(
-    tool, segmentor, workspace, capsys, options, tmp_path
+    tool, segmentor, workspace, capsys, dataset, tmp_path
 ):
-    args = ['segment.py', segmentor, '--work-dir', 'test']
-    options = [f'test_dataloader.dataset.{option}' for option in options.split()]
-    options.insert(0, '--cfg-options')
-    tool('test.py', *args, '--out', tmp_path / 'maps', *options)
+    (workspace / 'no_labels.py').write_text(
+        f"_base_ = 'segment.py'\ntest_dataloader = dict(dataset=dict({dataset}))"
+    )
+    args = [segmentor, '--work-dir', 'test', '--out']
+    tool('test.py', 'no_labels.py', *args, tmp_path / 'maps')
     assert 'the images have no labels: no metric is computed' in capsys.readouterr().out
-    tool('test.py', *args, '--out', tmp_path / 'labeled')
+    tool('test.py', 'segment.py', *args, tmp_path / 'labeled')
     for k in range(16):
         with_labels, without = (
             np.asarray(Image.open(tmp_path / folder / f'{k:02}.png'))
@@ -186,7 +187,7 @@ def test_label_maps_need_no_labels(
         )
         np.testing.assert_array_equal(without, with_labels)
     with pytest.raises(SystemExit) as error:
-        tool('test.py', *args, '--out', 'metrics.json', *options)
+        tool('test.py', 'no_labels.py', *args, 'metrics.json')
     text = str(error.value)
     assert text.startswith('error: ') and '\n' not in text
     assert 'have no labels, so there is no metric to compute' in text or (
