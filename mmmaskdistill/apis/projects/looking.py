@@ -1,6 +1,5 @@
 """Look at the images and labels of a new project."""
 
-import math
 import os.path as osp
 from collections import Counter
 from collections.abc import Sequence
@@ -19,7 +18,6 @@ from mmmaskdistill.apis.checks import (
 from mmmaskdistill.datasets import (
     ClassTable,
     find_images,
-    measure_channels,
     pair_labels,
     read_palette,
 )
@@ -31,8 +29,6 @@ VAL_NAMES = ('val', 'valid', 'validation', 'dev')
 TEST_NAMES = ('test', 'testing')
 # Formats whose second or fourth channel is transparency, and not another band.
 WITH_ALPHA = ('PNG', 'WEBP', 'GIF')
-# Of so many images the channels are measured again if some of them have no number.
-MEASURED = 300
 
 
 class Images(NamedTuple):
@@ -163,15 +159,12 @@ def look_at_images(paths: Sequence[str], cache: str | None) -> Images:
         if _kind(file) != kind:
             left_out[file.path] = f'{_describe(_kind(file))}, not {_describe(kind)}'
     files = [file for file in files if file.path not in left_out]
-    channels, dtype = kind
+    channels = kind[0]
     plain = kind == PLAIN
     mean, std = ([], []) if plain else mean_and_std(files)
     fill = None
-    if dtype.startswith('float') and not all(map(math.isfinite, (*mean, *std))):
-        measured = measure_channels([file.path for file in files[:MEASURED]])
-        mean, std = measured.mean, measured.std
+    if any(file.has_gaps for file in files):
         fill = sum(mean) / len(mean)
-    std = [value or 1.0 for value in std]
     return Images(
         paths, files, left_out, plain, channels, mean, std, fill, found.describe()
     )
@@ -183,12 +176,10 @@ PLAIN = (3, 'uint8')
 
 def _kind(file: ImageFile) -> tuple[int, str]:
     """Return the number of channels and the type with which an image is loaded."""
-    channels = file.channels
-    if file.dtype in ('uint8', 'bool'):
-        if channels in (1, 3) or (channels in (2, 4) and file.format in WITH_ALPHA):
-            return PLAIN
-        return channels, 'uint8'
-    return channels, file.dtype
+    has_alpha = file.channels in (2, 4) and file.format in WITH_ALPHA
+    if file.dtype == 'uint8' and (file.channels in (1, 3) or has_alpha):
+        return PLAIN
+    return file.channels, file.dtype
 
 
 def _describe(kind: tuple[int, str]) -> str:
