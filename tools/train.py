@@ -86,7 +86,7 @@ def main() -> None:
         runner.train()
     except (ConfigError, CheckpointError) as error:
         fail(error)
-    except (ValueError, IndexError, RuntimeError) as error:
+    except (ValueError, LookupError, RuntimeError, TypeError) as error:
         message = checks.explain_failure(error, cfg)
         if message is None:
             raise

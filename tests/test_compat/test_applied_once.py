@@ -9,7 +9,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.runner import checkpoint
 from mmseg.datasets import PhotoMetricDistortion
-from mmseg.models.losses import cross_entropy_loss
+from mmseg.models.losses import DiceLoss, OhemCrossEntropy, cross_entropy_loss
 
 from mmmaskdistill.compat import (
     amp,
@@ -20,11 +20,13 @@ from mmmaskdistill.compat import (
     compiled_ops,
     config_merging,
     deferred_scalars,
+    dice_loss,
     focal_loss,
     gloo,
     interp2d,
     multimodal,
     numpy2,
+    ohem_loss,
     package_paths,
     safe_loading,
 )
@@ -44,6 +46,8 @@ def patched_functions():
         Config._merge_a_into_b,
         photometric.adjust_hue,
         cross_entropy_loss.cross_entropy,
+        DiceLoss.forward,
+        OhemCrossEntropy.forward,
     )
 
 
@@ -56,7 +60,9 @@ def test_applying_the_patches_again_changes_nothing():
         multimodal,
         interp2d,
         class_weights,
+        dice_loss,
         focal_loss,
+        ohem_loss,
         config_merging,
         numpy2,
         safe_loading,

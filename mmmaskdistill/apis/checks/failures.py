@@ -1,9 +1,14 @@
 """Explain errors of torch that say what is wrong with data or settings in its terms."""
 
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 
+from .heads import name_of
+
+QUOTES = '"\''
 CHECK = 'tools/analysis_tools/check_data.py CONFIG looks at all files'
 
 
@@ -42,6 +47,16 @@ def explain_failure(error: Exception, cfg: dict) -> str | None:
             f'the images or labels of a batch cannot be stacked ({found[0]}): crop or '
             f'resize them to one size, or set batch_size=1. {CHECK}'
         )
+    found = re.search(r"class `(\w+)` in .*unexpected keyword argument '(\w+)'", text)
+    if found:
+        return _unexpected(*found.groups(), cfg)
+    found = re.search(r'(\S+) is not in the (\S+) registry', text)
+    if found:
+        return (
+            f'the config names {found[1].strip(QUOTES)}, which is not in the '
+            f"{found[2]} registry: correct the name, add its scope such as 'mmseg.' or "
+            "'mmpretrain.', or name its module in custom_imports=dict(imports=[...])"
+        )
     if isinstance(error, torch.OutOfMemoryError):
         return (
             f"the GPU's memory is not enough ({text.splitlines()[0]}): set a smaller "
@@ -49,3 +64,26 @@ def explain_failure(error: Exception, cfg: dict) -> str | None:
             'model.backbone.with_cp=True'
         )
     return None
+
+
+def _unexpected(kind: str, key: str, cfg: dict) -> str:
+    """Say where a config gives a class an argument that it does not take."""
+    places = [place for place in _places(cfg, kind, key, '') if place]
+    where = f' ({places[0]}.{key})' if places else ''
+    return (
+        f'{kind} does not take {key!r}{where}: remove it. If a base config sets it for '
+        f'another type, add _delete_=True to your dict with type={kind!r}, which then '
+        'replaces that of the base config'
+    )
+
+
+def _places(node: Any, kind: str, key: str, option: str) -> Iterator[str]:
+    """Yield the options of a config that are of a type and have a key."""
+    if isinstance(node, dict):
+        if node.get('type') and name_of(node['type']) == kind and key in node:
+            yield option
+        children = node.items()
+    else:
+        children = enumerate(node) if isinstance(node, (list, tuple)) else ()
+    for name, child in children:
+        yield from _places(child, kind, key, f'{option}.{name}'.lstrip('.'))

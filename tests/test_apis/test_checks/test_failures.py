@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from mmengine.registry import MODELS, OPTIMIZERS
 from torch import nn
 from torch.nn import functional as F
 
@@ -42,3 +43,20 @@ def test_memory_and_other_errors():
         'model.backbone.with_cp=True'
     )
     assert explain_failure(RuntimeError('mat1 and mat2'), CFG) is None
+
+
+def test_what_a_class_does_not_take_is_found_in_the_config():
+    sgd = dict(type='SGD', lr=0.1, betas=(0.9, 0.98))
+    cfg = dict(optim_wrapper=dict(optimizer=sgd), hooks=[dict(type='SGD')])
+    with pytest.raises(TypeError) as error:
+        OPTIMIZERS.build(dict(sgd, params=[torch.zeros(1)]))
+    assert explain_failure(error.value, cfg) == (
+        "SGD does not take 'betas' (optim_wrapper.optimizer.betas): remove it. If a "
+        'base config sets it for another type, add _delete_=True to your dict with '
+        "type='SGD', which then replaces that of the base config"
+    )
+    with pytest.raises(KeyError) as error:
+        MODELS.build(dict(type='UperHaed'))
+    assert explain_failure(error.value, cfg).startswith(
+        'the config names UperHaed, which is not in the mmengine::model registry: '
+    )
