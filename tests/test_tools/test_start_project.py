@@ -208,7 +208,7 @@ def test_pretraining_goes_on_from_a_checkpoint(tool, data):
 @pytest.mark.parametrize(
     'options, message',
     [
-        (['rgb', '--labels', 'empty'], "no images in '.*empty': expected files"),
+        (['rgb', '--labels', 'empty'], "no labels in '.*empty': expected files"),
         (['rgb', '--labels', 'single'], "have a single class, 'class_0': expected"),
         (['nowhere'], "no file or folder '.*nowhere'"),
         (['rgb', '--labels', 'cls'], "no image in '.*rgb' has a label in '.*cls'"),

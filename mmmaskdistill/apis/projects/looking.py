@@ -282,7 +282,7 @@ def look_at_labels(
     left_out, parts, everything = {}, [], set()
     for part, label_folder in split.folders:
         names = find_labels(part, label_folder, suffix)
-        own = [f for f in given if is_below(f, [part]) and f not in set(names)]
+        own = _images_below(given, part, names)
         pairs = pair_labels(own, part, names, label_folder, suffix)
         left_out |= dict.fromkeys(pairs.images_without_label, 'has no label')
         left_out |= dict.fromkeys(pairs.labels_without_image, 'has no image')
@@ -645,23 +645,26 @@ def _find_folders(
     # layout of the labels is that of.
     common = Path(osp.commonpath([*folders, *map(osp.dirname, given)]))
     for folder in map(str, [common, *common.parents][:PARENTS]):
-        ends = (
-            (val[0], None, labels, val[1]) if val else (folder, share, labels, labels)
-        )
+        ends = (folder, share, labels, labels)
+        if val:
+            ends = (_absolute(val[0]), None, labels, _absolute(val[1]))
         candidates.setdefault(folder, Split(folder, *ends))
     found = {}
     for folder, split in candidates.items():
         if folder not in folders and any(count for count, *_ in found.values()):
             continue
         names = find_labels(split.train, split.train_labels, suffix)
-        own = [f for f in given if is_below(f, [split.train]) and f not in set(names)]
+        own = _images_below(given, split.train, names)
         try:
             pairs = pair_labels(own, split.train, names, split.train_labels, suffix)
-        except ConfigError:  # An image has two labels, or a label two images.
+        except ConfigError as error:  # An image has two labels, or a label two images.
             if folder in folders:
                 raise
+            problem = error
             continue
         found[folder] = (len(pairs.pairs), split, own, names)
+    if not found:
+        raise problem
     best = max(found, key=lambda folder: found[folder][0])
     count, split, own, names = found[best]
     if not count and not suffix:
@@ -683,6 +686,14 @@ def _find_folders(
         if other[0] and folder != best
     ]
     return split, suffix, notes
+
+
+def _images_below(
+    files: Sequence[str], folder: str, labels: Sequence[str]
+) -> list[str]:
+    """Return the files in a folder that are no labels."""
+    labels = set(labels)
+    return [file for file in files if is_below(file, [folder]) and file not in labels]
 
 
 def _absolute(path: str) -> str:
