@@ -132,7 +132,7 @@ def test_tta_without_labels_has_no_step_for_them(tmp_path):
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
-        ('a = dict(b=1 c=2)', 'SyntaxError: There are syntax errors in config file'),
+        ('a = dict(b=1 c=2)', 'SyntaxError: invalid syntax'),
         ('a = dict(b=wrong)', "NameError: name 'wrong' is not defined"),
         ('a = 1 + "b"', 'TypeError: unsupported operand'),
     ],

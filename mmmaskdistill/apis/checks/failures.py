@@ -47,7 +47,9 @@ def explain_failure(error: Exception, cfg: dict) -> str | None:
             f'the images or labels of a batch cannot be stacked ({found[0]}): crop or '
             f'resize them to one size, or set batch_size=1. {CHECK}'
         )
-    found = re.search(r"class `(\w+)` in .*unexpected keyword argument '(\w+)'", text)
+    found = re.search(
+        r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text
+    )
     if found:
         return _unexpected(*found.groups(), cfg)
     found = re.search(r'(\S+) is not in the (\S+) registry', text)
