@@ -266,10 +266,10 @@ def test_other_students_are_inflated_too(tmp_path, build):
     target = build(4)
     load_backbone(target, path, inflate=True)
     gray = torch.randn(2, 1, 64, 64)
-    maps = [
-        model.eval()(gray.expand(-1, channels, -1, -1))[-1]
-        for model, channels in ((source, 3), (target, 4))
-    ]
+    maps = []
+    for model, channels in ((source, 3), (target, 4)):
+        model.eval()
+        maps.append(model(gray.expand(-1, channels, -1, -1))[-1])
     torch.testing.assert_close(*maps, atol=1e-3, rtol=1e-3)
     with pytest.raises(CheckpointError, match='in_channels=4: fit its patch embedding'):
         load_backbone(build(4), path)
