@@ -10,7 +10,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import checkpoint
 from mmpretrain.models import AverageClsScoreTTA
 from mmseg.datasets import PhotoMetricDistortion
-from mmseg.models.losses import cross_entropy_loss
+from mmseg.models.losses import DiceLoss, OhemCrossEntropy, cross_entropy_loss
 
 from mmmaskdistill.compat import (
     amp,
@@ -22,11 +22,13 @@ from mmmaskdistill.compat import (
     compiled_ops,
     config_merging,
     deferred_scalars,
+    dice_loss,
     focal_loss,
     gloo,
     interp2d,
     multimodal,
     numpy2,
+    ohem_loss,
     package_paths,
     safe_loading,
 )
@@ -47,6 +49,8 @@ def patched_functions():
         photometric.adjust_hue,
         cross_entropy_loss.cross_entropy,
         AverageClsScoreTTA._merge_single_sample,
+        DiceLoss.forward,
+        OhemCrossEntropy.forward,
     )
 
 
@@ -59,7 +63,9 @@ def test_applying_the_patches_again_changes_nothing():
         multimodal,
         interp2d,
         class_weights,
+        dice_loss,
         focal_loss,
+        ohem_loss,
         config_merging,
         numpy2,
         safe_loading,
