@@ -28,7 +28,7 @@ from mmmaskdistill.models.segmentors.windows import compute_windows, free_memory
 from ..pipelines import class_name, loads
 from .axes import Axis
 from .rasters import Raster, open_raster
-from .writing import Spool, check_output, label_type, write_labels
+from .label_files import Spool, check_output, label_type, write_rows
 
 if TYPE_CHECKING:
     from .loaded_model import LoadedModel
@@ -83,7 +83,7 @@ def predict_large(
     Args:
         model (LoadedModel): A segmentor.
         source (str | Path | ndarray | Image): See :func:`.open_raster`.
-        out (str | Path): File of the label map, see :func:`.write_labels`. A TIFF has
+        out (str | Path): File of the label map, see :func:`.write_rows`. A TIFF has
             the georeference of the source.
         scale (float): Factor by which the picture is resized for the model, tile by
             tile. Defaults to 1.
@@ -122,7 +122,7 @@ def predict_large(
         tiles = Tiles(
             model.model,
             raster,
-            model.load_array,
+            lambda values: model.preprocessing.load(values)['img'],
             scale=scale,
             tile=tile,
             tile_batch=tile_batch,
@@ -130,10 +130,11 @@ def predict_large(
             amp=amp,
         )
         folder = Path(out).resolve().parent
+        folder.mkdir(parents=True, exist_ok=True)
         with Spool(folder, raster.height, raster.width, dtype) as spool:
             for row, column, labels in tiles.label_blocks(progress):
                 spool.write(row, column, labels)
-            write_labels(
+            write_rows(
                 out,
                 _without_ignored(spool, raster, ignored),
                 raster.height,

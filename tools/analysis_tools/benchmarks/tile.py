@@ -142,7 +142,7 @@ def segment(folder: Path, args: argparse.Namespace) -> dict:
         num_classes=args.classes,
         palette=[[k % 256, 7 * k % 256, 31 * k % 256] for k in range(args.classes)],
         steps=[dict(type='LoadImageFromFile'), dict(type='PackSegInputs')],
-        load_array=lambda values: values[..., ::-1],
+        preprocessing=SimpleNamespace(load=lambda values: dict(img=values[..., ::-1])),
     )
     start = _memory('VmRSS')
     began = time.perf_counter()
