@@ -27,8 +27,8 @@ from mmmaskdistill.models.segmentors.windows import compute_windows, free_memory
 
 from ..pipelines import class_name, loads
 from .axes import Axis
-from .rasters import Raster, open_raster
 from .label_files import Spool, check_output, label_type, write_rows
+from .rasters import Raster, open_raster
 
 if TYPE_CHECKING:
     from .loaded_model import LoadedModel
