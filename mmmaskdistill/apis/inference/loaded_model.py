@@ -15,7 +15,6 @@ from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.models import MaskDistillViT
 from mmmaskdistill.registry import MODELS
 
-from .building import restricted, scope_of
 from .preprocessing import Preprocessing, test_steps, tta_steps
 from .results import Classification, Features, Result, Segmentation, complete_palette
 from .sources import Trained, names_of
@@ -67,7 +66,7 @@ class LoadedModel:
         if task == 'segmentation':
             palette = trained.meta.get('palette')
             self.palette = complete_palette(palette, self.num_classes)
-        with restricted(trained), scope_of(self.config):
+        with trained.building():
             self.steps = test_steps(self.config, model, task)
             self.preprocessing = Preprocessing(self.steps)
 
@@ -232,7 +231,8 @@ class LoadedModel:
         if self.task == 'classification':
             scores = sample.pred_score.float().cpu().numpy()
             return lambda image: Classification(scores, self.classes, image)
-        labels = sample.pred_sem_seg.data.squeeze(0)
+        labels = sample.pred_sem_seg.data
+        labels = labels.reshape(labels.shape[-2:])
         kind = np.uint8 if self.num_classes <= 255 else np.uint16
         labels = labels.cpu().numpy().astype(kind)
         if probabilities:
@@ -264,7 +264,7 @@ class LoadedModel:
     def _tta(self) -> tuple[Preprocessing, nn.Module]:
         """The pipeline of test-time augmentation, and what merges predictions."""
         steps, merging = tta_steps(self.config, self.steps)
-        with restricted(self._trained), scope_of(self.config):
+        with self._trained.building():
             return Preprocessing(steps), MODELS.build(dict(merging, module=self.model))
 
 
