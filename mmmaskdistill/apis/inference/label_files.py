@@ -176,8 +176,7 @@ def _write_png(
         file.write(struct.pack('>I', len(content)) + kind + content)
         file.write(struct.pack('>I', zlib.crc32(kind + content)))
 
-    gray, indexed, rows_above = 0, 3, 2
-    color = gray if palette is None else indexed
+    color = 0 if palette is None else 3
     with open(path, 'wb') as file:
         file.write(b'\x89PNG\r\n\x1a\n')
         bits = 8 * dtype.itemsize
@@ -185,14 +184,10 @@ def _write_png(
         if palette is not None:
             chunk(b'PLTE', np.array(palette, np.uint8).tobytes())
         compressor = zlib.compressobj()
-        above = np.zeros((1, width * dtype.itemsize), np.uint8)
         for part in rows:
-            # The differences to the row above are mostly zero, and compress well.
             values = part.astype(dtype.newbyteorder('>')).view(np.uint8)
-            lines = np.empty((len(part), 1 + values.shape[1]), np.uint8)
-            lines[:, 0] = rows_above
-            lines[:, 1:] = values - np.concatenate([above, values[:-1]])
-            above = values[-1:]
+            # Before each row stands a zero: its values are stored as they are.
+            lines = np.pad(values, ((0, 0), (1, 0)))
             content = compressor.compress(lines)
             if content:
                 chunk(b'IDAT', content)
