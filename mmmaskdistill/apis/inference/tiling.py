@@ -111,8 +111,8 @@ def predict_large(
     """
     if model.task != 'segmentation':
         raise ConfigError(
-            f'the model is one of {model.task}: expected a segmentor, which alone '
-            'predicts large pictures in tiles'
+            f"the model's task is {model.task}: expected segmentation, the only one "
+            'that is done in tiles'
         )
     check_output(out)
     _check_steps(model.steps)

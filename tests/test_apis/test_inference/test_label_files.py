@@ -74,7 +74,8 @@ def test_label_maps_compress_well(tmp_path):
     image.putpalette(np.array(PALETTE, np.uint8).tobytes())
     image.save(tmp_path / 'pillow.png')
     sizes = [(tmp_path / name).stat().st_size for name in ('x.png', 'pillow.png')]
-    assert sizes[0] < 1.1 * sizes[1]
+    # The palette has 768 bytes.
+    assert sizes[0] < 1.1 * sizes[1] + 768
 
 
 def test_geotiffs_lie_where_their_sources_lie(tmp_path):
