@@ -27,6 +27,7 @@ from benchmarks import (
     data,
     evaluate,
     finetune,
+    predict,
     pretrain,
     resume,
     segment,
@@ -46,6 +47,7 @@ JOBS = dict(
     resume=resume,
     start=start,
     check=check,
+    predict=predict,
     tile=tile,
 )
 

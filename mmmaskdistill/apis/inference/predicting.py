@@ -234,7 +234,8 @@ class _SegmentationWriter:
             write_labels(result.labels, path, result.palette)
         elif kind == 'overlay':
             picture = Image.fromarray(result.overlay(self.options.opacity))
-            write_picture(picture, path, quality=90)
+            # Subsampled colors would blur the borders of the classes.
+            write_picture(picture, path, quality=90, subsampling=0)
         else:
             with written(path) as temporary:
                 np.save(temporary, result.probabilities.astype(np.float16))
