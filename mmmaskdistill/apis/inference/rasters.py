@@ -1,5 +1,6 @@
 """Open large pictures, and read them by window where their format allows it."""
 
+import importlib.util
 import os
 import re
 import warnings
@@ -208,6 +209,21 @@ def open_raster(source: str | Path | np.ndarray | Image.Image) -> Iterator[Raste
     if array is None:
         array = _decode(path)
     yield _checked(Raster(array, path))
+
+
+def is_georeferenced(path: str) -> bool:
+    """Tell whether a file can have a georeference that rasterio reads.
+
+    Args:
+        path (str): The file.
+
+    Returns:
+        bool: Whether ``rasterio`` is installed, and the file is a TIFF or JPEG 2000 by
+        the ending of its name.
+    """
+    return path.lower().endswith(('.tif', '.tiff', '.jp2')) and (
+        importlib.util.find_spec('rasterio') is not None
+    )
 
 
 @contextmanager

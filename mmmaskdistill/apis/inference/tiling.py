@@ -109,13 +109,8 @@ def predict_large(
         ConfigError: If the model is no segmentor, if its pipeline cannot be applied to
             tiles, or if a setting or the picture is not as described.
     """
-    if model.task != 'segmentation':
-        raise ConfigError(
-            f"the model's task is {model.task}: expected segmentation, the only one "
-            'that is done in tiles'
-        )
+    check_model(model)
     check_output(out)
-    _check_steps(model.steps)
     classes = model.classes or [str(k) for k in range(model.num_classes)]
     dtype, ignored = label_type(len(classes))
     with open_raster(source) as raster:
@@ -498,9 +493,22 @@ def _without_ignored(
         yield labels
 
 
-def _check_steps(steps: Sequence[dict]) -> None:
-    """Check that a test pipeline does nothing that tiles would leave out."""
-    for step in steps:
+def check_model(model: 'LoadedModel') -> None:
+    """Check that a model predicts large pictures.
+
+    Args:
+        model (LoadedModel): The model.
+
+    Raises:
+        ConfigError: If it is no segmentor, or its test pipeline does something that
+            tiles would leave out.
+    """
+    if model.task != 'segmentation':
+        raise ConfigError(
+            f"the model's task is {model.task}: expected segmentation, the only one "
+            'that is done in tiles'
+        )
+    for step in model.steps:
         name = class_name(step)
         if not loads(step) and not re.search(REPLACED, name):
             raise ConfigError(
