@@ -74,6 +74,7 @@ setup(
         # imagecodecs decompresses what most satellite images are compressed with.
         'tiff': ['tifffile>=2022.8.12', 'imagecodecs>=2023.1.23'],
         'video': ['av>=12.0'],
+        'raster': ['rasterio>=1.3.9'],
         'demo': DEMO,
         # The tests compare with peft, transformers, open_clip and webdataset.
         'tests': [
@@ -85,6 +86,7 @@ setup(
             'transformers',
             'open_clip_torch',
             'lmdb',
+            'rasterio>=1.3.9',
             'tifffile>=2022.8.12',
             'webdataset',
             'av>=12.0',

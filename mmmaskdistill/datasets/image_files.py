@@ -353,7 +353,7 @@ def is_measured_tiff(file: BinaryIO) -> bool:
     file.seek(0)
     if start not in TIFF:
         return False
-    tags = _tags(file)
+    tags = read_tags(file)
     bits = tags.get(BITS, (1,))
     return (
         tags.get(PHOTOMETRIC, BLACK_IS_ZERO) in (BLACK_IS_ZERO, RGB)
@@ -361,8 +361,12 @@ def is_measured_tiff(file: BinaryIO) -> bool:
     ) and np.max(bits) > 1
 
 
-def _tags(file: BinaryIO) -> TiffImagePlugin.ImageFileDirectory_v2:
-    """Read the tags of the first page of a TIFF, and wind the file back."""
+def read_tags(file: BinaryIO) -> TiffImagePlugin.ImageFileDirectory_v2:
+    """Read the tags of the first page of a TIFF, and wind the file back.
+
+    Args:
+        file (BinaryIO): The file.
+    """
     header = file.read(8)
     if b'+' in header[:4]:  # BigTIFF
         header += file.read(8)
@@ -386,7 +390,7 @@ def decode_tiff(file: BinaryIO) -> np.ndarray:
         ConfigError: If neither an installed ``tifffile`` nor OpenCV can decode it.
         ValueError: If the file has more dimensions than rows, columns and channels.
     """
-    tags = _tags(file)
+    tags = read_tags(file)
     try:
         import tifffile
     except ImportError:
@@ -400,7 +404,7 @@ def decode_tiff(file: BinaryIO) -> np.ndarray:
                     raise
                 array, problem = None, str(error)
             else:
-                array = _channels_last(array, tiff.series[0].axes)
+                array = channels_last(array, tiff.series[0].axes)
     if array is None:
         file.seek(0)
         array = _decode_by_opencv(file.read(), tags)
@@ -430,12 +434,15 @@ def _decode_by_opencv(
     return array if array.ndim == 3 else array[..., None]
 
 
-def _channels_last(array: np.ndarray, axes: str) -> np.ndarray:
+def channels_last(array: np.ndarray, axes: str) -> np.ndarray:
     """Bring the axes of a TIFF into the order [h, w, C].
 
     Args:
         array (ndarray): The content of the file.
         axes (str): A letter for each axis: ``Y`` and ``X`` are rows and columns.
+
+    Returns:
+        ndarray: [h, w, C], a view of the array where possible.
 
     Raises:
         ValueError: If there are two further axes.
@@ -460,7 +467,7 @@ def _channels_last(array: np.ndarray, axes: str) -> np.ndarray:
 
 
 def _describe_tiff(file: BinaryIO) -> ImageInfo:
-    tags = _tags(file)
+    tags = read_tags(file)
     try:
         import tifffile
     except ImportError:
@@ -470,5 +477,5 @@ def _describe_tiff(file: BinaryIO) -> ImageInfo:
         series = tiff.series[0]
         # An array without memory, which has the shape alone.
         array = np.broadcast_to(np.zeros((), series.dtype), series.shape)
-        array = orient(_channels_last(array, series.axes), tags.get(ORIENTATION, 1))
+        array = orient(channels_last(array, series.axes), tags.get(ORIENTATION, 1))
     return ImageInfo(*array.shape, array.dtype.name, 'TIFF')

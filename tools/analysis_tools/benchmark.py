@@ -32,6 +32,7 @@ from benchmarks import (
     resume,
     segment,
     start,
+    tile,
 )
 
 # Each job is a module. Its docstring is printed by --help, `add_arguments(parser)`
@@ -47,6 +48,7 @@ JOBS = dict(
     start=start,
     check=check,
     predict=predict,
+    tile=tile,
 )
 
 
