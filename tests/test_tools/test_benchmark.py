@@ -1,6 +1,7 @@
 """Each job of tools/analysis_tools/benchmark.py, at small sizes."""
 
 import json
+import sys
 from contextlib import contextmanager
 
 import pytest
@@ -246,3 +247,13 @@ def test_check_counts_files_of_all_kinds(figures, capsys):
     }
     assert all(part['cpu_seconds'] > 0 for part in checks.values())
     assert 'files / CPU second' in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc/self/status')
+def test_tiles_of_a_large_picture_need_little_memory(figures):
+    pytest.importorskip('rasterio')
+    size, classes = ('4000', '4000'), 60
+    result = figures('tile', '--size', *size, '--classes', str(classes))
+    assert result['tiles'] == 12**2 and result['seconds'] > 0
+    logits = 4 * classes * 4000**2
+    assert result['peak_bytes'] - result['start_bytes'] < logits / 3
