@@ -249,6 +249,18 @@ def test_check_counts_files_of_all_kinds(figures, capsys):
     assert 'files / CPU second' in capsys.readouterr().out
 
 
+def test_predict_needs_no_more_memory_for_more_images(figures):
+    arguments = ('--images', '2', '--img-size', '64', '--repeats', '1')
+    sides = figures('predict', *arguments)['sides']
+    assert set(sides) == {'ours', 'mmseg'}
+    few, many = sides['ours']['bytes']
+    assert many == few
+    few, many = sides['mmseg']['bytes']
+    # The logits of six more images of 64 x 85 pixels and 150 classes.
+    assert many - few >= 6 * 4 * 150 * 64 * 85
+    assert all(side['seconds']['median'] > 0 for side in sides.values())
+
+
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc/self/status')
 def test_tiles_of_a_large_picture_need_little_memory(figures):
     pytest.importorskip('rasterio')

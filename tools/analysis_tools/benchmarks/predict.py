@@ -84,6 +84,7 @@ def run(args: argparse.Namespace) -> dict:
     """
     import numpy as np
     import torch
+    from mmengine.logging import MMLogger
     from prettytable import PrettyTable
 
     device = torch.device(args.device)
@@ -91,6 +92,7 @@ def run(args: argparse.Namespace) -> dict:
         folder = Path(folder)
         small_run.write_data(folder, args.images, args.img_size)
         files = sorted(map(str, (folder / 'images').iterdir()))
+        MMLogger.get_current_instance().setLevel('ERROR')
         sides = _sides(_write_trained(folder, args.img_size), args)
         ours, theirs = (list(side(files[:2])) for side in sides.values())
         if not all(np.array_equal(*pair) for pair in zip(ours, theirs)):
@@ -101,6 +103,8 @@ def run(args: argparse.Namespace) -> dict:
                 pass
 
         calls = {k: lambda side=side: consume(side) for k, side in sides.items()}
+        # As in the jobs that compare computations, see benchmark.py.
+        measure.keep_freed_memory()
         seconds = measure.interleave(calls, args.repeats, device)
         figures = {}
         for name, side in sides.items():
