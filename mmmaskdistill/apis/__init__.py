@@ -17,7 +17,14 @@ config are in the modules ``configs`` and ``checks``.
 from .ablation import Cell, check_cell, make_cells
 from .checks import check, check_data, check_masks, check_weights
 from .configs import build_runner, change_config, load_config
-from .inference import Classification, Features, LoadedModel, Segmentation, load_model
+from .inference import (
+    Classification,
+    Features,
+    LoadedModel,
+    Segmentation,
+    load_model,
+    predict_large,
+)
 from .pretraining import (
     build_pretraining,
     init_pretraining,
@@ -44,5 +51,6 @@ __all__ = [
     'load_model',
     'make_cells',
     'make_teachers_random',
+    'predict_large',
     'show_pretraining',
 ]

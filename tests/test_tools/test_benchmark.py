@@ -1,6 +1,7 @@
 """Each job of tools/analysis_tools/benchmark.py, at small sizes."""
 
 import json
+import sys
 from contextlib import contextmanager
 
 import pytest
@@ -258,3 +259,13 @@ def test_predict_needs_no_more_memory_for_more_images(figures):
     # The logits of six more images of 64 x 85 pixels and 150 classes.
     assert many - few >= 6 * 4 * 150 * 64 * 85
     assert all(side['seconds']['median'] > 0 for side in sides.values())
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc/self/status')
+def test_tiles_of_a_large_picture_need_little_memory(figures):
+    pytest.importorskip('rasterio')
+    size, classes = ('4000', '4000'), 60
+    result = figures('tile', '--size', *size, '--classes', str(classes))
+    assert result['tiles'] == 12**2 and result['seconds'] > 0
+    logits = 4 * classes * 4000**2
+    assert result['peak_bytes'] - result['start_bytes'] < logits / 3
