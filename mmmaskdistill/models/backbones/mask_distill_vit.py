@@ -308,7 +308,7 @@ class MaskDistillViT(FitsCheckpoints, Student):
                     f'{grid[0]} x {grid[1]} patches of {len(x)} images'
                 )
             x = torch.where(mask[..., None], self.mask_token, x)
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1)
         if self.pos_embed is not None:
             x = x + resize_position_embedding(self.pos_embed, self.grid, grid)
         return x, grid
@@ -331,6 +331,8 @@ class MaskDistillViT(FitsCheckpoints, Student):
             list[tuple[Draw | None, Draw | None]]: The ``draws`` of each block.
         """
         rates = [rate if b.training else 0.0 for b, rate in zip(blocks, rates)]
+        if not any(rates):
+            return [(None, None)] * len(rates)
         compiled = torch.compiler.is_compiling() or any(
             block._compiled_call_impl is not None for block in blocks
         )

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .memory_saving import biased_attention, split_heads
+from .memory_saving import biased_attention, join_heads, split_heads
 from .relative_position import (
     look_up,
     relative_position_index,
@@ -110,7 +110,7 @@ class Attention(nn.Module):
             return biased_attention(projected, self.num_heads, bias, queries, index)
         q, k, v = split_heads(projected, self.num_heads)
         x = F.scaled_dot_product_attention(q, k, v)  # [B, heads, M, d]
-        return x.transpose(1, 2).flatten(2)
+        return join_heads(x)
 
     def weights(
         self, x: Tensor, grid: tuple[int, int], shared_bias: Tensor | None = None
