@@ -19,7 +19,7 @@ from mmmaskdistill.datasets.image_files import (
     UnreadableImage,
     read_image,
 )
-from mmmaskdistill.errors import ConfigError
+from mmmaskdistill.errors import ConfigError, first_line
 
 from ..inference import LoadedModel
 from ..inference.inputs import as_array
@@ -73,8 +73,14 @@ def compare(run: Runner, network: ExportedNetwork, output: str, batch: Tensor) -
     with torch.no_grad():
         expected = network(batch)
     expected = [expected] if isinstance(expected, Tensor) else list(expected)
-    given = [torch.from_numpy(array) for array in run(batch.numpy())]
     shape = tuple(batch.shape)
+    try:
+        given = [torch.from_numpy(array) for array in run(batch.numpy())]
+    except Exception as error:  # of onnxruntime or of torch
+        raise ConfigError(
+            f'the exported file cannot compute images of shape {list(shape)} '
+            f'({type(error).__name__}: {first_line(error)}), and was not kept'
+        ) from error
     if output == 'labels':
         return _compare_labels(given[0], expected[0], network, shape)
     if [t.shape for t in given] != [t.shape for t in expected]:

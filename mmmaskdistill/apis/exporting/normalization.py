@@ -129,7 +129,8 @@ def _exact(measured: Tensor, named: Tensor | None) -> tuple[float, ...]:
         named = named.detach().cpu().double().flatten()
         if torch.allclose(named, measured, rtol=1e-4, atol=1e-3):
             measured = named
-    return tuple(round(value, 6) for value in measured.tolist())
+    # Numbers of 32 bits have about seven digits.
+    return tuple(float(f'{value:.7g}') for value in measured.tolist())
 
 
 def _normalize(loaded: LoadedModel, image: np.ndarray) -> Tensor:
