@@ -91,6 +91,7 @@ setup(
             'tifffile>=2022.8.12',
             'webdataset',
             'av>=12.0',
+            *ONNX,
             *DEMO,
         ],
     },
