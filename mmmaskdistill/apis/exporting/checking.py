@@ -234,8 +234,8 @@ def find_pictures(loaded: LoadedModel, given: Sequence[str]) -> tuple[list, str]
             except (UnreadableImage, ValueError):
                 continue
         if pictures:
-            return pictures, folder
-    return [_photograph(channels)], "matplotlib's grace_hopper.jpg"
+            return pictures, f'images of {folder}'
+    return [_photograph(channels)], "matplotlib's photograph grace_hopper.jpg"
 
 
 def _read(path: str, channels: int) -> Tensor:

@@ -15,7 +15,7 @@ from mmmaskdistill.models import MaskDistillViT
 from ..inference import LoadedModel
 from .checking import Check, batches, compare, find_pictures, judge
 from .description import describe, find_size, grid_limits, multiple_of
-from .formats import FORMATS
+from .formats import FORMATS, exporting
 from .networks import (
     DEFAULT_OUTPUTS,
     NETWORKS,
@@ -90,51 +90,63 @@ def export_model(
     normalization = measure_normalization(loaded)
     pictures, origin = find_pictures(loaded, request.images)
 
-    dtype = torch.float16 if request.half else torch.float32
-    model = copy_for_export(loaded.model, None if request.dynamic else size)
-    network = NETWORKS[loaded.task, output](model, dtype).eval()
-    loaded.model.cpu()
-    reference = _reference(loaded, output)
-    channels = number_of_channels(loaded.model)
-    # torch takes a batch of a single image for a constant.
-    images = torch.zeros(2, channels, *size)
-    names = _names(reference, output, images[:1])
-    about = describe(loaded, request, output, size, normalization, names, checkpoint)
-    folder = osp.dirname(osp.abspath(request.out))
-    write, open_file = FORMATS[form]
-    with TemporaryDirectory(dir=folder, prefix='.export-') as draft:
-        path = osp.join(draft, osp.basename(request.out))
-        log(f'exporting {output} for {loaded.task} to {request.out}')
-        write(network, images, _symbols(loaded, request), about, path)
-        del network, model
-        log(f'checking on pictures of {origin}')
-        run = open_file(path)
-        checks = [
-            compare(run, reference, output, batch)
-            for batch in batches(
-                pictures, normalization, _shapes(loaded, request, size)
-            )
-        ]
-        summary = judge(checks, request.half)
-        del run
-        # Weights in a file of their own come first, so that no file is without them.
-        for name in sorted(os.listdir(draft), key=len, reverse=True):
-            os.replace(osp.join(draft, name), osp.join(folder, name))
+    try:
+        loaded.model.cpu()
+        reference = _reference(loaded, output)
+        images = torch.zeros(1, number_of_channels(loaded.model), *size)
+        names = _names(reference, output, images, request.out)
+        about = describe(
+            loaded, request, output, size, normalization, names, checkpoint
+        )
+        folder = osp.dirname(osp.abspath(request.out))
+        write, open_file = FORMATS[form]
+        with TemporaryDirectory(dir=folder, prefix='.export-') as draft:
+            path = osp.join(draft, osp.basename(request.out))
+            log(f'exporting {output} of {loaded.task} to {request.out}')
+            network = _network(loaded, request, output, size)
+            # torch takes a batch of a single image for a constant.
+            images = images.repeat(2, 1, 1, 1)
+            write(network, images, _symbols(loaded, request), about, path)
+            del network  # Its memory is needed for the check.
+            log(f'checking with {origin}')
+            run = open_file(path)
+            shapes = _shapes(loaded, request, size)
+            checks = [
+                compare(run, reference, output, batch)
+                for batch in batches(pictures, normalization, shapes)
+            ]
+            summary = judge(checks, request.half)
+            del run
+            # Weights in a file of their own come first: no file is ever without them.
+            for name in sorted(os.listdir(draft), key=len, reverse=True):
+                os.replace(osp.join(draft, name), osp.join(folder, name))
+    finally:
+        loaded.model.to(loaded.device)
     return Exported(request.out, about, checks, summary, origin)
+
+
+def _network(
+    loaded: LoadedModel, request: Request, output: str, size: tuple[int, int]
+) -> ExportedNetwork:
+    """Build the network that is exported, from a copy of the model."""
+    model = copy_for_export(loaded.model, None if request.dynamic else size)
+    dtype = torch.float16 if request.half else torch.float32
+    return NETWORKS[loaded.task, output](model, dtype).eval()
 
 
 def _reference(loaded: LoadedModel, output: str) -> ExportedNetwork:
     """Return the network that computes the same, or the logits, in 32 bits."""
-    if output == 'labels':
-        return SegmentationLogits(loaded.model).eval()
-    return NETWORKS[loaded.task, output](loaded.model).eval()
+    kind = SegmentationLogits if output == 'labels' else NETWORKS[loaded.task, output]
+    return kind(loaded.model).eval()
 
 
-def _names(network: ExportedNetwork, output: str, images: torch.Tensor) -> list[str]:
+def _names(
+    network: ExportedNetwork, output: str, images: torch.Tensor, out: str
+) -> list[str]:
     """Name the outputs of a network."""
     if not isinstance(network, BackboneFeatures):
         return [output]
-    with torch.no_grad():
+    with exporting(out, None), torch.no_grad():
         outputs = network(images)
     names = ['features' if t.ndim > 2 else 'cls_token' for t in outputs]
     if len(set(names)) == len(names):

@@ -29,8 +29,8 @@ def table_length(grid: tuple[int, int]) -> int:
 def relative_position_index(grid: tuple[int, int], device: torch.device) -> Tensor:
     """Find the row of the table for every pair (query, key).
 
-    The result for numbers is cached and must not be modified. While a model is
-    exported for images of any size, the sides of the grid are symbols.
+    The result is cached and must not be modified. While a model is compiled, or
+    exported for images of any size, it is computed as part of the graph instead.
 
     Args:
         grid (tuple[int, int]): Patch grid (h, w).
@@ -39,7 +39,7 @@ def relative_position_index(grid: tuple[int, int], device: torch.device) -> Tens
     Returns:
         Tensor: [1 + h*w, 1 + h*w] int64, the class token first.
     """
-    if has_symbols(grid):
+    if has_symbols(grid) or torch.compiler.is_dynamo_compiling():
         return _symbolic_index(grid, device)
     if torch.compiler.is_exporting() or torch.jit.is_tracing():
         # Graphs keep it as a constant. What they compute must not enter the cache.
