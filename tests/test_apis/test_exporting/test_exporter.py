@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import trained
+from helpers import tiny, trained
 from mmengine.dataset import pseudo_collate
 from PIL import Image
 
@@ -19,14 +19,8 @@ from mmmaskdistill.errors import ConfigError
 
 KEY = 'mmmaskdistill'
 BN = dict(type='BN')
-UPERNET = dict(
-    type='mmmaskdistill.UPerHead',
-    in_channels=[24, 24],
-    in_index=[0, 1],
-    channels=8,
-    pool_scales=(1, 2, 3),
-    num_classes=4,
-    norm_cfg=BN,
+PYRAMID = dict(
+    type='Feature2Pyramid', embed_dim=24, rescales=[4, 2, 1, 0.5], norm_cfg=BN
 )
 BINARY = dict(
     type='FCNHead',
@@ -52,9 +46,19 @@ def segmentor(tmp_path, head=None, neck=None, classes=4, meta=None, **backbone):
     return load_model(path, device='cpu')
 
 
-def upernet(tmp_path):
-    neck = dict(type='Feature2Pyramid', embed_dim=24, rescales=[2, 0.5], norm_cfg=BN)
-    return segmentor(tmp_path, UPERNET, neck, out_indices=(0, 1))
+def upernet(tmp_path, levels, neck=None):
+    """A UperNet on the last blocks of a ViT, with a map for each of them."""
+    head = dict(
+        type='mmmaskdistill.UPerHead',
+        in_channels=[24] * levels,
+        in_index=list(range(levels)),
+        channels=8,
+        pool_scales=(1, 2, 3),
+        num_classes=4,
+        norm_cfg=BN,
+    )
+    arch = dict(tiny.ARCH, num_layers=levels)
+    return segmentor(tmp_path, head, neck, arch=arch, out_indices=tuple(range(levels)))
 
 
 def export(model, out, **options):
@@ -78,7 +82,7 @@ def prepared(about, images):
 
 
 def test_trace_has_the_labels_of_the_model_and_describes_itself(tmp_path):
-    model = upernet(tmp_path)
+    model = upernet(tmp_path, 4, PYRAMID)
     exported = export(model, tmp_path / 'a.torchscript', size=(64, 96))
     extra = {f'{KEY}.json': ''}
     network = torch.jit.load(tmp_path / 'a.torchscript', _extra_files=extra)
@@ -109,7 +113,7 @@ def test_trace_has_the_labels_of_the_model_and_describes_itself(tmp_path):
 def test_onnx_file_for_any_size_has_the_logits_of_the_model(tmp_path):
     onnxruntime = pytest.importorskip('onnxruntime')
     pytest.importorskip('onnxscript')
-    model = upernet(tmp_path)
+    model = upernet(tmp_path, 2)
     out = tmp_path / 'a.onnx'
     export(model, out, dynamic=True, output='logits')
     session = onnxruntime.InferenceSession(out)
