@@ -28,6 +28,7 @@ from . import (  # noqa: E402
     numpy2,
     package_paths,
     safe_loading,
+    window_batches,
 )
 
 for module in (
@@ -48,5 +49,6 @@ for module in (
     amp,
     gloo,
     color_transforms,
+    window_batches,
 ):
     module.apply()

@@ -9,6 +9,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.runner import checkpoint
 from mmseg.datasets import PhotoMetricDistortion
+from mmseg.models.backbones.swin import ShiftWindowMSA
 from mmseg.models.losses import cross_entropy_loss
 
 from mmmaskdistill.compat import (
@@ -27,6 +28,7 @@ from mmmaskdistill.compat import (
     numpy2,
     package_paths,
     safe_loading,
+    window_batches,
 )
 
 
@@ -44,6 +46,7 @@ def patched_functions():
         Config._merge_a_into_b,
         photometric.adjust_hue,
         cross_entropy_loss.cross_entropy,
+        ShiftWindowMSA.window_reverse,
     )
 
 
@@ -66,6 +69,7 @@ def test_applying_the_patches_again_changes_nothing():
         amp,
         gloo,
         color_transforms,
+        window_batches,
     ):
         module.apply()
     assert patched_functions() == before
