@@ -108,7 +108,8 @@ def arguments() -> argparse.Namespace:
         help='processes that load images (default: %(default)s)',
     )
     parser.add_argument(
-        '--device', help='device, for example cuda:0 or cpu (default: a GPU if there is one)'
+        '--device',
+        help='device, for example cuda:0 or cpu (default: a GPU if there is one)',
     )
     parser.add_argument(
         '--amp', action='store_true', help='compute in mixed precision (default: off)'

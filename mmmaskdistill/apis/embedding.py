@@ -259,10 +259,38 @@ def load_embedder(
     loaded = load_model(
         model, checkpoint, device=device, trust_checkpoint=trust_checkpoint
     )
+    return embedder_of(loaded, layers=layers, norm=norm, size=size)
+
+
+def embedder_of(
+    loaded: LoadedModel,
+    *,
+    layers: Sequence[int] | None = None,
+    norm: str = 'last',
+    size: tuple[int, int] | None = None,
+) -> Embedder:
+    """Embed with the backbone of a model that is already loaded.
+
+    Args:
+        loaded (LoadedModel): The model.
+        layers (Sequence[int], optional): See :func:`load_embedder`. Defaults to None.
+        norm (str): See :func:`load_embedder`. Defaults to ``'last'``.
+        size (tuple[int, int], optional): See :func:`load_embedder`. Defaults to None.
+
+    Returns:
+        Embedder: The model.
+
+    Raises:
+        ConfigError: If the backbone has no such layer, or no final norm to apply.
+    """
     backbone = loaded.model.backbone
-    reader = layer_reader(backbone, layers, norm)
-    inputs = _own_inputs(loaded, size)
-    return Embedder(backbone, inputs, reader, type(backbone).__name__, device)
+    return Embedder(
+        backbone,
+        _own_inputs(loaded, size),
+        layer_reader(backbone, layers, norm),
+        type(backbone).__name__,
+        loaded.device,
+    )
 
 
 def _own_inputs(loaded: LoadedModel, size: tuple[int, int] | None) -> Inputs:
@@ -386,7 +414,9 @@ def _timm_inputs(config: dict, device: torch.device) -> Inputs:
 
     return Inputs(
         load=lambda image: dict(inputs=transform(Image.fromarray(as_picture(image)))),
-        normalize=lambda samples: torch.stack([s['inputs'] for s in samples]).to(device),
+        normalize=lambda samples: torch.stack([s['inputs'] for s in samples]).to(
+            device
+        ),
         picture=picture,
         description=str(transform),
     )
@@ -628,4 +658,3 @@ def _fingerprint(model: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-

@@ -168,7 +168,11 @@ class FeatureFile:
             for key in self.keys:
                 self._write_header(key, (len(self.names), *self._shapes[key][0]))
             self._log(dict(finished=True))
-        write = {'.npy': self._to_npy, '.npz': self._to_npz, '.parquet': self._to_parquet}
+        write = {
+            '.npy': self._to_npy,
+            '.npz': self._to_npz,
+            '.parquet': self._to_parquet,
+        }
         written = write[self.out.suffix.lower()]()
         self.discard()
         return written

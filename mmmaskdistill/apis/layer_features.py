@@ -230,7 +230,7 @@ class _Outputs(LayerReader):
         self.name = type(backbone).__name__
         if norm != 'last':
             raise ConfigError(
-                f"norm={norm!r}: the final norm of {self.name} can neither be left out "
+                f'norm={norm!r}: the final norm of {self.name} can neither be left out '
                 "nor be applied elsewhere. Use norm='last'"
             )
         places = getattr(backbone, 'out_indices', -1)
