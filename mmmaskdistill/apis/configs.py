@@ -5,7 +5,6 @@ A config belongs to mmpretrain (pre-training and classification) or to mmseg
 """
 
 import os.path as osp
-import re
 from collections.abc import Sequence
 from copy import deepcopy
 
@@ -19,7 +18,7 @@ from mmmaskdistill.errors import ConfigError, first_line
 from mmmaskdistill.registry import RUNNERS
 
 from .option_values import read_value
-from .pipelines import class_name
+from .pipelines import loads
 
 
 def load_config(
@@ -349,13 +348,13 @@ def _load_alike(pipeline: list, example: list) -> list:
     """
     loaders = {}
     for step in example:
-        loaders.setdefault(_loads(step), step)
+        loaders.setdefault(loads(step), step)
 
     def replaced(node: dict | list | tuple) -> dict | list | None:
         if isinstance(node, (list, tuple)):
             steps = [replaced(step) for step in node]
             return [step for step in steps if step not in (None, [])]
-        kind = _loads(node)
+        kind = loads(node)
         if kind:
             return deepcopy(loaders.get(kind))
         if 'transforms' in node:
@@ -363,14 +362,6 @@ def _load_alike(pipeline: list, example: list) -> list:
         return node
 
     return replaced(pipeline)
-
-
-def _loads(step: dict) -> str | None:
-    """Tell what a step of a pipeline loads: 'image', 'labels' or nothing."""
-    name = class_name(step)
-    if not name.startswith('Load'):
-        return None
-    return 'labels' if re.search('Ann|Label|Seg', name) else 'image'
 
 
 def _flip_pipeline(pipeline: list) -> list:
