@@ -39,8 +39,8 @@ def arguments() -> argparse.Namespace:
         '--examples',
         nargs='+',
         metavar='PATH',
-        help='images and folders with images to choose from (default: some of the first '
-        "checkpoint's test data, or a photograph that comes with matplotlib)",
+        help='images and folders with images to choose from (default: some of the '
+        "first checkpoint's test data, or a photograph that comes with matplotlib)",
     )
     parser.add_argument(
         '--host',
@@ -69,7 +69,7 @@ def arguments() -> argparse.Namespace:
         type=float,
         default=16,
         metavar='N',
-        help='largest number of pixels of a picture, in millions (default: %(default)s)',
+        help='largest number of pixels of a picture in millions (default: %(default)s)',
     )
     parser.add_argument(
         '--device',
@@ -78,8 +78,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         '--trust-checkpoint',
         action='store_true',
-        help='run checkpoints that hold more than weights and plain settings, which may '
-        'execute any code of their authors (default: off)',
+        help='run checkpoints that hold more than weights and plain settings, which '
+        'may execute any code of their authors (default: off)',
     )
     args = parser.parse_args()
     if args.names and len(args.names) != len(args.checkpoints):

@@ -24,8 +24,8 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         'checkpoint',
-        help='checkpoint of a run, a folder with one, or timm:NAME for a model of timm; '
-        'with --teacher also a pre-training config',
+        help='checkpoint of a run, a folder with one, or timm:NAME for a model of '
+        'timm; with --teacher also a pre-training config',
     )
     parser.add_argument(
         'images',
@@ -37,8 +37,8 @@ def arguments() -> argparse.Namespace:
         '--out',
         required=True,
         metavar='FILE',
-        help='file to write: .npz, .parquet, or .npy, which has a list of the names next '
-        'to it (FILE.names.txt)',
+        help='file to write: .npz, .parquet, or .npy, which has a list of the names '
+        'next to it (FILE.names.txt)',
     )
     parser.add_argument(
         '--what',
@@ -128,8 +128,8 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.batch_size < 1 or args.num_workers < 0:
         fail(
-            f'--batch-size {args.batch_size} --num-workers {args.num_workers}: expected '
-            'at least 1 and at least 0'
+            f'--batch-size {args.batch_size} --num-workers {args.num_workers}: '
+            'expected at least 1 and at least 0'
         )
     if args.weights and not args.checkpoint.startswith('timm:'):
         fail(

@@ -218,17 +218,18 @@ def load_embedder(
     """Load a model that turns images into features.
 
     Args:
-        model (Any): A checkpoint of this project, a config whose ``checkpoint`` follows,
-            or ``timm:NAME`` for a model of timm, see :func:`.inference.load_model`.
+        model (Any): A checkpoint of this project, a config whose ``checkpoint``
+            follows, see :func:`.inference.load_model`, or ``timm:NAME`` for a model of
+            timm.
         checkpoint (str, optional): The checkpoint of a config; for ``timm:NAME`` a file
-            of weights as :class:`TimmTeacher` takes it. Defaults to None: the weights of
-            a timm model are loaded from its hub.
+            of weights as :class:`TimmTeacher` takes it. Defaults to None: the weights
+            of a timm model are loaded from its hub.
         layers (Sequence[int], optional): See :func:`.layer_features.layer_reader`.
             Defaults to None: the last layer.
         norm (str): Which layers the final norm is applied to: ``'last'``, ``'all'`` or
             ``'none'``. Defaults to ``'last'``.
-        teacher (bool): Whether to embed with the teacher of a pre-training config, which
-            then needs no checkpoint. Defaults to False.
+        teacher (bool): Whether to embed with the teacher of a pre-training config,
+            which then needs no checkpoint. Defaults to False.
         size (tuple[int, int], optional): Height and width in pixels to which images are
             resized, in place of the resizing and cropping of the test pipeline or of
             timm. Defaults to None.
@@ -466,9 +467,9 @@ def embed_files(
         paths (str | Sequence[str]): Images, folders, and text files that list them, see
             :func:`mmmaskdistill.datasets.folders.find_images`. The name of an image is
             its path below the innermost folder that holds all of ``paths``.
-        out (str): The file, which ends with ``.npz``, ``.npy`` or ``.parquet``. The list
-            of the names of a ``.npy`` file is a text file next to it; several arrays
-            become several ``.npy`` files.
+        out (str): The file, which ends with ``.npz``, ``.npy`` or ``.parquet``. The
+            list of the names of a ``.npy`` file is a text file next to it; several
+            arrays become several ``.npy`` files.
         what (Sequence[str], optional): See :meth:`Embedder.keys`. Defaults to None.
         pca (str, optional): Folder for pictures of the patch features of each image,
             colored by the principal components of those of all images. The last one

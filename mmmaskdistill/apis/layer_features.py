@@ -58,7 +58,8 @@ def layer_reader(
     """Find out how to read the features of layers of a model.
 
     Args:
-        model (nn.Module): A backbone of this project, mmpretrain or mmseg, or a teacher.
+        model (nn.Module): A backbone of this project, mmpretrain or mmseg, or a
+            teacher.
         layers (Sequence[int], optional): Blocks of a ViT, or stages of another network,
             counted from 0; negative numbers count from the last one. Defaults to None:
             the last one, and for a teacher the features that the student predicts.

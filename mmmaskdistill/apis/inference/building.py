@@ -125,7 +125,9 @@ def without_start_weights(node: Any) -> Any:
 
 def _is_pretraining(settings: dict) -> bool:
     kind = settings['type']
-    kind = MODELS.get(kind) if isinstance(kind, str) else kind
+    if isinstance(kind, str):
+        with MODELS.switch_scope_and_registry(None) as registry:
+            kind = registry.get(kind)
     return isinstance(kind, type) and issubclass(kind, MaskDistill)
 
 
