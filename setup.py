@@ -73,6 +73,9 @@ setup(
         'lmdb': ['lmdb>=1.4.1'],
         # imagecodecs decompresses what most satellite images are compressed with.
         'tiff': ['tifffile>=2022.8.12', 'imagecodecs>=2023.1.23'],
+        'parquet': ['pyarrow>=15.0'],
+        # Gradio holds pillow back, so it is best in an environment of its own.
+        'web': ['gradio>=6.0'],
         'demo': DEMO,
         # The tests compare with peft, transformers, open_clip and webdataset.
         'tests': [
@@ -84,6 +87,7 @@ setup(
             'transformers',
             'open_clip_torch',
             'lmdb',
+            'pyarrow>=15.0',
             'tifffile>=2022.8.12',
             'webdataset',
             *DEMO,
