@@ -76,6 +76,7 @@ setup(
         'parquet': ['pyarrow>=15.0'],
         # Gradio holds pillow back, so it is best in an environment of its own.
         'web': ['gradio>=6.0'],
+        'video': ['av>=12.0'],
         'demo': DEMO,
         # The tests compare with peft, transformers, open_clip and webdataset.
         'tests': [
@@ -90,6 +91,7 @@ setup(
             'pyarrow>=15.0',
             'tifffile>=2022.8.12',
             'webdataset',
+            'av>=12.0',
             *DEMO,
         ],
     },

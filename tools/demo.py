@@ -73,7 +73,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         '--device',
-        help='device, for example cuda:0 or cpu (default: a GPU if there is one)',
+        help='such as cpu, cuda or cuda:1 (default: the GPU if there is one)',
     )
     parser.add_argument(
         '--trust-checkpoint',
@@ -98,6 +98,8 @@ def main() -> None:
 
     # These imports are slow. They come after the checks above, so that mistakes
     # on the command line are reported at once.
+    import warnings
+
     from mmmaskdistill.apis import load_model
     from mmmaskdistill.apis.web.page import (
         build_page,
@@ -108,6 +110,8 @@ def main() -> None:
     from mmmaskdistill.datasets.folders import find_images
     from mmmaskdistill.errors import CheckpointError, ConfigError
 
+    # What the models that are built say about losses is not for the user.
+    warnings.filterwarnings('ignore', module='mmseg|mmpretrain')
     try:
         import_gradio()
         models = {}

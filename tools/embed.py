@@ -109,7 +109,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         '--device',
-        help='device, for example cuda:0 or cpu (default: a GPU if there is one)',
+        help='such as cpu, cuda or cuda:1 (default: the GPU if there is one)',
     )
     parser.add_argument(
         '--amp', action='store_true', help='compute in mixed precision (default: off)'
@@ -147,10 +147,16 @@ def main() -> None:
 
     # These imports are slow. They come after the checks above, so that mistakes
     # on the command line are reported at once.
+    import warnings
+
+    import torch
+
     from mmmaskdistill.apis.embedding import embed_files, load_embedder
     from mmmaskdistill.apis.feature_files import check_ending
     from mmmaskdistill.errors import CheckpointError, ConfigError
 
+    # What the models that are built say about losses is not for the user.
+    warnings.filterwarnings('ignore', module='mmseg|mmpretrain')
     model = (args.config, args.checkpoint) if args.config else (args.checkpoint,)
     if args.weights:
         model = (args.checkpoint, args.weights)
@@ -178,6 +184,8 @@ def main() -> None:
         )
     except (ConfigError, CheckpointError) as error:
         fail(error)
+    except torch.OutOfMemoryError as error:
+        fail(f'{error}: set a smaller --batch-size (now {args.batch_size}), or --amp')
     except KeyboardInterrupt:
         fail(f'stopped: give the same command again to go on with {args.out!r}')
     number = len(done.names) + len(done.skipped) - done.resumed

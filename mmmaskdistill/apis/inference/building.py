@@ -1,22 +1,19 @@
 """Build a trained model from its config and its weights alone."""
 
-from contextlib import nullcontext
 from copy import deepcopy
 from typing import Any
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import ConfigDict
 from mmengine.logging import print_log
 from mmengine.model import BaseDataPreprocessor, BaseModel, revert_sync_batchnorm
-from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
-from mmmaskdistill.compat.named_types import only_parts
 from mmmaskdistill.errors import ConfigError, first_line
 from mmmaskdistill.models import MaskDistill, Student
 from mmmaskdistill.models.checkpoints import check_model, describe, fit
 from mmmaskdistill.registry import MODELS
 
-from .sources import Trained
+from .sources import Trained, find_class
 
 # Settings that name files of weights from which the training started.
 START_WEIGHTS = ('init_cfg', 'pretrained', 'checkpoint_path')
@@ -68,7 +65,7 @@ def build(trained: Trained) -> tuple[nn.Module, str]:
     if config.get('data_preprocessor') is not None:
         settings.setdefault('data_preprocessor', deepcopy(config.data_preprocessor))
     tensors = trained.tensors
-    with restricted(trained), scope_of(config):
+    with trained.building():
         try:
             pretraining = _is_pretraining(settings)
             model = (_student_model if pretraining else MODELS.build)(settings)
@@ -89,16 +86,6 @@ def build(trained: Trained) -> tuple[nn.Module, str]:
         lines = describe(report, f'model from {trained.checkpoint}')
         print_log('\n  '.join(lines), logger='current')
     return model.eval().requires_grad_(False), task
-
-
-def restricted(trained: Trained) -> Any:
-    """Return a context in which only parts are built that the config may name."""
-    return nullcontext() if trained.trusted else only_parts(repr(trained.checkpoint))
-
-
-def scope_of(config: Config) -> Any:
-    """Return a context in which names are looked up in the config's toolkit."""
-    return DefaultScope.overwrite_default_scope(config.get('default_scope'))
 
 
 def without_start_weights(node: Any) -> Any:
@@ -124,10 +111,7 @@ def without_start_weights(node: Any) -> Any:
 
 
 def _is_pretraining(settings: dict) -> bool:
-    kind = settings['type']
-    if isinstance(kind, str):
-        with MODELS.switch_scope_and_registry(None) as registry:
-            kind = registry.get(kind)
+    kind = find_class(MODELS, settings['type'])
     return isinstance(kind, type) and issubclass(kind, MaskDistill)
 
 

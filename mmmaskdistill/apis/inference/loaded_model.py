@@ -11,18 +11,16 @@ from mmengine.dataset import pseudo_collate
 from mmengine.runner.amp import autocast
 from torch import Tensor, nn
 
-from mmmaskdistill.datasets.image_files import UnreadableImage
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.models import MaskDistillViT
 from mmmaskdistill.registry import MODELS
 
-from .building import restricted, scope_of
 from .preprocessing import Preprocessing, test_steps, tta_steps
 from .results import Classification, Features, Result, Segmentation, complete_palette
 from .sources import Trained, names_of
 
 # What is called for an image that cannot be read.
-Report = Callable[[Any, UnreadableImage], None]
+Report = Callable[[Any, ConfigError], None]
 
 
 class LoadedModel:
@@ -65,7 +63,7 @@ class LoadedModel:
         if task == 'segmentation':
             palette = trained.meta.get('palette')
             self.palette = complete_palette(palette, self.num_classes)
-        with restricted(trained), scope_of(self.config):
+        with trained.building():
             self._steps = test_steps(self.config, model, task)
             self._preprocessing = Preprocessing(self._steps)
 
@@ -153,9 +151,9 @@ class LoadedModel:
             probabilities (bool): See :meth:`predict`.
             tta (bool): See :meth:`predict`.
             amp (bool): See :meth:`predict`.
-            skip (Callable, optional): Is called with an image that cannot be read and
-                the error; None then takes the place of its result. Defaults to None:
-                the error is raised.
+            skip (Callable, optional): Is called with an image that cannot be read, or
+                does not fit the model, and the error; None then takes the place of its
+                result. Defaults to None: the error is raised.
 
         Yields:
             Segmentation | Classification | Features | None: The result of each image,
@@ -168,11 +166,13 @@ class LoadedModel:
                 'features of a pre-trained student have no test-time augmentation: '
                 'leave out tta'
             )
+        if tta:
+            _ = self._tta  # An error in the config is none of the images'.
         batch = []
         for image in images:
             try:
                 batch.append((image, self.preprocess(image, tta)))
-            except UnreadableImage as error:
+            except ConfigError as error:
                 if skip is None:
                     raise
                 skip(image, error)
@@ -228,7 +228,8 @@ class LoadedModel:
         if self.task == 'classification':
             scores = sample.pred_score.float().cpu().numpy()
             return lambda image: Classification(scores, self.classes, image)
-        labels = sample.pred_sem_seg.data.squeeze(0)
+        labels = sample.pred_sem_seg.data
+        labels = labels.reshape(labels.shape[-2:])
         kind = np.uint8 if self.num_classes <= 255 else np.uint16
         labels = labels.cpu().numpy().astype(kind)
         if probabilities:
@@ -260,7 +261,7 @@ class LoadedModel:
     def _tta(self) -> tuple[Preprocessing, nn.Module]:
         """The pipeline of test-time augmentation, and what merges predictions."""
         steps, merging = tta_steps(self.config, self._steps)
-        with restricted(self._trained), scope_of(self.config):
+        with self._trained.building():
             return Preprocessing(steps), MODELS.build(dict(merging, module=self.model))
 
 

@@ -1,14 +1,16 @@
 """Find the config, the weights and the class names of what was trained."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DATASETS, DefaultScope, Registry
 from torch import Tensor
 
+from mmmaskdistill.compat.named_types import only_parts
 from mmmaskdistill.errors import CheckpointError, ConfigError
 from mmmaskdistill.models.checkpoints.files import POINTER, read_weights
 
@@ -38,6 +40,22 @@ class Trained(NamedTuple):
     meta: dict
     checkpoint: str
     trusted: bool
+
+    @contextmanager
+    def building(self) -> Iterator[None]:
+        """Build parts of the config: names are looked up in the config's toolkit.
+
+        Yields:
+            None: Unless the config is trusted, only registered parts are built inside
+            the ``with`` statement.
+
+        Raises:
+            CheckpointError: If the config names anything else.
+        """
+        limit = nullcontext() if self.trusted else only_parts(repr(self.checkpoint))
+        scope = self.config.get('default_scope')
+        with limit, DefaultScope.overwrite_default_scope(scope):
+            yield
 
 
 def find_trained(
@@ -74,8 +92,8 @@ def find_trained(
         checkpoint = model
     elif checkpoint is None:
         raise ConfigError(
-            f'{getattr(config, "filename", None) or "the config"!s} is a config: give '
-            'its checkpoint, too'
+            f'{getattr(config, "filename", None) or "Config"!r} is a config: give its '
+            'checkpoint, too'
         )
     path = checkpoint_in(os.fspath(checkpoint))
     tensors, meta = read_weights(path, trust_checkpoint=trust_checkpoint)
@@ -89,7 +107,8 @@ def find_trained(
                 'CONFIG)'
             )
         config = read_config(text, repr(path), trust_checkpoint)
-    return Trained(config, tensors, _data_meta(meta, config), path, trusted)
+    trained = Trained(config, tensors, {}, path, trusted)
+    return trained._replace(meta=_data_meta(meta, trained))
 
 
 def checkpoint_in(path: str) -> str:
@@ -118,22 +137,36 @@ def checkpoint_in(path: str) -> str:
     )
 
 
-def _data_meta(meta: dict, config: Config) -> dict:
+def find_class(registry: Registry, kind: str | type) -> type | None:
+    """Return the class that a ``type`` stands for, in the scope that is set.
+
+    Args:
+        registry (Registry): The registry.
+        kind (str | type): The ``type``.
+
+    Returns:
+        type | None: The class, or None if nothing is registered under the name.
+    """
+    if not isinstance(kind, str):
+        return kind
+    with registry.switch_scope_and_registry(None) as current:
+        return current.get(kind)
+
+
+def _data_meta(meta: dict, trained: Trained) -> dict:
     """Return the class names and colors: the checkpoint's, or else the config's."""
     found = meta.get('dataset_meta')
     if not (isinstance(found, dict) and found.get('classes')):
         found = dict(classes=meta.get('CLASSES'), palette=meta.get('PALETTE'))
     if found['classes']:
         return dict(found)
-    dataset = test_dataset(config) or {}
-    known = {}
-    kind = dataset.get('type')
-    if isinstance(kind, str):
-        with DefaultScope.overwrite_default_scope(config.get('default_scope')):
-            kind = DATASETS.get(kind)
-    known.update(getattr(kind, 'METAINFO', None) or {})
-    known.update(dataset.get('metainfo') or {})
-    return known
+    dataset = test_dataset(trained.config) or {}
+    kind = None
+    # A data set of the user's own may not be there.
+    with suppress(CheckpointError), trained.building():
+        kind = find_class(DATASETS, dataset.get('type'))
+    known = getattr(kind, 'METAINFO', None) or {}
+    return {**known, **(dataset.get('metainfo') or {})}
 
 
 def names_of(meta: dict) -> tuple[str, ...] | None:
