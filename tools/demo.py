@@ -126,10 +126,10 @@ def main() -> None:
             examples = find_images(args.examples).files
         else:
             examples = example_pictures(next(iter(models.values())).config)
-        page = build_page(
-            models, [osp.abspath(x) for x in examples], int(1e6 * args.max_megapixels)
-        )
-        serve(page, args.host, args.port, args.share, int(2**20 * args.max_megabytes))
+        examples = [osp.abspath(path) for path in examples]
+        page = build_page(models, examples, int(1e6 * args.max_megapixels))
+        max_bytes = int(2**20 * args.max_megabytes)
+        serve(page, examples, args.host, args.port, args.share, max_bytes)
     except (ConfigError, CheckpointError) as error:
         fail(error)
 

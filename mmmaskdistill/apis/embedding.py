@@ -14,7 +14,6 @@ import os
 import os.path as osp
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,10 +37,9 @@ from mmmaskdistill.registry import MODELS
 from .configs import load_config
 from .feature_files import FeatureFile
 from .inference import LoadedModel, load_model
-from .inference.building import restricted, scope_of
 from .inference.inputs import as_picture
 from .inference.preprocessing import Preprocessing
-from .inference.sources import CONFIG_ENDINGS, find_trained
+from .inference.sources import CONFIG_ENDINGS, Trained, find_trained
 from .layer_features import LayerReader, layer_reader
 from .pipelines import loads, training_pipeline
 
@@ -336,10 +334,10 @@ def _teacher_embedder(
         isinstance(model, Config) or str(model).endswith(CONFIG_ENDINGS)
     ):
         config = model if isinstance(model, Config) else load_config(str(model))
-        allowed = nullcontext()
+        trained = Trained(config, {}, {}, str(model), trusted=True)
     else:
         trained = find_trained(model, checkpoint, trust_checkpoint)
-        config, allowed = trained.config, restricted(trained)
+    config = trained.config
     settings = config.get('model') or {}
     if 'teacher' not in settings:
         raise ConfigError(
@@ -347,7 +345,7 @@ def _teacher_embedder(
             'config, whose model is a MaskDistill'
         )
     views = settings.get('data_preprocessor') or config.get('data_preprocessor')
-    with allowed, scope_of(config):
+    with trained.building():
         settings = deepcopy(settings.teacher)
         # The file would hold features of the training images.
         settings.pop('file', None)

@@ -121,7 +121,9 @@ def test_the_teacher_of_a_config_gives_what_the_student_predicts(pictures, tmp_p
     config = trained.pretraining(teacher=teacher)
     path = trained.write(config, tmp_path / 'a.pth')
     (tmp_path / 'a.py').write_text(config.pretty_text)
-    found = load_embedder(path, teacher=True, device='cpu')(pictures, ['cls', 'patches'])
+    found = load_embedder(path, teacher=True, device='cpu')(
+        pictures, ['cls', 'patches']
+    )
     again = load_embedder(tmp_path / 'a.py', teacher=True, device='cpu')(pictures)
     close(again['cls'], found['cls'])
 
@@ -246,7 +248,9 @@ def _embed_and_die(embedder, folder, out, commits):
 
 
 @pytest.mark.parametrize('ending', ['npy', 'npz', 'parquet'])
-def test_a_killed_run_gives_the_same_in_the_end(tmp_path, pictures, timm_weights, ending):
+def test_a_killed_run_gives_the_same_in_the_end(
+    tmp_path, pictures, timm_weights, ending
+):
     if ending == 'parquet':
         pytest.importorskip('pyarrow')
     folder = tmp_path / 'pictures'
@@ -338,7 +342,9 @@ def test_mixed_precision_and_workers(tmp_path, pictures, timm_weights):
     assert half.dtype == np.float32
     assert 0 < np.abs(half - full).max() < 0.1
     folder = tmp_path / 'pictures'
-    done = embed_files(embedder, folder, tmp_path / 'a.npy', num_workers=2, batch_size=3)
+    done = embed_files(
+        embedder, folder, tmp_path / 'a.npy', num_workers=2, batch_size=3
+    )
     order = [pictures[i] for i in (1, 0, 2, 3)]
     assert [osp.basename(path) for path in order] == [
         osp.basename(name) for name in done.names
@@ -348,11 +354,15 @@ def test_mixed_precision_and_workers(tmp_path, pictures, timm_weights):
 
 def test_what_is_not_there_is_refused(pictures, timm_weights):
     embedder = of_timm(timm_weights)
-    with pytest.raises(ConfigError, match=r"what=\['class'\]: expected some of cls, mean"):
+    with pytest.raises(
+        ConfigError, match=r"what=\['class'\]: expected some of cls, mean"
+    ):
         embedder(pictures, ['class'])
     embedder.has_class_token = False
     assert embedder.keys() == ['mean']
-    with pytest.raises(ConfigError, match="has no class token. Use 'mean' or 'patches'"):
+    with pytest.raises(
+        ConfigError, match="has no class token. Use 'mean' or 'patches'"
+    ):
         embedder.keys(['cls'])
 
 

@@ -156,7 +156,9 @@ def test_a_run_that_dies_while_it_moves_the_arrays_goes_on(tmp_path, monkeypatch
     assert again.done == 10
     again.finish()
     np.testing.assert_array_equal(np.load(tmp_path / 'a.cls.npy'), expected('cls'))
-    np.testing.assert_array_equal(np.load(tmp_path / 'a.patches.npy'), expected('patches'))
+    np.testing.assert_array_equal(
+        np.load(tmp_path / 'a.patches.npy'), expected('patches')
+    )
     assert (tmp_path / 'a.names.txt').read_text().split() == NAMES
 
 
@@ -167,10 +169,10 @@ def test_other_settings_are_not_mixed(tmp_path):
     with pytest.raises(ConfigError) as caught:
         FeatureFile(path, changed, ['cls', 'patches'])
     assert str(caught.value) == (
-        f"a run that writes '{path}' was stopped before its end and had another images "
-        "and model. images: 10 before, 11 now; new: new.jpg. model: 'ViT' before, "
-        f"'ResNet' now. Repeat that run, or remove the folder '{path}.partial' to begin "
-        'anew'
+        f"a run that writes '{path}' was stopped before its end and had another "
+        "images and model. images: 10 before, 11 now; new: new.jpg. model: 'ViT' "
+        "before, 'ResNet' now. Repeat that run, or remove the folder "
+        f"'{path}.partial' to begin anew"
     )
 
 
@@ -221,7 +223,9 @@ def test_rows_of_other_shapes_are_refused_only_if_they_are_written(tmp_path):
 
 
 def test_files_that_cannot_be_written(tmp_path):
-    with pytest.raises(ConfigError, match=r"'a.csv': expected a file that ends with .npz"):
+    with pytest.raises(
+        ConfigError, match=r"'a.csv': expected a file that ends with .npz"
+    ):
         check_ending('a.csv')
     (tmp_path / 'file').touch()
     with pytest.raises(ConfigError, match='cannot write'):

@@ -94,11 +94,16 @@ def test_vits_of_mmpretrain(out_type):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('name', ['test_vit', 'test_vit3', 'test_convnext', 'resnet10t'])
+@pytest.mark.parametrize(
+    'name', ['test_vit', 'test_vit3', 'test_convnext', 'resnet10t']
+)
 def test_models_of_timm(name):
     teacher = TimmTeacher(name, pretrained='random', img_size=64)
     model, x = teacher.model, images()
-    last, features = layer_reader(teacher, [1, -1])(x)[0], layer_reader(teacher, [-1])(x)
+    last, features = (
+        layer_reader(teacher, [1, -1])(x)[0],
+        layer_reader(teacher, [-1])(x),
+    )
     tokens = model.forward_features(x)
     if tokens.ndim == 4:
         torch.testing.assert_close(features[0].patches, tokens)

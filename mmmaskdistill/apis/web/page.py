@@ -1,6 +1,5 @@
 """The web page of ``tools/demo.py``, made with Gradio."""
 
-import logging
 import os
 import traceback
 from collections.abc import Sequence
@@ -8,7 +7,6 @@ from typing import Any
 
 import matplotlib
 from mmengine.config import Config
-from mmengine.logging import print_log
 
 from mmmaskdistill.datasets.folders import find_images
 from mmmaskdistill.errors import ConfigError
@@ -74,7 +72,7 @@ def respond(
         )
     except Exception:
         # Visitors need not see it, but who runs the server does.
-        print_log(traceback.format_exc(), logger='current', level=logging.ERROR)
+        traceback.print_exc()
         text = 'This picture could not be processed. The server has logged the reason'
         return [message(text), *('' for _ in models)]
 
@@ -176,6 +174,7 @@ def build_page(
 
 def serve(
     page: Any,
+    examples: Sequence[str],
     host: str = '127.0.0.1',
     port: int | None = None,
     share: bool = False,
@@ -186,6 +185,7 @@ def serve(
 
     Args:
         page (gradio.Blocks): The page, from :func:`build_page`.
+        examples (Sequence[str]): Its examples, which visitors can download.
         host (str): Address to listen at. Defaults to ``'127.0.0.1'``, which only this
             machine can reach.
         port (int, optional): Port. Defaults to None, the first free one from 7860 on.
@@ -212,6 +212,7 @@ def serve(
             server_port=port,
             share=share,
             max_file_size=max_bytes,
+            allowed_paths=list(examples),
             theme=theme,
             css=STYLE,
             head=f'<script>{SCRIPT}</script>',

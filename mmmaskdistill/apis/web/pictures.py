@@ -2,13 +2,18 @@
 
 import base64
 import io
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from mmmaskdistill.datasets.image_files import UnreadableImage, image_info
+from mmmaskdistill.datasets.image_files import (
+    UnreadableImage,
+    image_info,
+    is_measured_tiff,
+    use_file,
+)
 from mmmaskdistill.errors import ConfigError, first_line
 
 from ..inference.inputs import as_picture
@@ -39,7 +44,7 @@ def open_picture(path: str, max_pixels: int) -> np.ndarray:
     Args:
         path (str): The file.
         max_pixels (int): Largest number of pixels. It is compared with the file's
-            header, before anything is decoded.
+            header before anything is decoded.
 
     Returns:
         ndarray: [H, W, 3] uint8 RGB.
@@ -49,16 +54,26 @@ def open_picture(path: str, max_pixels: int) -> np.ndarray:
             not name the server's folders.
     """
     try:
-        info = image_info(path)
-        if info.height * info.width > max_pixels:
+        width, height = use_file(path, _size)
+        if height * width > max_pixels:
             raise ConfigError(
-                f'The picture has {info.width} x {info.height} pixels: expected at '
-                f'most {max_pixels / 1e6:g} million'
+                f'The picture has {width} x {height} pixels: expected at most '
+                f'{max_pixels / 1e6:g} million'
             )
         return as_picture(path)
     except UnreadableImage as error:
         reason = first_line(error).removeprefix(f"cannot load the image '{path}': ")
         raise ConfigError(f'This file cannot be shown: {reason}') from error
+
+
+def _size(file: BinaryIO) -> tuple[int, int]:
+    """Return the width and the height that an image's header says."""
+    if is_measured_tiff(file):
+        # Pillow does not know all kinds of TIFF.
+        info = image_info(file.name)
+        return info.width, info.height
+    # `image_info` would decode a PNG, whose orientation may be at the end.
+    return Image.open(file).size
 
 
 def rank_shares(
