@@ -67,9 +67,11 @@ def server(files):
         'GRADIO_TEMP_DIR': str(files / 'uploads'),
     }
     process = subprocess.Popen(
-        [python, osp.join(ROOT, 'tools/demo.py'), 'first.pth', 'second.pth']
-        + ['--names', 'one', '<two>', '--port', str(port), '--device', 'cpu']
-        + ['--max-megapixels', '1', '--max-megabytes', '0.4'],
+        [
+            *(python, osp.join(ROOT, 'tools/demo.py'), 'first.pth', 'second.pth'),
+            *('--names', 'one', '<two>', '--port', str(port), '--device', 'cpu'),
+            *('--max-megapixels', '1', '--max-megabytes', '0.4'),
+        ],
         cwd=files,
         env=environment,
         text=True,
@@ -88,21 +90,35 @@ def server(files):
     assert 'Traceback' not in process.communicate(timeout=30)[0]
 
 
-@pytest.fixture
-def page(server, tmp_path):
+@pytest.fixture(scope='module')
+def browser(server, files):
     """The page in a browser."""
-    with Page(tmp_path / 'profile') as page:
+    with Page(files / 'profile') as page:
         page.open(server)
         page.wait_for(f"document.querySelector('{UPLOAD}') !== null")
         yield page
-        assert not page.errors
-        # The page works without any other server.
-        outside = [
-            address
-            for address in page.requests
-            if not address.startswith((server, 'data:', 'blob:'))
-        ]
-        assert not outside
+
+
+@pytest.fixture
+def page(browser, server):
+    """The page without a picture."""
+    clear(browser)
+    yield browser
+    assert not browser.errors
+    # The page works without any other server.
+    outside = [
+        address
+        for address in browser.requests
+        if not address.startswith((server, 'data:', 'blob:'))
+    ]
+    assert not outside
+
+
+def clear(page):
+    """Take the picture away."""
+    page.evaluate("document.querySelector('#mmd-upload button[aria-label]')?.click()")
+    page.wait_for(f"document.querySelector('{UPLOAD}') !== null")
+    page.wait_for("document.body.innerText.includes('Drop a picture')")
 
 
 def views(page, count=2):
@@ -116,13 +132,12 @@ def views(page, count=2):
 def box(page, selector):
     """Left, top, width and height of an element in the window."""
     return page.evaluate(
-        f"(r => [r.left, r.top, r.width, r.height])(document.querySelector('{selector}')"
-        '.getBoundingClientRect())'
+        '(r => [r.left, r.top, r.width, r.height])'
+        f"(document.querySelector('{selector}').getBoundingClientRect())"
     )
 
 
 def test_two_models_side_by_side(page, files):
-    assert 'Drop a picture' in page.evaluate('document.body.innerText')
     page.upload(UPLOAD, files / 'picture.png')
     views(page)
     texts = page.evaluate(
@@ -157,12 +172,13 @@ def test_the_slider_changes_the_opacity(page, files):
     page.upload(UPLOAD, files / 'picture.png')
     views(page)
     opacity = "getComputedStyle(document.querySelector('.mmd-overlay')).opacity"
-    assert page.evaluate(opacity) == '0.6'
-    page.evaluate(
-        "(slider => { slider.value = 25; slider.dispatchEvent(new Event('input', "
-        "{ bubbles: true })); })(document.querySelector('input[type=range]'))"
-    )
-    page.wait_for(f"{opacity} === '0.25'")
+    for percent, expected in ((25, '0.25'), (60, '0.6')):
+        page.evaluate(
+            f'(slider => {{ slider.value = {percent}; slider.dispatchEvent(new Event('
+            "'input', { bubbles: true })); })"
+            "(document.querySelector('input[type=range]'))"
+        )
+        page.wait_for(f"{opacity} === '{expected}'")
 
 
 def test_examples_can_be_chosen(page):
@@ -184,11 +200,7 @@ def test_files_that_cannot_be_shown_have_a_message(page, files):
         page.wait_for(f"document.body.innerText.includes('{text}')")
         assert page.evaluate("document.querySelectorAll('.mmd-view').length") == 0
         assert 'Traceback' not in page.evaluate('document.body.innerText')
-        page.evaluate(
-            "document.querySelector('#mmd-upload button[aria-label]').click()"
-        )
-        page.wait_for(f"document.querySelector('{UPLOAD}') !== null")
-        page.wait_for("document.body.innerText.includes('Drop a picture')")
+        clear(page)
     page.upload(UPLOAD, files / 'large.bmp')
     page.wait_for(
         'document.body.innerText.match(/exceeds|too large|maximum/i) !== null'
