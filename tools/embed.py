@@ -120,6 +120,11 @@ def arguments() -> argparse.Namespace:
         help='write numbers of 16 bits, which halves the file (default: 32 bits)',
     )
     parser.add_argument(
+        '--overwrite',
+        action='store_true',
+        help='replace FILE if it is there already (default: off, it is an error)',
+    )
+    parser.add_argument(
         '--trust-checkpoint',
         action='store_true',
         help='run a checkpoint that holds more than weights and plain settings, which '
@@ -181,11 +186,14 @@ def main() -> None:
             num_workers=args.num_workers,
             amp=args.amp,
             dtype='float16' if args.half else 'float32',
+            overwrite=args.overwrite,
         )
     except (ConfigError, CheckpointError) as error:
         fail(error)
     except torch.OutOfMemoryError as error:
         fail(f'{error}: set a smaller --batch-size (now {args.batch_size}), or --amp')
+    except OSError as error:
+        fail(f'{error}. When this is solved, give the same command again to go on')
     except KeyboardInterrupt:
         fail(f'stopped: give the same command again to go on with {args.out!r}')
     number = len(done.names) + len(done.skipped) - done.resumed

@@ -453,6 +453,7 @@ def embed_files(
     num_workers: int = 0,
     amp: bool = False,
     dtype: str = 'float32',
+    overwrite: bool = False,
     log: Callable[[str], None] = print,
 ) -> Embedded:
     """Write the features of image files to a file.
@@ -477,14 +478,16 @@ def embed_files(
         amp (bool): Whether to compute in mixed precision. Defaults to False.
         dtype (str): Type of the features in the file, ``'float32'`` or ``'float16'``.
             Defaults to ``'float32'``.
+        overwrite (bool): Whether the file may be there already. Defaults to False.
         log (Callable): Called with each line about the progress. Defaults to ``print``.
 
     Returns:
         Embedded: What was written and what was skipped.
 
     Raises:
-        ConfigError: If no image can be read, the patch grids of images differ and
-            patches are written, or a stopped run had other settings.
+        ConfigError: If the file is there already, no image can be read, the patch grids
+            of images differ and patches are written, or a stopped run had other
+            settings.
     """
     keys = embedder.keys(what)
     drawn = embedder.keys(['patches'])[-1] if pca else None
@@ -501,7 +504,7 @@ def embed_files(
         folder=folder,
         images=names,
     )
-    file = FeatureFile(out, settings, keys, dtype)
+    file = FeatureFile(out, settings, keys, dtype, overwrite)
     if file.resumed:
         log(f'{file.resumed} of {len(names)} images were done before')
     start = time.monotonic()

@@ -41,6 +41,7 @@ class FeatureFile:
         keys (Sequence[str]): Names of the arrays that the file gets. Others that are
             added can be read by :meth:`maps`.
         dtype (str): Type of the features in the file. Defaults to ``'float32'``.
+        overwrite (bool): Whether the file may be there already. Defaults to False.
 
     Attributes:
         names (list[str]): Names of the rows.
@@ -48,12 +49,17 @@ class FeatureFile:
         resumed (int): Number of images that an earlier run has done.
 
     Raises:
-        ConfigError: If the file cannot be written, another run is writing it, or a
-            killed run had other settings.
+        ConfigError: If the file is there already, it cannot be written, another run is
+            writing it, or a killed run had other settings.
     """
 
     def __init__(
-        self, out: str, settings: dict, keys: Sequence[str], dtype: str = 'float32'
+        self,
+        out: str,
+        settings: dict,
+        keys: Sequence[str],
+        dtype: str = 'float32',
+        overwrite: bool = False,
     ):
         check_ending(out)
         self.out, self.keys, self.dtype = Path(out), list(keys), np.dtype(dtype)
@@ -62,6 +68,14 @@ class FeatureFile:
         self._settings = {**settings, 'dtype': self.dtype.name}
         self._shapes, self._files, self._new = {}, {}, _Entry()
         self._finished = False
+        targets = dict.fromkeys(self._targets().values())
+        there = [str(path) for path in targets if path.exists()]
+        # A run that was killed at its end may have written some of the files.
+        if there and not overwrite and not (self.folder / JOURNAL).exists():
+            raise ConfigError(
+                f'{first_few([repr(path) for path in there])} is there already: choose '
+                'another file, or overwrite it with --overwrite'
+            )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._journal = open(self.folder / JOURNAL, 'a+')  # noqa: SIM115
@@ -186,12 +200,7 @@ class FeatureFile:
 
     def _to_npy(self) -> list[str]:
         names = self.out.with_name(f'{self.out.stem}.names.txt')
-        files = {
-            key: self.out
-            if len(self.keys) == 1
-            else self.out.with_name(f'{self.out.stem}.{key}.npy')
-            for key in self.keys
-        }
+        files = self._targets()
         # Until all arrays are in place, there is no list of names.
         if any(self._path(key).exists() for key in self.keys):
             names.unlink(missing_ok=True)
@@ -247,6 +256,14 @@ class FeatureFile:
                     )
                 writer.write_table(pyarrow.Table.from_arrays(columns, schema=schema))
         return [str(self.out)]
+
+    def _targets(self) -> dict[str, Path]:
+        """Return the file that each array is written to."""
+        if self.out.suffix.lower() != '.npy' or len(self.keys) == 1:
+            return dict.fromkeys(self.keys, self.out)
+        return {
+            key: self.out.with_name(f'{self.out.stem}.{key}.npy') for key in self.keys
+        }
 
     def _public_settings(self) -> dict:
         """Return the settings without the list of images, which are the names."""

@@ -137,7 +137,13 @@ def test_a_run_that_dies_while_it_moves_the_arrays_goes_on(tmp_path, monkeypatch
     path = tmp_path / 'a.npy'
     (tmp_path / 'a.names.txt').write_text('of an earlier run')
     (tmp_path / 'a.cls.npy').write_text('of an earlier run')
-    file = FeatureFile(path, SETTINGS, ['cls', 'patches'])
+    with pytest.raises(ConfigError) as caught:
+        FeatureFile(path, SETTINGS, ['cls', 'patches'])
+    assert str(caught.value) == (
+        f"'{tmp_path / 'a.cls.npy'}' is there already: choose another file, or "
+        'overwrite it with --overwrite'
+    )
+    file = FeatureFile(path, SETTINGS, ['cls', 'patches'], overwrite=True)
     fill(file)
     replace = os.replace
 
@@ -211,7 +217,7 @@ def test_rows_of_other_shapes_are_refused_only_if_they_are_written(tmp_path):
         np.testing.assert_array_equal(found, row(i, side)['patches'])
     assert len(file.finish()) == 2
 
-    file = FeatureFile(tmp_path / 'a.npy', SETTINGS, ['patches'])
+    file = FeatureFile(tmp_path / 'b.npy', SETTINGS, ['patches'])
     file.add('a.jpg', row(0))
     with pytest.raises(ConfigError) as caught:
         file.add('b.jpg', row(1, 3))
@@ -219,7 +225,7 @@ def test_rows_of_other_shapes_are_refused_only_if_they_are_written(tmp_path):
         "'b.jpg' has a grid of 3 x 2 patches, 'a.jpg' one of 2 x 2, and an array needs "
         'the same for all images. Give them the same size with --size HEIGHT WIDTH'
     )
-    assert not (tmp_path / 'a.npy.partial').exists()
+    assert not (tmp_path / 'b.npy.partial').exists()
 
 
 def test_files_that_cannot_be_written(tmp_path):
