@@ -158,9 +158,10 @@ def test_two_models_side_by_side(page, files):
     # The class under the mouse, at several points of the last model's picture
     left, top, width, height = box(page, '#mmd-1 .mmd-stack')
     assert width / height == pytest.approx(1.5, abs=0.01)
-    for x, y in ((0.1, 0.2), (0.5, 0.5), (0.9, 0.3), (0.3, 0.9)):
+    for column, row in ((12, 16), (60, 40), (108, 24), (36, 72)):
+        x, y = (column + 0.5) / 120, (row + 0.5) / 80
         page.move_mouse(left + x * width, top + y * height)
-        label = result.labels[int(80 * y), int(120 * x)]
+        label = result.labels[row, column]
         tip = "document.querySelector('#mmd-1 .mmd-tip')"
         page.wait_for(f"{tip}.textContent === '{result.classes[label]}'")
         assert page.evaluate(f"{tip}.style.display === 'block'")
