@@ -280,9 +280,15 @@ def embedder_of(
         Embedder: The model.
 
     Raises:
-        ConfigError: If the backbone has no such layer, or no final norm to apply.
+        ConfigError: If the model has no backbone, or the backbone has no such layer or
+            no final norm to apply.
     """
-    backbone = loaded.model.backbone
+    backbone = getattr(loaded.model, 'backbone', None)
+    if backbone is None:
+        raise ConfigError(
+            f'a {type(loaded.model).__name__} has no backbone whose features could be '
+            'read'
+        )
     return Embedder(
         backbone,
         _own_inputs(loaded, size),

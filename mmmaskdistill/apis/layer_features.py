@@ -234,9 +234,11 @@ class _Outputs(LayerReader):
                 f'norm={norm!r}: the final norm of {self.name} can neither be left out '
                 "nor be applied elsewhere. Use norm='last'"
             )
-        places = getattr(backbone, 'out_indices', -1)
-        places = [places] if isinstance(places, int) else list(places)
-        wanted = places[-1:] if layers is None else list(layers)
+        places = getattr(backbone, 'out_indices', None)
+        # A backbone without a list of places returns its last features at the end.
+        places = list(places) if isinstance(places, (list, tuple)) else [-1]
+        wanted = [-1] if layers is None else layers
+        wanted = [places[-1] if i == -1 else i for i in wanted]
         missing = [i for i in wanted if i not in places]
         if missing:
             raise ConfigError(
@@ -244,7 +246,7 @@ class _Outputs(LayerReader):
                 f'{_text(places)} only, see out_indices in its config'
             )
         self.layers = sorted(set(wanted), key=places.index)
-        self.positions = [places.index(i) for i in self.layers]
+        self.positions = [places.index(i) - len(places) for i in self.layers]
         self.has_class_token = bool(getattr(backbone, 'output_cls_token', False))
 
     def __call__(self, images: Tensor) -> list[Features]:

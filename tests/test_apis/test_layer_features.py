@@ -157,6 +157,7 @@ def test_other_backbones_return_the_layers_of_their_config():
     torch.testing.assert_close(features.mean, expected[1].mean((2, 3)))
     reader = layer_reader(model, [3, 1])
     torch.testing.assert_close(reader(x)[0].patches, expected[reader.layers[0] == 3])
+    assert layer_reader(model, [-1]).layers == [3]
     with pytest.raises(ConfigError) as caught:
         layer_reader(model, [0])
     assert str(caught.value) == (
@@ -164,6 +165,25 @@ def test_other_backbones_return_the_layers_of_their_config():
     )
     with pytest.raises(ConfigError, match='can neither be left out nor'):
         layer_reader(model, norm='none')
+
+
+class _AllStages(torch.nn.Module):
+    def forward(self, x):
+        return x, 2 * x
+
+
+@torch.no_grad()
+def test_a_backbone_that_names_no_layers_is_read_at_its_end():
+    x = images()
+    reader = layer_reader(_AllStages())
+    torch.testing.assert_close(reader(x)[0].patches, 2 * x)
+    assert reader.layers == [-1]
+    with pytest.raises(ConfigError, match='_AllStages returns the layers -1 only'):
+        layer_reader(_AllStages(), [1])
+    with pytest.raises(
+        ConfigError, match=r'Identity returns .*: expected feature maps'
+    ):
+        layer_reader(torch.nn.Identity())(torch.zeros(2, 8))
 
 
 def test_layers_and_norms_that_do_not_exist():

@@ -5,6 +5,7 @@ from html import escape
 
 import numpy as np
 
+from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.visualization.features import pca_colors
 
 from ..embedding import embedder_of
@@ -118,7 +119,12 @@ def view(model: LoadedModel, name: str, path: str, picture: np.ndarray) -> str:
         ]
     elif model.task == 'classification':
         parts += ['<h3>Classification</h3>', scores(model.predict(path).top(5))]
-    parts += ['<h3>Patch features</h3>', stack(picture, feature_colors(model, path))]
+    parts.append('<h3>Patch features</h3>')
+    try:
+        parts.append(stack(picture, feature_colors(model, path)))
+    except ConfigError as error:
+        # Not every backbone has features of patches.
+        parts.append(f'<p>none: {escape(str(error))}</p>')
     return (
         f'<div class="mmd-view"><h2>{escape(name)}</h2>'
         f'<p>{escape(describe(model))}</p>{"".join(parts)}</div>'
@@ -131,7 +137,7 @@ def describe(model: LoadedModel) -> str:
     Args:
         model (LoadedModel): The model.
     """
-    kind = type(model.model.backbone).__name__
+    kind = type(getattr(model.model, 'backbone', model.model)).__name__
     size = sum(p.numel() for p in model.model.parameters())
     text = f'{model.task}, {kind}, {size / 1e6:.1f} million parameters'
     return f'{text}, {model.num_classes} classes' if model.num_classes else text

@@ -5,6 +5,7 @@ import html
 import io
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from helpers import trained
 from PIL import Image
 
 from mmmaskdistill.apis import load_model
+from mmmaskdistill.apis.web import views
 from mmmaskdistill.apis.web.page import HINT, example_pictures, import_gradio, respond
 from mmmaskdistill.apis.web.pictures import Share
 from mmmaskdistill.apis.web.views import describe, feature_colors, legend, message, view
+from mmmaskdistill.errors import ConfigError
 
 
 @pytest.fixture
@@ -81,6 +84,23 @@ def test_a_classifier_has_its_scores(tmp_path, path):
     ]
     assert rows == expected and len(rows) == 4
     assert describe(model).endswith(', 4 classes')
+
+
+def test_a_model_may_have_no_patch_features(tmp_path, path, monkeypatch):
+    model = load(trained.classification(), tmp_path)
+    monkeypatch.setattr(model, 'predict', lambda path: _Scores)
+    monkeypatch.setattr(views, 'embedder_of', _no_features)
+    text = view(model, 'a', path, np.asarray(Image.open(path)))
+    assert '<p>none: it has &lt;none&gt;</p>' in text and 'sky' in text
+
+
+class _Scores:
+    def top(number):
+        return [('sky', 1.0)]
+
+
+def _no_features(model):
+    raise ConfigError('it has <none>')
 
 
 def test_a_legend_adds_up_small_classes_and_escapes_names():
@@ -155,10 +175,6 @@ def test_examples_are_test_images_or_a_photograph(tmp_path):
 
 
 def test_without_gradio_an_error_says_how_to_get_it(monkeypatch):
-    import sys
-
-    from mmmaskdistill.errors import ConfigError
-
     monkeypatch.setitem(sys.modules, 'gradio', None)
     with pytest.raises(ConfigError, match=r'pip install "mmmaskdistill\[web\]"'):
         import_gradio()
