@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from mmmaskdistill.datasets.folders import find_images
+from mmmaskdistill.datasets.image_files import read_image
 from mmmaskdistill.errors import ConfigError, first_line
 from mmmaskdistill.models import TimmTeacher
 from mmmaskdistill.registry import MODELS
@@ -37,7 +38,7 @@ from mmmaskdistill.registry import MODELS
 from .configs import load_config
 from .feature_files import FeatureFile
 from .inference import LoadedModel, load_model
-from .inference.inputs import as_picture
+from .inference.inputs import as_array, as_picture
 from .inference.preprocessing import Preprocessing
 from .inference.sources import CONFIG_ENDINGS, Trained, find_trained
 from .layer_features import LayerReader, layer_reader
@@ -418,13 +419,29 @@ def _timm_inputs(config: dict, device: torch.device) -> Inputs:
         return pixels.round().byte().permute(1, 2, 0).numpy()
 
     return Inputs(
-        load=lambda image: dict(inputs=transform(Image.fromarray(as_picture(image)))),
+        load=lambda image: dict(inputs=transform(Image.fromarray(_as_rgb(image)))),
         normalize=lambda samples: torch.stack([s['inputs'] for s in samples]).to(
             device
         ),
         picture=picture,
         description=str(transform),
     )
+
+
+def _as_rgb(image: Any) -> np.ndarray:
+    """Read an image for a model of RGB images, [H, W, 3] uint8."""
+    if isinstance(image, (str, os.PathLike)):
+        image = read_image(os.fspath(image))
+    array = as_array(image)
+    channels = 1 if array.ndim == 2 else array.shape[2]
+    if array.dtype == np.uint16:
+        array = (array >> 8).astype(np.uint8)
+    if array.dtype != np.uint8 or channels > 4:
+        raise ConfigError(
+            f'it has {channels} channels of type {array.dtype}, and a model of timm '
+            'takes RGB images of 8 bits'
+        )
+    return as_picture(array)
 
 
 @dataclass

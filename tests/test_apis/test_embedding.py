@@ -113,6 +113,23 @@ def test_a_model_of_timm_gives_what_timm_gives(pictures, timm_weights):
     close(found['patches'].reshape(4, 100, 64), tokens[:, 1:])
 
 
+def test_models_of_timm_see_rgb_of_8_bits(tmp_path, timm_weights):
+    embedder = of_timm(timm_weights)
+    gray = np.random.randint(0, 256, (40, 50), dtype=np.uint8)
+    Image.fromarray(gray).save(tmp_path / 'gray.png')
+    Image.fromarray(gray.astype(np.uint16) * 257).save(tmp_path / 'deep.png')
+    alpha = np.stack([gray] * 3 + [gray // 2], 2)
+    Image.fromarray(alpha).save(tmp_path / 'alpha.png')
+    images = [str(tmp_path / f'{name}.png') for name in ('gray', 'deep', 'alpha')]
+    found = embedder([*images, gray, Image.fromarray(alpha), np.stack([gray] * 3, 2)])
+    for values in found['cls']:
+        close(values, found['cls'][0])
+    with pytest.raises(ConfigError, match='it has 6 channels of type uint8'):
+        embedder(np.zeros((40, 50, 6), np.uint8))
+    with pytest.raises(ConfigError, match='it has 1 channels of type float32'):
+        embedder(np.zeros((40, 50), np.float32))
+
+
 def test_the_teacher_of_a_config_gives_what_the_student_predicts(pictures, tmp_path):
     weights = str(tmp_path / 'teacher.pth')
     torch.save(timm.create_model('test_vit').state_dict(), weights)
