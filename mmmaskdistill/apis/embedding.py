@@ -194,12 +194,14 @@ class Embedder:
         for start in range(0, len(images), batch_size):
             samples = [self.inputs.load(x) for x in images[start : start + batch_size]]
             rows += self.batch(samples, keys, amp)
-        shapes = {row[key].shape for row in rows for key in keys if 'patches' in key}
-        if len(shapes) > len([key for key in keys if 'patches' in key]):
-            raise ConfigError(
-                f'the patch grids of the images differ: {sorted(shapes)}. Give the '
-                'images the same size with load_embedder(size=...)'
-            )
+        for key in keys:
+            shapes = sorted({row[key].shape for row in rows})
+            if len(shapes) > 1:
+                grids = ', '.join(f'{height} x {width}' for height, width, _ in shapes)
+                raise ConfigError(
+                    f'the patch grids of the images differ: {grids}. Give the images '
+                    'the same size with load_embedder(size=...)'
+                )
         return {key: np.stack([row[key] for row in rows]) for key in keys}
 
 

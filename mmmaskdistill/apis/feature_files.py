@@ -387,8 +387,9 @@ def _header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
 
 def _describe_change(key: str, before: Any, now: Any) -> str:
     if isinstance(before, list) and isinstance(now, list) and len(before) > 8:
-        new = [value for value in now if value not in before]
-        gone = [value for value in before if value not in now]
+        old, later = set(before), set(now)
+        new = [value for value in now if value not in old]
+        gone = [value for value in before if value not in later]
         parts = [f'{len(before)} before, {len(now)} now']
         parts += [f'new: {first_few(list(map(str, new)))}'] if new else []
         parts += [f'missing: {first_few(list(map(str, gone)))}'] if gone else []

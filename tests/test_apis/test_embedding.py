@@ -178,6 +178,12 @@ def test_a_config_without_a_teacher_is_refused(tmp_path):
 
 def test_sizes_are_not_padded_and_can_be_the_same(pictures, tmp_path, timm_weights):
     path = trained.write(trained.segmentation(), tmp_path / 'a.pth')
+    with pytest.raises(ConfigError) as caught:
+        load_embedder(path, layers=[0, 1], device='cpu')(pictures, ['patches'])
+    assert str(caught.value) == (
+        'the patch grids of the images differ: 4 x 4, 4 x 5, 5 x 4. Give the images '
+        'the same size with load_embedder(size=...)'
+    )
     embedder = load_embedder(path, device='cpu')
     together = embedder(pictures, ['mean'])['mean']
     alone = [embedder(path, ['mean'])['mean'][0] for path in pictures]
