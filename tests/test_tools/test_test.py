@@ -350,6 +350,10 @@ def test_invalid_arguments_end_with_a_one_line_error(tool, segmentor, classifier
             "--confusion 'a.pdf' ends in '.pdf': give a .png file",
             ['classify.py', classifier, '--confusion', 'a.pdf'],
         ),
+        (
+            "cannot write to '",
+            ['classify.py', classifier, '--confusion', 'segment.py/a/b.csv'],
+        ),
         ('there is nothing to test', ['pretrain.py', classifier]),
         (
             "data not found: 'nowhere'",
