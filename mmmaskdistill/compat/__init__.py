@@ -13,6 +13,7 @@ toolkits.apply()
 from . import (  # noqa: E402
     amp,
     atomic_files,
+    averaged_scores,
     checkpoint_rotation,
     class_weights,
     color_transforms,
@@ -52,5 +53,6 @@ for module in (
     amp,
     gloo,
     color_transforms,
+    averaged_scores,
 ):
     module.apply()

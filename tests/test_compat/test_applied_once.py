@@ -8,12 +8,14 @@ from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.runner import checkpoint
+from mmpretrain.models import AverageClsScoreTTA
 from mmseg.datasets import PhotoMetricDistortion
 from mmseg.models.losses import DiceLoss, OhemCrossEntropy, cross_entropy_loss
 
 from mmmaskdistill.compat import (
     amp,
     atomic_files,
+    averaged_scores,
     checkpoint_rotation,
     class_weights,
     color_transforms,
@@ -46,6 +48,7 @@ def patched_functions():
         Config._merge_a_into_b,
         photometric.adjust_hue,
         cross_entropy_loss.cross_entropy,
+        AverageClsScoreTTA._merge_single_sample,
         DiceLoss.forward,
         OhemCrossEntropy.forward,
     )
@@ -72,6 +75,7 @@ def test_applying_the_patches_again_changes_nothing():
         amp,
         gloo,
         color_transforms,
+        averaged_scores,
     ):
         module.apply()
     assert patched_functions() == before
