@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from benchmarks.measure import kept_bytes, peak_bytes
-from helpers.small_configs import shrink_recipe
+from helpers.small_configs import ARCH, shrink_recipe
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from torch import nn
@@ -21,6 +21,7 @@ from mmmaskdistill.apis.memory import (
     training_step,
 )
 from mmmaskdistill.errors import ConfigError
+from mmmaskdistill.models.layers import memory_saving
 from mmmaskdistill.models.layers.relative_position import relative_position_index
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -122,6 +123,15 @@ def test_autocast_follows_the_lists_of_cuda():
         softmax=torch.float32,
         interpolate=torch.bfloat16,
     )
+
+
+def test_parts_of_attention_are_those_of_a_gpu(monkeypatch):
+    """Its backward pass computes the weights of all samples at once, not some."""
+    cfg = small(PRETRAINING, arch=dict(ARCH, num_layers=1))
+    whole = predict_memory(cfg, batch=8).step
+    monkeypatch.setattr(memory_saving, 'GPU_PART', memory_saving.CPU_PART)
+    # 3 heads x 197 x 197 weights of each sample, of which at least one copy
+    assert whole - predict_memory(cfg, batch=8).step > 4 * 3 * 197**2 * 4
 
 
 def test_parts_of_the_memory_add_up():
