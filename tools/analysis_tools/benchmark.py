@@ -22,7 +22,17 @@ import argparse
 import json
 import os
 
-from benchmarks import check, data, evaluate, finetune, pretrain, resume, segment, start
+from benchmarks import (
+    check,
+    data,
+    evaluate,
+    finetune,
+    predict,
+    pretrain,
+    resume,
+    segment,
+    start,
+)
 
 # Each job is a module. Its docstring is printed by --help, `add_arguments(parser)`
 # adds its options, and `run(args)` measures, prints the table and returns the
@@ -36,6 +46,7 @@ JOBS = dict(
     resume=resume,
     start=start,
     check=check,
+    predict=predict,
 )
 
 
