@@ -22,7 +22,17 @@ import argparse
 import json
 import os
 
-from benchmarks import check, data, evaluate, finetune, pretrain, resume, segment, start
+from benchmarks import (
+    check,
+    data,
+    evaluate,
+    finetune,
+    pretrain,
+    profiling,
+    resume,
+    segment,
+    start,
+)
 
 # Each job is a module. Its docstring is printed by --help, `add_arguments(parser)`
 # adds its options, and `run(args)` measures, prints the table and returns the
@@ -32,6 +42,7 @@ JOBS = dict(
     finetune=finetune,
     segment=segment,
     eval=evaluate,
+    profile=profiling,
     data=data,
     resume=resume,
     start=start,
