@@ -44,10 +44,9 @@ def describe(device: str) -> dict:
     Raises:
         SystemExit: If there is no GPU, or torch cannot be imported.
     """
-    paths = [ROOT / 'tools/analysis_tools', os.environ.get('PYTHONPATH', '')]
     probe = subprocess.run(
         [sys.executable, '-c', PROBE, device],
-        env={**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, paths))},
+        env=environment(ROOT / 'tools/analysis_tools'),
         capture_output=True,
         text=True,
     )
@@ -68,6 +67,12 @@ def describe(device: str) -> dict:
         cores=len(os.sched_getaffinity(0)),
         commit=commit(ROOT),
     )
+
+
+def environment(*folders: Path) -> dict[str, str]:
+    """Return environment variables with which Python imports from folders first."""
+    paths = [*map(str, folders), os.environ.get('PYTHONPATH')]
+    return {**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, paths))}
 
 
 def commit(root: Path) -> str:

@@ -150,10 +150,11 @@ def comparison(results: dict[str, dict], context: dict) -> list[str]:
                         _cell(kept, '.3g', 1e-6),
                     ]
                 )
+                title = ''
             for name in point['left_out']:
                 cells = [title, LIBRARIES[name], point['batch'], 'out of memory']
                 rows.append(cells + [MISSING] * 6)
-            title = ''
+                title = ''
     header = [
         'what',
         'library',

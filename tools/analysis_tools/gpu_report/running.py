@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from .machine import ROOT
+from .machine import ROOT, environment
 
 COMPLETE, FAILED, TIMED_OUT = 'complete', 'failed', 'timed out'
 INTERRUPTED, NOT_RUN = 'interrupted', 'not run'
@@ -205,6 +205,8 @@ class Report:
             for name, value in values.items():
                 word = word.replace(name, value)
             command.append(word)
+        # The checkout counts, and not another copy that may be installed.
+        env = {**environment(ROOT), **part.env}
         log = self.folder / 'steps' / f'{step.number}.log'
         start = time.monotonic()
         with log.open('ab') as file:
@@ -212,7 +214,7 @@ class Report:
             file.flush()
             begin = file.tell()
             try:
-                code = call(command, limit, file, {**os.environ, **part.env})
+                code = call(command, limit, file, env)
             except OSError as error:
                 code = 1
                 file.write(f'{error}\n'.encode())
