@@ -1,6 +1,7 @@
 """A runner whose resumed runs end with the same weights as uninterrupted runs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import torch
 from mmengine.config import ConfigDict
@@ -25,6 +26,7 @@ from mmmaskdistill.registry import HOOKS, RUNNERS
 from .checkpoints import latest_checkpoint, read_resume_point
 from .compiling import transformer_blocks
 from .log_hooks import HighestRateHook, RunTimerHook
+from .prefetching import check_prefetch, prefetched
 from .rescheduling import (
     advance,
     all_schedulers,
@@ -159,10 +161,13 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
         runner = self.runner
         runner.call_hook('before_train')
         runner.call_hook('before_train_epoch')
-        while self._iter < self._max_iters and not self.stop_training:
+        left = self._max_iters - self._iter
+        for batch in runner.batches(islice(self.dataloader_iterator, max(left, 0))):
             runner.model.train()
-            self.run_iter(next(self.dataloader_iterator))
+            self.run_iter(batch)
             validate_if_due(runner, self._iter, self._max_iters)
+            if self.stop_training:
+                break
         runner.call_hook('after_train_epoch')
         runner.call_hook('after_train')
         return runner.model
@@ -175,7 +180,8 @@ class FiniteEpochBasedTrainLoop(EpochBasedTrainLoop):
         """Train on as many batches as the data loader says that it has."""
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
-        for k, batch in zip(range(len(self.dataloader)), self.dataloader):
+        batches = islice(self.dataloader, len(self.dataloader))
+        for k, batch in enumerate(self.runner.batches(batches)):
             self.run_iter(k, batch)
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
@@ -202,6 +208,9 @@ class ResumableRunner(Runner):
     resumes with another length, learning rate or batch size than the stopped run had
     goes on at the same iteration, or at the same epoch if it counts epochs, with the
     learning rate that a new run of this config has there, and says so in the log.
+
+    With ``prefetch = True`` in the config, the next batch is copied to the GPU while
+    the GPU works on the current one, see :func:`prefetched`.
 
     The runner also raises an error for a checkpoint that does not fit the model
     (:class:`CheckpointFitHook`), and runs a validation that the stopped run may
@@ -293,6 +302,19 @@ class ResumableRunner(Runner):
                 'for the first time, so the first iterations take longer'
             )
 
+    def batches(self, batches: Iterable) -> Iterable:
+        """Return the batches of the training loop, prefetched if the config says so.
+
+        Args:
+            batches (Iterable): Batches of the data loader.
+
+        Returns:
+            Iterable: The same batches.
+        """
+        if self.cfg.get('prefetch', False):
+            return prefetched(batches, self.model)
+        return batches
+
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Build the training loop over a data loader that starts at the resume point.
 
@@ -307,6 +329,13 @@ class ResumableRunner(Runner):
             return loop
         loop = ConfigDict(loop)
         kind = self._loop_class(loop)
+        prefetch = self.cfg.get('prefetch', False)
+        check_prefetch(prefetch, self.model)
+        if prefetch and kind not in (IterBasedTrainLoop, EpochBasedTrainLoop):
+            raise ConfigError(
+                f'prefetch=True is for IterBasedTrainLoop and EpochBasedTrainLoop, but '
+                f'train_cfg has type={kind.__name__}: set prefetch=False'
+            )
         start, point = 0, self._resume_point
         if kind is IterBasedTrainLoop:
             self._check_length(loop, kind, 'max_iters', 'max_epochs')
