@@ -11,6 +11,8 @@ from helpers.training_steps import batch, pretraining
 from mmengine.optim import build_optim_wrapper
 from torch.utils._pytree import tree_map_only
 
+from mmmaskdistill.engine.prefetching import prefetched
+
 
 @pytest.fixture
 def no_stops(gpu):
@@ -58,7 +60,9 @@ def test_host_does_not_wait_in_a_step(gpu, no_stops, own_tables, fused):
     for number in range(3):
         model.train_step(pinned(number), wrapper)
     batches = [pinned(number) for number in range(3, 6)]
+    ahead = prefetched([pinned(number) for number in range(6, 9)], model)
     with no_stops():
         logs = [model.train_step(data, wrapper) for data in batches]
+        logs += [model.train_step(data, wrapper) for data in ahead]
     values = tree_map_only(torch.Tensor, lambda x: x.item(), logs)
     assert all(0 < log['loss'] < 100 for log in values)

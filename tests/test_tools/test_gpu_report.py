@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import measure, profiling
+from benchmarks import attention, measure, profiling
 from benchmarks.peaks import peak_rate
 from gpu_report import command, machine, markdown, running, steps, wheels
 from gpu_report.running import Part, Report, Step
@@ -326,10 +326,12 @@ def test_benchmarks_know_the_options_of_all_steps(device, tiny, monkeypatch):
                 monkeypatch.setattr(sys, 'argv', list(part.command[1:]))
                 args = parse_args()
                 jobs.append(args.job)
-                if args.job in ('pretrain', 'finetune', 'segment', 'eval'):
+                if step.number in (2, 3):
                     assert args.until_all_fit == (device == 'cuda' and not tiny)
                     assert args.device == device
-    assert jobs.count('pretrain') == 5 and {'profile', 'data', 'eval'} <= set(jobs)
+    # Five comparisons, and one step for each way of attention that the device has.
+    assert jobs.count('pretrain') == 5 + (4 if device == 'cuda' else 2)
+    assert {'profile', 'attention', 'transfer', 'data', 'eval'} <= set(jobs)
 
 
 def test_cuda_without_a_gpu_is_an_error_of_one_line(tmp_path, monkeypatch, capsys):
@@ -463,3 +465,96 @@ def test_profile_finds_the_groups_of_a_real_step(tool, tmp_path, monkeypatch, ca
         *profiling.GROUPS
     } - {'data transfer'}
     assert '| attention, backward |' in capsys.readouterr().out
+
+
+def case(title, tokens, **medians):
+    ways = {
+        way: dict(median=m, low=m, high=m, peak_bytes=3e9, difference=0.0)
+        for way, m in medians.items()
+    }
+    return dict(title=title, tokens=tokens, batch=8, ways=ways, errors=dict(flex='no'))
+
+
+def ways_result(*cases, compiled=False):
+    result = dict(dtype='bfloat16', compiled=compiled, cases=list(cases))
+    return dict(result, rules=attention.rules(result))
+
+
+def test_rules_name_the_fastest_way_of_each_size():
+    from mmmaskdistill.models.layers.attention_kernels import Rule
+
+    small, own, large = attention.CASES
+    result = ways_result(
+        case(small.title, 197, recompute=2.0, gather=1.9, efficient=1.5),
+        case(own.title, 197, recompute=1.0, efficient=2.0),
+        case(large.title, 1025, recompute=2.0, efficient=1.98),
+    )
+    # 449 tokens are as far from 197 as from 1025, as a ratio.
+    assert result['rules'] == (
+        "    Rule('efficient', (torch.bfloat16,), False, (1, 449)),"
+    )
+    rules = ways_result(
+        case(small.title, 197, recompute=1.0),
+        case(large.title, 1025, recompute=2.0, flex=1.0),
+        compiled=True,
+    )['rules']
+    (rule,) = eval(f'[{rules}]', dict(Rule=Rule, torch=torch))
+    assert rule == Rule('flex', (torch.bfloat16,), True, (450, float('inf')))
+    same = (case(c.title, c.tokens, recompute=1.0) for c in attention.DECISIVE)
+    assert ways_result(*same)['rules'].startswith('    # none')
+
+
+@pytest.mark.parametrize('shared', [True, False])
+def test_layers_of_the_attention_job_have_the_gradients_of_one(shared):
+    few = attention.Case('few', 3, shared)
+    ways = ('recompute', 'gather') if shared else ('recompute',)
+    results = [
+        attention.step(few, 2, way, torch.device('cpu'), torch.float32)()
+        for way in ways
+    ]
+    for tokens, bias in results:
+        assert tokens.shape == (2, 10, 3 * attention.WIDTH)
+        assert bias.shape == ((attention.HEADS, 10, 10) if shared else (28, 12))
+        torch.testing.assert_close(bias, results[0][1], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(tokens, results[0][0])
+
+
+def test_ways_of_attention_and_copies_have_tables(report):
+    titles = [c.title for c in attention.CASES]
+    result = ways_result(
+        case(titles[0], 197, recompute=0.002, efficient=0.001),
+        case(titles[2], 1025, recompute=0.002),
+    )
+    copies = dict(batch=4, ways=dict(waiting=dict(median=0.5)))
+    chosen = [
+        Step(4, 'Four', [Part('attention', 'ways', write(result))]),
+        Step(5, 'Five', [Part('transfer', 'copies', write(copies))]),
+    ]
+    assert report().run(chosen)
+    text = markdown.write_report(report(), chosen, tiny=False)
+    title = 'pre-training, 224 px, batch 8, bfloat16'
+    for line in (
+        f'| {title} | recompute | 2 (2 to 2) | 3 GB | 0.0e+00 |',
+        f'| {title} | efficient | 1 (1 to 1) | 3 GB | 0.0e+00 |',
+        "    Rule('efficient', (torch.bfloat16,), False, (1, 449)),",
+        f'- {title}: flex: no',
+        '| waiting | 500 | 8 |',
+    ):
+        assert line in text.splitlines(), line
+
+
+def test_copies_are_timed_in_three_ways(tool, tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, 'keep_freed_memory', lambda: False)
+    out = tmp_path / 'transfer.json'
+    words = ['--arch', 'tiny', '--depth', '1', '--img-size', '32', '--batch', '2']
+    words += ['--repeats', '1', '--teacher', 'test_vit']
+    tool('analysis_tools/benchmark.py', 'transfer', *words, '--out', out)
+    result = json.loads(out.read_text())
+    assert len(result['ways']) == 3 and result['batch'] == 2
+    assert all(times['median'] > 0 for times in result['ways'].values())
+
+
+def test_errors_of_settings_take_one_line(tool):
+    words = ['--arch', 'tiny', '--depth', '1', '--img-size', '32', '--batch', '2']
+    with pytest.raises(SystemExit, match="^error: attention='fast': expected auto or"):
+        tool('analysis_tools/benchmark.py', 'pretrain', *words, '--attention', 'fast')

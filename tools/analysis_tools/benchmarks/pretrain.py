@@ -34,6 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='side of the square images that the teacher sees, if its patches are not '
         "as large as the student's: 196 for a ViT-L/14 (default: --img-size)",
     )
+    parser.add_argument(
+        '--attention',
+        default='auto',
+        metavar='WAY',
+        help="how this project's student computes attention in training: recompute, "
+        'gather, efficient or flex (default: %(default)s, the default of the student)',
+    )
 
 
 def run(args: argparse.Namespace) -> dict:
@@ -67,7 +74,10 @@ def build(args: argparse.Namespace, device: torch.device) -> dict[str, Side]:
         channels = timm.create_model(args.teacher).num_features
     model = MaskDistill(
         backbone=dict(
-            type='mmmaskdistill.MaskDistillViT', arch=arch, img_size=args.img_size
+            type='mmmaskdistill.MaskDistillViT',
+            arch=arch,
+            img_size=args.img_size,
+            attention=args.attention,
         ),
         teacher=dict(
             type='mmmaskdistill.TimmTeacher',

@@ -5,8 +5,8 @@ The steps, the most telling ones first:
   1  tests of what a GPU changes, against float32 on the CPU
   2  pre-training of ViT-B/16 and ViT-L/16 next to timm's and mmpretrain's
   3  fine-tuning, UperNet and inference next to the other libraries'
-  4  where the time of a pre-training step goes
-  5  data loading per core against what the GPU needs
+  4  where the time of a pre-training step goes, and the ways to compute its attention
+  5  data loading per core against what the GPU needs, and the copies to the GPU
   6  the quickstart
 
 All weights are random, so nothing is downloaded. A step has a share of --minutes, and

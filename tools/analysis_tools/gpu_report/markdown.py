@@ -197,6 +197,52 @@ def _tests(results: dict[str, dict], context: dict) -> list[str]:
 
 
 def _profiles(results: dict[str, dict], context: dict) -> list[str]:
+    steps = {n: p for n, p in results.items() if n.startswith('step_')}
+    blocks = _groups(results)
+    if steps:
+        blocks += comparison(steps, context)[:1]
+    return blocks + _ways(results)
+
+
+def _ways(results: dict[str, dict]) -> list[str]:
+    """Write the table of the ways of attention, and the rules that follow."""
+    rows, rules, errors = [], [], []
+    for part in results.values():
+        result = part['result']
+        for case in result.get('cases', ()):
+            kind = f'{result["dtype"]}{", compiled" * result["compiled"]}'
+            title = f'{case["title"]}, batch {case["batch"]}, {kind}'
+            for way, times in case['ways'].items():
+                spread = f'{1e3 * times["low"]:.3g} to {1e3 * times["high"]:.3g}'
+                rows.append(
+                    [
+                        title,
+                        way,
+                        f'{1e3 * times["median"]:.3g} ({spread})',
+                        f'{times["peak_bytes"] / 1e9:.3g} GB',
+                        f'{times["difference"]:.1e}',
+                    ]
+                )
+            errors += [f'- {title}: {w}: {e}' for w, e in case['errors'].items()]
+        rules += [result['rules']] if 'rules' in result else []
+    if not rows:
+        return []
+    header = ['attention', 'way', 'ms per layer', 'peak of 4 layers', 'difference']
+    blocks = [
+        table(header, rows),
+        'The difference is that of the gradients from those of the first way, relative '
+        'to their length.',
+        'Entries of `RULES` in `mmmaskdistill/models/layers/attention_kernels.py` that '
+        'follow:',
+        '\n'.join(rules),
+    ]
+    if errors:
+        blocks += ['What did not run:', '\n'.join(errors)]
+    return blocks
+
+
+def _groups(results: dict[str, dict]) -> list[str]:
+    """Write the table of the profiled groups of operators."""
     parts = {n: p for n, p in results.items() if 'groups' in p['result']}
     if not parts:
         return []
@@ -230,6 +276,14 @@ def _profiles(results: dict[str, dict], context: dict) -> list[str]:
 def _loading(results: dict[str, dict], context: dict) -> list[str]:
     blocks = []
     needed = context['images_per_second']
+    if 'transfer' in results:
+        result = results['transfer']['result']
+        rows = [
+            [name, f'{1e3 * t["median"]:.3g}', f'{result["batch"] / t["median"]:.4g}']
+            for name, t in result['ways'].items()
+        ]
+        header = [f'copies of a batch of {result["batch"]}', 'ms per step', 'images/s']
+        blocks.append(table(header, rows))
     if 'pipelines' in results:
         rows = []
         for name, times in results['pipelines']['result']['pipelines'].items():

@@ -32,8 +32,8 @@ def make_steps(device: str, tiny: bool) -> list[Step]:
         Step(1, 'Tests', tests(), 3),
         Step(2, 'Pre-training', pretraining(device, tiny), 8),
         Step(3, 'Fine-tuning, UperNet and inference', finetuning(device, tiny), 5),
-        Step(4, 'Where the time goes', profiles(device, tiny), 3),
-        Step(5, 'Data loading', loading(tiny), 2),
+        Step(4, 'Where the time goes', profiles(device, tiny), 4),
+        Step(5, 'Data loading', loading(device, tiny), 2),
         Step(6, 'Quickstart', quickstart(tiny), 4),
     ]
 
@@ -212,32 +212,58 @@ def finetuning(device: str, tiny: bool) -> list[Part]:
 
 
 def profiles(device: str, tiny: bool) -> list[Part]:
-    """Return the profiles of the pre-training step, plain and compiled.
+    """Return the profiles of the pre-training step and the ways of its attention.
 
     See :func:`make_steps` for the arguments.
     """
-    options = ['--device', device]
-    if tiny:
-        options += ['--amp', '--batch', 2, *TINY, '--teacher', 'test_vit']
-    elif device == 'cpu':
-        options += ['--batch', 8, *REPEATS['cpu']]
+    options, small = _step(device, tiny), ['--dtype', 'float32', '--batch', 1]
+    ways = ['--device', device]
+    if device == 'cuda' and not tiny:
+        ways += ['--batch', 256, *REPEATS['cuda']]
     else:
-        options += ['--amp', '--batch', 256, *REPEATS['cuda']]
+        ways += [*small, '--repeats', 1]
+    # The others need a GPU.
+    trained = ['gather', *(['efficient', 'flex'] if device == 'cuda' else [])]
     return [
         Part('plain', 'not compiled', benchmark('profile', *options)),
+        Part('attention', 'ways of attention', benchmark('attention', *ways)),
+        *(
+            Part(
+                f'step_{way}',
+                f'ViT-B/16, CLIP ViT-B/16, attention={way}',
+                benchmark('pretrain', *options, '--attention', way, '--against'),
+            )
+            for way in ('auto', *trained)
+        ),
         Part(
             'compiled',
             'compiled',
             benchmark('profile', *options, *_compile(tiny)),
             weight=2,
         ),
+        Part(
+            'attention_compiled',
+            'ways of attention, compiled',
+            benchmark('attention', *ways, *_compile(tiny)),
+            weight=2,
+        ),
     ]
 
 
-def loading(tiny: bool) -> list[Part]:
-    """Return the loading of images on one core.
+def _step(device: str, tiny: bool) -> list:
+    """Return the options of the pre-training step of ViT-B/16 at the recipe's batch."""
+    options = ['--device', device]
+    if tiny:
+        return [*options, '--amp', '--batch', 2, *TINY, '--teacher', 'test_vit']
+    if device == 'cpu':
+        return [*options, '--batch', 8, *REPEATS['cpu']]
+    return [*options, '--amp', '--batch', 256, *REPEATS['cuda']]
 
-    See :func:`make_steps` for the argument.
+
+def loading(device: str, tiny: bool) -> list[Part]:
+    """Return the loading of images on one core, and the copies to the device.
+
+    See :func:`make_steps` for the arguments.
     """
     repeats = 1 if tiny else 10
     one = {'OMP_NUM_THREADS': '1'}
@@ -247,7 +273,12 @@ def loading(tiny: bool) -> list[Part]:
             'images that one core loads',
             benchmark('data', '--repeats', repeats),
             env=one,
-        )
+        ),
+        Part(
+            'transfer',
+            'copies of batches to the device',
+            benchmark('transfer', *_step(device, tiny)),
+        ),
     ]
 
 
