@@ -190,11 +190,13 @@ def side(seconds, **changes):
 
 
 def measured(batch, left_out=(), **sides):
-    return dict(batch=batch, sides=sides, left_out=list(left_out))
+    return dict(batch=batch, sides=sides, left_out=dict(left_out))
 
 
 def test_report_has_a_table_per_step_and_invents_nothing(report):
-    result = dict(sweeps=dict(batch=[measured(8, ['timm'], ours=side(0.5))]))
+    result = dict(
+        sweeps=dict(batch=[measured(8, dict(timm='out of memory'), ours=side(0.5))])
+    )
     result['sweeps']['batch'].append(
         measured(4, ours=side(0.25, share_of_peak_rate=0.42), timm=side(0.75))
     )
@@ -283,7 +285,7 @@ def test_tests_are_counted_and_failed_ones_are_named(report, tmp_path):
     assert record['status'] == 'failed'
     assert result['counts'] == dict(passed=1, failed=1, skipped=2)
     text = markdown.write_report(report(), [step], tiny=False)
-    assert '| 1 | 1 | 2 |' in text and '| 2 | needs a GPU |' in text
+    assert '| tests | 1 | 1 | 2 |' in text and '| 2 | needs a GPU |' in text
     assert '| `test_some::test_bad` | AssertionError: not \\| equal |' in text
 
 
@@ -329,8 +331,9 @@ def test_benchmarks_know_the_options_of_all_steps(device, tiny, monkeypatch):
                 if step.number in (2, 3):
                     assert args.until_all_fit == (device == 'cuda' and not tiny)
                     assert args.device == device
-    # Five comparisons, and one step for each way of attention that the device has.
-    assert jobs.count('pretrain') == 5 + (4 if device == 'cuda' else 2)
+    # Six comparisons (at tiny sizes, ViT-L is ViT-B), and one step for each way of
+    # attention that the device has.
+    assert jobs.count('pretrain') == 6 - 2 * tiny + (4 if device == 'cuda' else 2)
     assert {'profile', 'attention', 'transfer', 'data', 'eval'} <= set(jobs)
 
 

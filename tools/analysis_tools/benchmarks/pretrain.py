@@ -41,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how this project's student computes attention in training: recompute, "
         'gather, efficient or flex (default: %(default)s, the default of the student)',
     )
+    parser.add_argument(
+        '--checkpointing',
+        action='store_true',
+        help="compute the activations of this project's student again in the backward "
+        'pass (with_cp=True of the backbone; default: keep them)',
+    )
 
 
 def run(args: argparse.Namespace) -> dict:
@@ -78,6 +84,7 @@ def build(args: argparse.Namespace, device: torch.device) -> dict[str, Side]:
             arch=arch,
             img_size=args.img_size,
             attention=args.attention,
+            with_cp=args.checkpointing,
         ),
         teacher=dict(
             type='mmmaskdistill.TimmTeacher',

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
+from command_line import fail
 from torch import nn
 
 from . import measure, pretrain
@@ -87,6 +88,11 @@ def run(args: argparse.Namespace) -> dict:
     with labeled(teacher, TEACHER):
         groups = profile(side.call, STEPS, device)
     busy = sum(groups.values())
+    if device.type == 'cuda' and not busy:
+        fail(
+            'the profiler has seen no kernel of the GPU: it needs CUPTI, and the '
+            'permission to read the performance counters of the GPU'
+        )
     idle = max(0.0, step - busy) if device.type == 'cuda' else None
     table = PrettyTable(['group', 'ms per step', 'share'], align='r')
     rows = dict(groups) if idle is None else dict(groups, idle=idle)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from command_line import fail
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 
 from . import measure
 from .peaks import peak_rate
@@ -21,6 +22,7 @@ from .peaks import peak_rate
 # weights.
 LR = 1e-9
 DROPOUT_SEED = 1
+OUT_OF_MEMORY = 'out of memory'
 # For each choice of --sweep, the option that is varied and the option that lists
 # its values.
 SWEEPS = dict(
@@ -149,6 +151,12 @@ def add_arguments(
         "this project's Transformers, as compile=True in a config does, and the "
         'whole forward pass of the other libraries; whether the sides compute the '
         'same result is checked without it',
+    )
+    parser.add_argument(
+        '--channels-last',
+        action='store_true',
+        help="store the weights of this project's convolutions with their channels "
+        'last, as channels_last=True in a config does (default: channels first)',
     )
     parser.add_argument(
         '--adamw',
@@ -316,7 +324,7 @@ def _sweep(
         )
         print_table(points[-1]['sides'])
         _free_memory(device)
-        if args.until_all_fit and not points[-1]['left_out']:
+        if args.until_all_fit and OUT_OF_MEMORY not in points[-1]['left_out'].values():
             break
     return points
 
@@ -337,7 +345,6 @@ def _measure(
     plain = argparse.Namespace(**{**vars(args), 'drop_path': 0.0})
     torch.manual_seed(0)
     sides = build(plain, device)
-    names = list(sides)
     differences = check_equal(sides)
     if getattr(args, 'drop_path', 0.0):
         torch.manual_seed(0)
@@ -346,19 +353,23 @@ def _measure(
     if device.type == 'cuda' and args.amp:
         peak = peak_rate(torch.cuda.get_device_name(device))
     sides = {n: as_timed(n, side, args, device) for n, side in sides.items()}
-    sides = {n: side for n, side in sides.items() if _fits(n, side, device)}
+    left_out = {n: _why_not(side, device) for n, side in sides.items()}
+    left_out = {name: reason for name, reason in left_out.items() if reason}
+    for name, reason in left_out.items():
+        print(f'{name}: {reason}')
+        del sides[name]
     return dict(
         batch=args.batch,
         differences=differences,
         sides=_figures(sides, args.batch, args.repeats, device, rate, peak),
-        left_out=[name for name in names if name not in sides],
+        left_out=left_out,
     )
 
 
 def as_timed(
     name: str, side: Side, args: argparse.Namespace, device: torch.device
 ) -> Side:
-    """Give a side the optimizer, the compilation and the precision that are timed.
+    """Give a side the settings that are timed: optimizer, compilation, precision.
 
     Args:
         name (str): Name of the side.
@@ -367,10 +378,14 @@ def as_timed(
         device (torch.device): Device of the side.
 
     Returns:
-        Side: The side with ``--adamw``, ``--compile`` and ``--amp``.
+        Side: The side with ``--adamw``, ``--channels-last``, ``--compile`` and
+        ``--amp``.
     """
+    from mmmaskdistill.engine.channels_last import use_channels_last
     from mmmaskdistill.engine.compiling import transformer_blocks
 
+    if name == 'ours':
+        use_channels_last(side.model, args.channels_last)
     if side.optimizer is not None and args.adamw != 'library':
         side = side._replace(optimizer=_adamw(side.model, **{args.adamw: True}))
     if args.compile and name == 'ours':
@@ -424,26 +439,29 @@ def check_equal(sides: dict[str, Side]) -> dict[str, float]:
     return differences
 
 
-def _fits(name: str, side: Side, device: torch.device) -> bool:
-    """Return whether there is enough memory for a side."""
+def _why_not(side: Side, device: torch.device) -> str | None:
+    """Call a side, and say why it cannot be timed: out of memory, or not compiled."""
     # The driver of a GPU reserves more addresses than there is memory.
     on_cpu = device.type == 'cpu'
     try:
         with measure.limited_memory() if on_cpu else nullcontext():
             side.call()
+        return None
     except RuntimeError as error:
-        if not measure.is_out_of_memory(error):
+        if measure.is_out_of_memory(error):
+            reason = OUT_OF_MEMORY
+        elif isinstance(error, TorchDynamoException):
+            message = ' '.join(str(error).split())[:200]
+            reason = f'does not compile: {type(error).__name__}: {message}'
+        else:
             raise
-        side.model.to('cpu')
-        if side.optimizer is not None:
-            side.optimizer.zero_grad()
-            side.optimizer.state.clear()
-    else:
-        return True
-    print(f'{name}: out of memory')
+    side.model.to('cpu')
+    if side.optimizer is not None:
+        side.optimizer.zero_grad()
+        side.optimizer.state.clear()
     measure.return_freed_memory()
     _free_memory(device)
-    return False
+    return reason
 
 
 def _figures(

@@ -151,8 +151,8 @@ def comparison(results: dict[str, dict], context: dict) -> list[str]:
                     ]
                 )
                 title = ''
-            for name in point['left_out']:
-                cells = [title, LIBRARIES[name], point['batch'], 'out of memory']
+            for name, reason in point['left_out'].items():
+                cells = [title, LIBRARIES[name], point['batch'], reason]
                 rows.append(cells + [MISSING] * 6)
                 title = ''
     header = [
@@ -179,20 +179,18 @@ def comparison(results: dict[str, dict], context: dict) -> list[str]:
 
 
 def _tests(results: dict[str, dict], context: dict) -> list[str]:
-    result = results['tests']['result']
-    counts = result['counts']
-    blocks = [
-        table(
-            ['passed', 'failed', 'skipped'],
-            [[counts[name] for name in ('passed', 'failed', 'skipped')]],
-        )
-    ]
-    if result['failed']:
-        rows = [[f'`{name}`', text] for name, text in result['failed'].items()]
-        blocks.append(table(['failed test', 'message'], rows))
-    if result['skipped']:
-        rows = [[number, reason] for reason, number in result['skipped'].items()]
-        blocks.append(table(['skipped tests', 'reason'], rows))
+    outcomes, failed, skipped = ('passed', 'failed', 'skipped'), [], []
+    rows = []
+    for part in results.values():
+        result = part['result']
+        rows.append([part['title'], *(result['counts'][name] for name in outcomes)])
+        failed += [[f'`{name}`', text] for name, text in result['failed'].items()]
+        skipped += [[number, reason] for reason, number in result['skipped'].items()]
+    blocks = [table(['tests', *outcomes], rows)]
+    if failed:
+        blocks.append(table(['failed test', 'message'], failed))
+    if skipped:
+        blocks.append(table(['skipped tests', 'reason'], skipped))
     return blocks
 
 

@@ -4,6 +4,7 @@ import json
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from .running import Part, Step
@@ -28,14 +29,23 @@ def make_steps(device: str, tiny: bool) -> list[Step]:
     Returns:
         list[Step]: The steps 1 to 6.
     """
-    return [
-        Step(1, 'Tests', tests(), 3),
+    steps = [
+        Step(1, 'Tests', tests(), 5),
         Step(2, 'Pre-training', pretraining(device, tiny), 8),
         Step(3, 'Fine-tuning, UperNet and inference', finetuning(device, tiny), 5),
         Step(4, 'Where the time goes', profiles(device, tiny), 4),
         Step(5, 'Data loading', loading(device, tiny), 2),
         Step(6, 'Quickstart', quickstart(tiny), 4),
     ]
+    if not tiny:
+        return steps
+    # At tiny sizes, some commands are the same.
+    return [replace(step, parts=_different(step.parts)) for step in steps]
+
+
+def _different(parts: Sequence[Part]) -> list[Part]:
+    commands = [part.command for part in parts]
+    return [p for k, p in enumerate(parts) if commands.index(p.command) == k]
 
 
 def benchmark(job: str, *options) -> list[str]:
@@ -54,7 +64,12 @@ def tests() -> list[Part]:
     """Return the tests with the marker ``gpu``."""
     command = ['{python}', '-m', 'pytest', '-m', 'gpu', '-q', '-rfE', '--tb=short']
     command += ['-p', 'no:cacheprovider', '--junitxml={out}', 'tests/test_gpu']
-    return [Part('tests', 'tests with the marker gpu', command, read=read_junit)]
+    # Compiling takes most of the time.
+    compiles = 'compil or flex'
+    return [
+        Part('tests', 'plain', [*command, '-k', f'not ({compiles})'], read=read_junit),
+        Part('compiled', 'compiled', [*command, '-k', compiles], read=read_junit),
+    ]
 
 
 def read_junit(out: Path) -> dict:
@@ -152,6 +167,11 @@ def pretraining(device: str, tiny: bool) -> list[Part]:
             weight=3,
         ),
         Part(
+            'large_checkpointing',
+            'ViT-L/16, CLIP ViT-L/14, with_cp=True',
+            benchmark('pretrain', *common, *large, '--checkpointing', '--against'),
+        ),
+        Part(
             'base_fused',
             'ViT-B/16, CLIP ViT-B/16, fused AdamW on all sides',
             benchmark('pretrain', *common, '--adamw', 'fused'),
@@ -195,6 +215,11 @@ def finetuning(device: str, tiny: bool) -> list[Part]:
             'segment_greater',
             'UperNet, ViT-B/16, 512 px, drop path 0.15, greater batch',
             benchmark('segment', *greater, drop, '0.15'),
+        ),
+        Part(
+            'segment_channels_last',
+            'UperNet, ViT-B/16, 512 px, channels_last=True',
+            benchmark('segment', *upernet, '--channels-last', '--against'),
         ),
         Part(
             'finetune_compiled',
