@@ -23,9 +23,11 @@ from mmmaskdistill.errors import CheckpointError, ConfigError, first_line
 from mmmaskdistill.models.checkpoints import fit_content
 from mmmaskdistill.registry import HOOKS, RUNNERS
 
+from .channels_last import use_channels_last
 from .checkpoints import latest_checkpoint, read_resume_point
 from .compiling import transformer_blocks
 from .log_hooks import HighestRateHook, RunTimerHook
+from .optimizer_state import fit_state, implementation
 from .prefetching import check_prefetch, prefetched
 from .rescheduling import (
     advance,
@@ -210,7 +212,9 @@ class ResumableRunner(Runner):
     learning rate that a new run of this config has there, and says so in the log.
 
     With ``prefetch = True`` in the config, the next batch is copied to the GPU while
-    the GPU works on the current one, see :func:`prefetched`.
+    the GPU works on the current one, see :func:`prefetched`. With ``channels_last =
+    True``, convolutions keep their channels last in memory, see
+    :func:`use_channels_last`.
 
     The runner also raises an error for a checkpoint that does not fit the model
     (:class:`CheckpointFitHook`), and runs a validation that the stopped run may
@@ -283,6 +287,24 @@ class ResumableRunner(Runner):
         if self._randomness_cfg.get('diff_rank_seed', False):
             return self.seed - get_rank()
         return self.seed
+
+    def wrap_model(
+        self, model_wrapper_cfg: dict | None, model: torch.nn.Module
+    ) -> torch.nn.Module:
+        """Move the model to the device and wrap it if there are several processes.
+
+        Args:
+            model_wrapper_cfg (dict | None): Config of the wrapper.
+            model (torch.nn.Module): The model.
+
+        Returns:
+            torch.nn.Module: The model or its wrapper.
+
+        Raises:
+            ConfigError: If the config's ``channels_last`` is not True or False.
+        """
+        use_channels_last(model, self.cfg.get('channels_last', False))
+        return super().wrap_model(model_wrapper_cfg, model)
 
     def _maybe_compile(self, target: str):
         """Compile the Transformer blocks one by one instead of the whole step.
@@ -536,6 +558,7 @@ class ResumableRunner(Runner):
             self._configured_settings = group_settings(self.optim_wrapper)
             self._configured_schedule = None
         configured = scheduler_settings(all_schedulers(self.param_schedulers))
+        chosen = implementation(self.optim_wrapper.optimizer)
         try:
             super().resume(filename, *args, **kwargs)
         except ValueError as error:
@@ -547,6 +570,7 @@ class ResumableRunner(Runner):
                 'optim_wrapper of the stopped run, or start a new run from it with '
                 f'--cfg-options load_from={filename}'
             ) from error
+        fit_state(self.optim_wrapper.optimizer, chosen)
         self._follow_config(configured)
 
     def _follow_config(self, configured: list[dict]) -> None:

@@ -17,6 +17,10 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from .linear import linear, weight_gradient
 from .relative_position import look_up
 
+# How many attention weights the backward pass computes at a time: they fit a CPU's
+# cache, or take a small part of a GPU's memory.
+CPU_PART, GPU_PART = 2**19, 2**28
+
 
 def biased_attention(
     projected: Sequence[Tensor],
@@ -203,9 +207,7 @@ def _parts(q: Tensor, k: Tensor) -> Iterator[tuple]:
         yield slice(None), slice(None)
         return
     samples, heads, queries, _ = q.shape
-    # The attention weights of one part fit a CPU's cache, or take a small part of a
-    # GPU's memory.
-    most = (2**19 if q.is_cpu else 2**28) // max(1, queries * k.shape[2])
+    most = (CPU_PART if q.is_cpu else GPU_PART) // max(1, queries * k.shape[2])
     if most >= 2 * heads:
         step = most // heads
         for i in range(0, samples, step):
