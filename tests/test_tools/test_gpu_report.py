@@ -128,6 +128,7 @@ time.sleep(600)
 @pytest.mark.skipif(not Path('/proc/self/stat').exists(), reason='needs /proc')
 def test_part_out_of_time_is_killed_with_its_children(report, monkeypatch):
     monkeypatch.setattr(running, 'GRACE', 0.2)
+    monkeypatch.setattr(running, 'LEAST', 0.0)
     slow = Part('slow', 'slow', python(STUBBORN))
     first = Step(1, 'One', [slow], weight=0.1)
     later = Step(2, 'Two', [Part('a', 'a', write())])
@@ -561,3 +562,10 @@ def test_errors_of_settings_take_one_line(tool):
     words = ['--arch', 'tiny', '--depth', '1', '--img-size', '32', '--batch', '2']
     with pytest.raises(SystemExit, match="^error: attention='fast': expected auto or"):
         tool('analysis_tools/benchmark.py', 'pretrain', *words, '--attention', 'fast')
+
+
+def test_time_is_shared_by_weights_but_not_into_pieces_too_small():
+    assert running.share(1200, [5, 8, 7]) == 300
+    assert running.share(1200, [1, 99]) == 90
+    assert running.share(40, [1, 99]) == 40
+    assert running.share(1200, [1, 3], factor=2) == 600

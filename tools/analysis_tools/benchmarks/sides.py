@@ -13,7 +13,6 @@ from typing import NamedTuple
 import torch
 from command_line import fail
 from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
 
 from . import measure
 from .peaks import peak_rate
@@ -314,6 +313,9 @@ def _sweep(
     option, values = SWEEPS[name]
     for value in getattr(args, values):
         here = argparse.Namespace(**{**vars(args), option: value})
+        if args.compile:
+            # Otherwise the second value would be compiled for all values.
+            torch._dynamo.reset()
         print(f'{name} {value}', flush=True)
         points.append(
             {
@@ -448,6 +450,8 @@ def _why_not(side: Side, device: torch.device) -> str | None:
             side.call()
         return None
     except RuntimeError as error:
+        from torch._dynamo.exc import TorchDynamoException  # a slow import
+
         if measure.is_out_of_memory(error):
             reason = OUT_OF_MEMORY
         elif isinstance(error, TorchDynamoException):

@@ -20,6 +20,9 @@ INTERRUPTED, NOT_RUN = 'interrupted', 'not run'
 CONDITIONS = dict(name='on', commit='at commit', torch='with torch', device='with')
 # Seconds after which a process that does not end when it is told to is killed.
 GRACE = 10.0
+# Seconds that a step and a part get at least, if they are left: a part that is killed
+# tells less than one that did not begin. With less than a sixth of it, none begins.
+LEAST = 90.0
 LAST_LINES = 15
 
 
@@ -88,9 +91,9 @@ class Report:
     ) -> bool:
         """Run the steps that are not complete.
 
-        The time that is left is shared among the steps by their weights, so what a
-        step does not need is at the disposal of those after it. A step that fails or
-        does not finish in its time does not stop the others.
+        The time that is left is shared among the steps by their weights, see
+        :func:`share`, so what a step does not need is left to those after it. A step
+        that fails or does not finish in its time does not stop the others.
 
         Args:
             steps (Sequence[Step]): The steps.
@@ -105,8 +108,8 @@ class Report:
         """
         todo = [step for step in steps if not self._is_complete(step)]
         for k, step in enumerate(todo):
-            weights = [s.weight for s in todo[k:]]
-            self._run_step(step, self._left() * weights[0] / sum(weights), write)
+            limit = share(self._left(), [s.weight for s in todo[k:]])
+            self._run_step(step, limit, write)
         write()
         return all(self.load(step.number)['status'] == COMPLETE for step in steps)
 
@@ -157,8 +160,9 @@ class Report:
         end = time.monotonic() + limit
         todo = [part for part in step.parts if part.name not in parts]
         for k, part in enumerate(todo):
-            weights = [p.weight for p in todo[k:]]
-            seconds = max(0.0, end - time.monotonic()) * weights[0] / sum(weights)
+            left = max(0.0, end - time.monotonic())
+            # Parts differ in what they need, so one may take twice its share.
+            seconds = share(left, [p.weight for p in todo[k:]], factor=2)
             try:
                 parts[part.name] = self._run_part(step, part, seconds)
             except KeyboardInterrupt:
@@ -191,7 +195,7 @@ class Report:
         write_file(self._file(step.number), json.dumps(record, indent=2))
 
     def _run_part(self, step: Step, part: Part, limit: float) -> dict:
-        if limit < 1:
+        if limit < max(1.0, LEAST / 6):
             return _part(part, NOT_RUN, last_lines=['no time was left for it'])
         out = self.folder / 'steps' / f'{step.number}.{part.name}.out'
         out.unlink(missing_ok=True)
@@ -249,6 +253,20 @@ def _part(
         result=result,
         last_lines=list(last_lines),
     )
+
+
+def share(left: float, weights: Sequence[float], factor: float = 1.0) -> float:
+    """Return the time of the first of several things to do.
+
+    Args:
+        left (float): The time that is left, in seconds.
+        weights (Sequence[float]): The share of each of them.
+        factor (float): By how much the share may be exceeded. Defaults to 1.
+
+    Returns:
+        float: The time, at least :data:`LEAST` seconds if they are left.
+    """
+    return min(left, max(LEAST, factor * left * weights[0] / sum(weights)))
 
 
 def call(
