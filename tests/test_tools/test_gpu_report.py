@@ -569,3 +569,20 @@ def test_time_is_shared_by_weights_but_not_into_pieces_too_small():
     assert running.share(1200, [1, 99]) == 90
     assert running.share(40, [1, 99]) == 40
     assert running.share(1200, [1, 3], factor=2) == 600
+
+
+def test_quickstart_takes_another_environment_and_folder(tmp_path):
+    fake, out = tmp_path / 'python', tmp_path / 'out'
+    fake.write_text('#!/usr/bin/env bash\necho "called with $1 $2"; exit 3\n')
+    fake.chmod(0o755)
+    (part,) = steps.quickstart(tiny=True)
+    words = [w.replace('{dir}/quickstart', str(out)) for w in part.command]
+    words = [w.replace('{python}', str(fake)) for w in words]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert (out / 'data.log').read_text() == (
+        f'called with tools/dataset_converters/texture_mosaics.py {out}/data\n'
+    )
+    words = ['bash', 'tools/quickstart.sh', '--out']
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, 'error: --out takes a folder\n')
