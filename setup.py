@@ -73,6 +73,7 @@ setup(
         'lmdb': ['lmdb>=1.4.1'],
         # imagecodecs decompresses what most satellite images are compressed with.
         'tiff': ['tifffile>=2022.8.12', 'imagecodecs>=2023.1.23'],
+        'video': ['av>=12.0'],
         'demo': DEMO,
         # The tests compare with peft, transformers, open_clip and webdataset.
         'tests': [
@@ -86,6 +87,7 @@ setup(
             'lmdb',
             'tifffile>=2022.8.12',
             'webdataset',
+            'av>=12.0',
             *DEMO,
         ],
     },

@@ -3,8 +3,9 @@
 # everything, makes the data, and pre-trains two students: one with the paper's
 # objective, the features of hidden patches, and one with the objective that pays
 # most in a short training, the features of all patches (see docs/objectives.md). It
-# trains segmentation and classification from scratch and from each student. It ends
-# with a table and pictures.
+# trains segmentation and classification from scratch and from each student. Then a
+# segmentor predicts a photograph that no training has seen. It ends with a table and
+# pictures.
 #
 #   bash tools/quickstart.sh [--full | --tiny] [--seeds N] [--out DIR] [--no-install]
 #   bash tools/quickstart.sh --seeds 3
@@ -154,8 +155,8 @@ stage pretrain_all "Pre-training with the loss at all patches" "data teacher" \
     train configs/quickstart/pretrain_all.py work_dir="$DIR/pretrain_all" \
     "${PRETRAIN[@]}"
 
-# The last checkpoint of the pre-training $1.
-student() { echo "$DIR/$1/$(basename "$(cat "$DIR/$1/last_checkpoint")")"; }
+# The last checkpoint of the run $1.
+last() { echo "$DIR/$1/$(basename "$(cat "$DIR/$1/last_checkpoint")")"; }
 
 for seed in $(seq 0 $((SEEDS - 1))); do
     for start in scratch pretrain pretrain_all; do
@@ -164,7 +165,7 @@ for seed in $(seq 0 $((SEEDS - 1))); do
         if [ $start != scratch ]; then
             inputs="data $start"
             options+=(model.backbone.init_cfg.type=Pretrained
-                model.backbone.init_cfg.checkpoint="$(student $start)")
+                model.backbone.init_cfg.checkpoint="$(last $start)")
         fi
         name=segment_${start}_$seed
         stage "$name" "Segmentation, $start, seed $seed" "$inputs" \
@@ -179,8 +180,15 @@ done
 
 for name in pretrain pretrain_all; do
     "$PYTHON" tools/analysis_tools/show_pretraining.py configs/quickstart/$name.py \
-        "$(student $name)" "$DIR"/data/ade/images/validation/00000{0,1,2,3}.jpg \
+        "$(last $name)" "$DIR"/data/ade/images/validation/00000{0,1,2,3}.jpg \
         --out "$DIR/$name.png" > "$DIR/pictures.log" 2>&1 ||
         { cat "$DIR/pictures.log"; exit 1; }
 done
+# The right-hand picture of a stereo pair. Most of the left-hand one is the class
+# "motorcycle" of the training data; the right-hand one is in none of the data.
+photograph=$("$PYTHON" -c 'import os, skimage
+print(os.path.join(os.path.dirname(skimage.__file__), "data/motorcycle_right.png"))')
+echo "== Prediction of a photograph that no training has seen"
+"$PYTHON" -W ignore tools/predict.py "$(last segment_pretrain_all_0)" \
+    "$photograph" --out "$DIR/photograph" --existing overwrite
 "$PYTHON" -W ignore tools/analysis_tools/quickstart_summary.py "$DIR" --seeds "$SEEDS"

@@ -86,6 +86,11 @@ def main() -> None:
         runner.train()
     except (ConfigError, CheckpointError) as error:
         fail(error)
+    except (ValueError, LookupError, RuntimeError, TypeError) as error:
+        message = checks.explain_failure(error, cfg)
+        if message is None:
+            raise
+        fail(message)
 
 
 if __name__ == '__main__':

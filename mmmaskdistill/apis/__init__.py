@@ -1,10 +1,10 @@
 """What a notebook calls, and what the tools share.
 
-A config is read by :func:`load_config` and changed by :func:`change_config`;
-:func:`build_runner` builds what trains or tests it. :func:`init_pretraining` builds a
-pre-training model, with the weights of a checkpoint or untrained, and
-:func:`show_pretraining` draws what it computes. :func:`make_cells` makes the configs of
-an ablation. For example::
+:func:`load_model` loads what was trained, and what it returns predicts. A config is
+read by :func:`load_config` and changed by :func:`change_config`; :func:`build_runner`
+builds what trains or tests it. :func:`init_pretraining` builds a pre-training model,
+with the weights of a checkpoint or untrained, and :func:`show_pretraining` draws what
+it computes. :func:`make_cells` makes the configs of an ablation. For example::
 
     from mmmaskdistill.apis import build_runner, load_config
 
@@ -17,6 +17,7 @@ config are in the modules ``configs`` and ``checks``.
 from .ablation import Cell, check_cell, make_cells
 from .checks import check, check_data, check_masks, check_weights
 from .configs import build_runner, change_config, load_config
+from .inference import Classification, Features, LoadedModel, Segmentation, load_model
 from .pretraining import (
     build_pretraining,
     init_pretraining,
@@ -26,6 +27,10 @@ from .pretraining import (
 
 __all__ = [
     'Cell',
+    'Classification',
+    'Features',
+    'LoadedModel',
+    'Segmentation',
     'build_pretraining',
     'build_runner',
     'change_config',
@@ -36,6 +41,7 @@ __all__ = [
     'check_weights',
     'init_pretraining',
     'load_config',
+    'load_model',
     'make_cells',
     'make_teachers_random',
     'show_pretraining',

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from itertools import product
 from typing import NamedTuple
@@ -46,6 +46,9 @@ TEACHERS = dict(
     momentum='mmmaskdistill.MomentumTeacher',
 )
 
+COMBINATION = 'combination'  # the axis whose values set several axes at once
+AS_CONFIGURED = 'as_configured'  # name of the cell that changes nothing
+
 
 class Cell(NamedTuple):
     """One combination of values in an ablation.
@@ -78,8 +81,11 @@ def make_cells(
             such as ``layer_norm``. The axis ``ratio`` takes the share of hidden
             patches, ``visible_weight`` the weight of a visible patch in the loss,
             both as a number or as ``START-END`` if it changes during the run, and
-            ``unmasked`` takes the share of the batches without a mask. Any other
-            axis is a key of the config, such as ``optim_wrapper.optimizer.lr``.
+            ``unmasked`` takes the share of the batches without a mask. The values
+            of ``combination`` set several axes at once, as in
+            ``'ratio=0-0.4,visible_weight=1'``, or none as in ``'as_configured'``.
+            Any other axis is a key of the config, such as
+            ``optim_wrapper.optimizer.lr``.
         one_at_a_time (bool): Whether to vary one axis at a time, while all
             other axes keep their first value, instead of making all
             combinations. Defaults to False.
@@ -93,10 +99,9 @@ def make_cells(
             the config does not have the key that an axis sets, or if the config
             has no mask generator.
     """
-    _check_values(axes)
-    for axis in axes:
-        if axis not in SETTERS:
-            _check_key(config, axis)
+    _check_axes(config, axes)
+    for value in axes.get(COMBINATION, ()):
+        _check_axes(config, {k: [v] for k, v in _settings_of(value, axes).items()})
     cells, names, refusals = [], {}, {}
     for settings in _combine(axes, one_at_a_time):
         try:
@@ -136,6 +141,34 @@ def check_cell(config: Config) -> str:
     except Exception as error:  # A constructor may raise anything for a bad value.
         return f'{type(error).__name__}: {first_line(error)}'
     return ''
+
+
+def _settings_of(combination: str, axes: Iterable[str]) -> dict[str, str]:
+    """Parse a combination: AXIS=VALUE, separated by commas."""
+    if combination == AS_CONFIGURED:
+        return {}
+    settings = {}
+    for part in combination.split(','):
+        axis, equals, value = part.partition('=')
+        if not (axis and equals and value):
+            raise ConfigError(
+                f'combination {combination!r}: expected AXIS=VALUE, separated by '
+                f'commas, or {AS_CONFIGURED!r}'
+            )
+        if axis in settings or axis in axes:
+            raise ConfigError(
+                f'combination {combination!r}: {axis} is set twice, or is also an axis '
+                'of its own'
+            )
+        settings[axis] = value
+    return settings
+
+
+def _check_axes(config: Config, axes: dict[str, Sequence[str]]):
+    _check_values(axes)
+    for axis in axes:
+        if axis not in SETTERS and axis != COMBINATION:
+            _check_key(config, axis)
 
 
 def _check_values(axes: dict[str, Sequence[str]]):
@@ -203,6 +236,8 @@ def _change(config: Config, settings: dict[str, str]):
     cell keeps its name when axes are added to the ablation.
     """
     config = deepcopy(config)
+    settings = dict(settings)
+    settings.update(_settings_of(settings.pop(COMBINATION, AS_CONFIGURED), settings))
     words = []
     # Parts are replaced before keys are set, because a key may lie inside a new
     # part. The mask is replaced before its ratio is set for the same reason.
@@ -217,7 +252,7 @@ def _change(config: Config, settings: dict[str, str]):
         if config._cfg_dict != before:
             words.append(f'{axis}={settings[axis]}')
     name = re.sub(r'[^\w.=,-]', '_', ','.join(words))
-    return config, name or 'as_configured'
+    return config, name or AS_CONFIGURED
 
 
 def _check_key(config: Config, key: str):

@@ -370,9 +370,10 @@ class Ledger(TorchDispatchMode):
 
 
 class KeptBytes(torch.autograd.graph.saved_tensors_hooks):
-    """Count the bytes that forward passes keep for their backward passes.
+    """Count the bytes that a forward pass keeps for its backward pass.
 
-    A storage counts once. Parameters and buffers do not count.
+    A storage counts once, if it is still there when the ``with`` statement ends.
+    Parameters and buffers do not count.
 
     Args:
         *models (nn.Module | None): The models whose tensors do not count.
@@ -383,19 +384,22 @@ class KeptBytes(torch.autograd.graph.saved_tensors_hooks):
 
     def __init__(self, *models: nn.Module | None):
         own = {_key(tensor) for model in models for tensor in _tensors(model)}
-        self._sizes = {}
+        self.total = 0
+        self._sizes = sizes = {}
 
         def pack(tensor: Tensor) -> Tensor:
-            if _key(tensor) not in own:
-                self._sizes[_key(tensor)] = tensor.untyped_storage().nbytes()
+            storage = tensor.untyped_storage()
+            key = storage._cdata
+            if key not in own and key not in sizes:
+                sizes[key] = storage.nbytes()
+                weakref.finalize(storage, sizes.pop, key, None)
             return tensor
 
         super().__init__(pack, lambda tensor: tensor)
 
-    @property
-    def total(self) -> int:
-        """Sum of the bytes so far."""
-        return sum(self._sizes.values())
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        self.total = sum(self._sizes.values())
 
 
 class _CudaAutocast(TorchFunctionMode):

@@ -1,5 +1,7 @@
 """Find the training pipeline of a config and the steps in it."""
 
+import re
+
 from mmengine.config import Config
 
 from mmmaskdistill.errors import ConfigError
@@ -17,6 +19,22 @@ def class_name(part: dict) -> str:
     """
     kind = part['type']
     return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
+
+
+def loads(step: dict) -> str | None:
+    """Tell what a step of a pipeline loads.
+
+    Args:
+        step (dict): Config of a transform.
+
+    Returns:
+        str | None: ``'image'``, ``'labels'``, or None if it loads nothing.
+    """
+    name = class_name(step)
+    if not name.startswith('Load'):
+        # ``StrictLoadImageFromFile`` loads an image, too.
+        return 'image' if name.startswith('StrictLoadImage') else None
+    return 'labels' if re.search('Ann|Label|Seg', name) else 'image'
 
 
 def training_pipeline(config: Config) -> list:
@@ -58,11 +76,31 @@ def mask_generator(config: Config) -> dict | None:
     return None
 
 
+def test_dataset(config: Config) -> dict | None:
+    """Return the config of the data set that a config is tested with.
+
+    Args:
+        config (Config): The config. Its data set may wrap another data set.
+
+    Returns:
+        dict | None: The config of the data set with a pipeline: that of
+        ``test_dataloader``, or else of ``val_dataloader``. None if there is none.
+    """
+    return _find_dataset(config, 'test_dataloader') or _find_dataset(
+        config, 'val_dataloader'
+    )
+
+
 def _find_pipeline(config: Config) -> list | None:
-    dataset = (config.get('train_dataloader') or {}).get('dataset')
+    dataset = _find_dataset(config, 'train_dataloader')
+    return dataset['pipeline'] if dataset else None
+
+
+def _find_dataset(config: Config, loader: str) -> dict | None:
+    dataset = (config.get(loader) or {}).get('dataset')
     # A dataset without a pipeline wraps another dataset, or several of them.
     while dataset and 'pipeline' not in dataset:
         dataset = dataset.get('dataset') or next(
             iter(dataset.get('datasets') or []), None
         )
-    return dataset['pipeline'] if dataset else None
+    return dataset or None

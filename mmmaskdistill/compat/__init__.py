@@ -13,12 +13,14 @@ toolkits.apply()
 from . import (  # noqa: E402
     amp,
     atomic_files,
+    averaged_scores,
     checkpoint_rotation,
     class_weights,
     color_transforms,
     compiled_ops,
     config_merging,
     deferred_scalars,
+    dice_loss,
     distutils_shim,
     find_loader,
     focal_loss,
@@ -26,6 +28,7 @@ from . import (  # noqa: E402
     interp2d,
     multimodal,
     numpy2,
+    ohem_loss,
     package_paths,
     safe_loading,
 )
@@ -40,7 +43,9 @@ for module in (
     interp2d,
     numpy2,
     class_weights,
+    dice_loss,
     focal_loss,
+    ohem_loss,
     safe_loading,
     atomic_files,
     checkpoint_rotation,
@@ -48,5 +53,6 @@ for module in (
     amp,
     gloo,
     color_transforms,
+    averaged_scores,
 ):
     module.apply()

@@ -110,20 +110,37 @@ class LoadImage(BaseTransform):
                 not finite.
         """
         path = results['img_path']
-        image = read_image(path, self.backend_args)
-        if self.channels is not None and image.shape[2] != self.channels:
-            raise ConfigError(
-                f"the image '{path}' has {image.shape[2]} channels: expected "
-                f'channels={self.channels}, as set in LoadImage'
-            )
-        image = select_bands(image, self.bands, path)
-        if image.dtype != np.uint8:
-            image = self._filled(image.astype(np.float32), path)
-        if image.shape[2] == 3:
-            image = image[..., ::-1]
-        results['img'] = np.ascontiguousarray(image)
+        image = self.convert(read_image(path, self.backend_args), path)
+        results['img'] = image
         results['img_shape'] = results['ori_shape'] = image.shape[:2]
         return results
+
+    def convert(self, image: np.ndarray, name: str) -> np.ndarray:
+        """Turn what a file holds into what the pipeline works on.
+
+        Args:
+            image (ndarray): [h, w, C] of any type, in the file's order of the channels,
+                such as red, green, blue.
+            name (str): The image's name, for messages.
+
+        Returns:
+            ndarray: [h, w, C] uint8 or float32, the channels of ``bands``; three of
+            them in reverse order.
+
+        Raises:
+            ConfigError: See :meth:`transform`.
+        """
+        if self.channels is not None and image.shape[2] != self.channels:
+            raise ConfigError(
+                f"the image '{name}' has {image.shape[2]} channels: expected "
+                f'channels={self.channels}, as set in LoadImage'
+            )
+        image = select_bands(image, self.bands, name)
+        if image.dtype != np.uint8:
+            image = self._filled(image.astype(np.float32), name)
+        if image.shape[2] == 3:
+            image = image[..., ::-1]
+        return np.ascontiguousarray(image)
 
     def _filled(self, image: np.ndarray, path: str) -> np.ndarray:
         finite = np.isfinite(image)

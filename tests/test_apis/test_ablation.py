@@ -304,3 +304,39 @@ def test_batches_without_a_mask_need_a_loss_of_visible_patches():
 def test_wrong_values_of_an_objective_are_refused(axes, words):
     with pytest.raises(ConfigError, match=words):
         make_cells(config(), axes)
+
+
+def test_a_combination_sets_several_axes_and_keeps_the_names_of_the_cells():
+    lengths = {'train_cfg.max_epochs': ['2', '7']}
+    cfg = config()
+    cfg.train_cfg = dict(max_epochs=3)
+    alone = cells(dict(visible_weight=['1'], ratio=['0-0.5'], **lengths), cfg)
+    together = cells(
+        dict(
+            combination=['as_configured', 'ratio=0-0.5,visible_weight=1', 'mask=none'],
+            **lengths,
+        ),
+        cfg,
+    )
+    assert len(together) == 6
+    for name, changed in alone.items():
+        assert together[name]._cfg_dict == changed._cfg_dict
+    for length in (2, 7):
+        changed = together[f'mask=none,train_cfg.max_epochs={length}']
+        assert mask(changed).type == 'mmmaskdistill.NoMaskGenerator'
+        assert changed.train_cfg.max_epochs == length
+
+
+@pytest.mark.parametrize(
+    'axes, words',
+    [
+        (dict(combination=['mask']), "combination 'mask': expected AXIS=VALUE"),
+        (dict(combination=['mask=all']), "mask 'all': expected one of"),
+        (dict(combination=['no.key=1']), "no 'no'"),
+        (dict(combination=['mask=none,mask=block']), 'mask is set twice'),
+        (dict(combination=['mask=none'], mask=['block']), 'mask is set twice'),
+    ],
+)
+def test_wrong_combinations_are_refused(axes, words):
+    with pytest.raises(ConfigError, match=words):
+        make_cells(config(), axes)

@@ -8,23 +8,27 @@ from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.runner import checkpoint
+from mmpretrain.models import AverageClsScoreTTA
 from mmseg.datasets import PhotoMetricDistortion
-from mmseg.models.losses import cross_entropy_loss
+from mmseg.models.losses import DiceLoss, OhemCrossEntropy, cross_entropy_loss
 
 from mmmaskdistill.compat import (
     amp,
     atomic_files,
+    averaged_scores,
     checkpoint_rotation,
     class_weights,
     color_transforms,
     compiled_ops,
     config_merging,
     deferred_scalars,
+    dice_loss,
     focal_loss,
     gloo,
     interp2d,
     multimodal,
     numpy2,
+    ohem_loss,
     package_paths,
     safe_loading,
 )
@@ -44,6 +48,9 @@ def patched_functions():
         Config._merge_a_into_b,
         photometric.adjust_hue,
         cross_entropy_loss.cross_entropy,
+        AverageClsScoreTTA._merge_single_sample,
+        DiceLoss.forward,
+        OhemCrossEntropy.forward,
     )
 
 
@@ -56,7 +63,9 @@ def test_applying_the_patches_again_changes_nothing():
         multimodal,
         interp2d,
         class_weights,
+        dice_loss,
         focal_loss,
+        ohem_loss,
         config_merging,
         numpy2,
         safe_loading,
@@ -66,6 +75,7 @@ def test_applying_the_patches_again_changes_nothing():
         amp,
         gloo,
         color_transforms,
+        averaged_scores,
     ):
         module.apply()
     assert patched_functions() == before

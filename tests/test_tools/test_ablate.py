@@ -27,7 +27,10 @@ COMMON = [
 def test_help_names_what_the_cells_can_be_made_of(capsys, monkeypatch):
     """The tool does not import the cells' module, so that --help answers at once."""
     path = Path(__file__).parents[2] / 'tools' / TOOL
-    assert runpy.run_path(str(path))['AXES'] == tuple(ablation.SETTERS)
+    assert runpy.run_path(str(path))['AXES'] == (
+        *ablation.SETTERS,
+        ablation.COMBINATION,
+    )
     monkeypatch.setattr('sys.argv', [TOOL, '--help'])
     with pytest.raises(SystemExit):
         runpy.run_path(str(path), run_name='__main__')

@@ -13,7 +13,7 @@ from helpers import tiny
 from safetensors.torch import load_file
 
 from mmmaskdistill.models import MaskDistillViT
-from mmmaskdistill.models.checkpoints import load_backbone
+from mmmaskdistill.models.checkpoints import load_backbone, read_weights
 
 TOOLS = Path(__file__).parents[2] / 'tools/model_converters'
 ARCH = dict(tiny.ARCH, num_layers=3)
@@ -63,7 +63,7 @@ def save(vit, path, kind):
             state_dict=state,
             optimizer=dict(state={0: torch.zeros(9)}),
             message_hub=dict(),
-            meta=dict(cfg='secret', dataset_meta=dict(classes=['a', 'b'])),
+            meta=dict(cfg='a = 1', seed=2, dataset_meta=dict(classes=['a', 'b'])),
         ),
         path,
     )
@@ -188,7 +188,9 @@ def test_num_heads_is_required_without_a_relative_position_table(tmp_path, run):
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
 @pytest.mark.parametrize('backbone', [True, False])
-def test_published_file_holds_only_weights_and_classes(tmp_path, run, suffix, backbone):
+def test_published_file_holds_weights_config_and_classes(
+    tmp_path, run, suffix, backbone
+):
     vit = build('student')
     state = save(vit, tmp_path / 'run.pth', 'student')
     kept = tmp_path / f'student{suffix}'
@@ -201,10 +203,11 @@ def test_published_file_holds_only_weights_and_classes(tmp_path, run, suffix, ba
     if suffix == '.pth':
         content = torch.load(published)
         assert content.keys() == {'state_dict', 'meta'}
-        assert content['meta'] == dict(dataset_meta=dict(classes=['a', 'b']))
-        tensors = content['state_dict']
+        meta, tensors = content['meta'], content['state_dict']
     else:
         tensors = load_file(published)
+        meta = read_weights(str(published)).meta
+    assert meta == dict(cfg='a = 1', dataset_meta=dict(classes=['a', 'b']))
     expected = vit.state_dict() if backbone else state
     assert tensors.keys() == expected.keys()
     assert all(torch.equal(tensors[k], expected[k]) for k in expected)

@@ -51,6 +51,7 @@ AXES = (
     'ratio',
     'visible_weight',
     'unmasked',
+    'combination',
 )
 # Without --metric, those of these that the evaluations report are compared.
 METRICS = ('mIoU', 'accuracy/top1', 'linear probe mIoU', 'k-NN top-1')
@@ -100,6 +101,11 @@ def arguments() -> argparse.Namespace:
             'during the run',
         ),
         ('unmasked', 'shares of the batches in which nothing is hidden, such as 0.5'),
+        (
+            'combination',
+            'values of several axes at once, such as ratio=0-0.4,visible_weight=1, '
+            'or as_configured for none',
+        ),
     ]:
         axes.add_argument(f'--{axis}', nargs='+', metavar='VALUE', help=help)
     axes.add_argument(

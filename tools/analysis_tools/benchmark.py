@@ -28,6 +28,7 @@ from benchmarks import (
     data,
     evaluate,
     finetune,
+    predict,
     pretrain,
     profiling,
     resume,
@@ -52,6 +53,7 @@ JOBS = dict(
     resume=resume,
     start=start,
     check=check,
+    predict=predict,
 )
 
 

@@ -1,8 +1,9 @@
 r"""Reduce a run's checkpoint to what others need, and add a hash to its name.
 
-The written file keeps the weights (the averaged weights if the run used EMA) and
-the data set's meta information, such as the names of its classes. It does not
-contain the optimizer, the training history and the config. Its name ends with the
+The written file keeps the weights (the averaged weights if the run used EMA), the
+config that trained them, and the data set's meta information, such as the names and
+the colors of its classes. It does not contain the optimizer and the training history.
+The config contains the paths of the training data. The file's name ends with the
 first eight hexadecimal digits of its SHA-256 hash. Examples:
 
   python tools/model_converters/publish_model.py \
@@ -29,8 +30,7 @@ def main() -> None:
     parser.add_argument(
         'out',
         help='NAME.pth or NAME.safetensors; the file is written as NAME-HASH.pth or '
-        'NAME-HASH.safetensors. A .safetensors file holds only the weights, without '
-        "the data set's meta information",
+        'NAME-HASH.safetensors',
     )
     parser.add_argument(
         '--backbone',

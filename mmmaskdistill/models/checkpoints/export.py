@@ -12,7 +12,7 @@ from mmmaskdistill.errors import CheckpointError, first_few
 from mmmaskdistill.registry import MODELS
 
 from .coverage import ESSENTIAL, find_problems
-from .files import read_weights, write_weights
+from .files import META, read_weights, write_weights
 from .fitting import SHARED_TABLE, TABLE, fit, square_grid, square_grid_of_table
 from .formats import (
     TRANSFORMERS,
@@ -295,14 +295,14 @@ def publish(
 ) -> tuple[str, int]:
     """Write the weights of a run's checkpoint to a file named after its content.
 
-    The data set's meta information, such as the names of its classes, is kept. The
-    optimizer, the training history and the config are not.
+    The config and the data set's meta information, such as the names and the colors of
+    its classes, are kept. The optimizer and the training history are not.
 
     Args:
         checkpoint (str): See :func:`.files.read_weights`.
         out (str): ``NAME.pth`` or ``NAME.safetensors``. The file is written as
             ``NAME-HASH.pth`` or ``NAME-HASH.safetensors``, where HASH is the beginning
-            of its SHA-256 hash. A ``.safetensors`` file has no meta information.
+            of its SHA-256 hash.
         backbone (bool): Whether to keep only the weights of the backbone, without the
             prefix ``backbone.``. Defaults to False.
         trust_checkpoint (bool): See :func:`.files.read_weights`.
@@ -322,10 +322,10 @@ def publish(
         }
         if not state:
             raise CheckpointError(f'{checkpoint!r} has no weights of a backbone')
-    data = meta.get('dataset_meta')
+    meta = {key: meta[key] for key in META if meta.get(key)}
     name, suffix = os.path.splitext(out)
     draft = f'{name}-draft{suffix}'
-    write_weights(state, draft, dict(dataset_meta=data) if data else None)
+    write_weights(state, draft, meta)
     digest = hashlib.sha256(Path(draft).read_bytes()).hexdigest()[:8]
     path = f'{name}-{digest}{suffix}'
     os.replace(draft, path)

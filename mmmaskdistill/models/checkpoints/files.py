@@ -1,20 +1,24 @@
 """Read checkpoint files without running code from them, and write files atomically."""
 
 import argparse
+import json
 import logging
 import os.path as osp
 import re
+from contextlib import suppress
 from glob import escape, glob
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlparse
 
+import numpy as np
 import torch
 from mmengine.dist import barrier, get_rank
 from mmengine.fileio import get_local_path
 from mmengine.fileio.backends import prefix_to_backends
 from mmengine.logging import print_log
 from mmengine.runner.checkpoint import CheckpointLoader
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -26,6 +30,9 @@ from .torchscript import is_torchscript, read_torchscript
 
 # mmengine keeps the path of a run's latest checkpoint in a text file of this name.
 POINTER = 'last_checkpoint'
+# Parts of mmengine's ``meta`` that say how weights are used: the config, and the names
+# and colors of the classes.
+META = ('cfg', 'dataset_meta')
 
 
 class Weights(NamedTuple):
@@ -282,7 +289,7 @@ def _read(checkpoint: str, trust: bool) -> Any:
 def _read_file(path: Path, suffix: str, trust: bool) -> Any:
     """Read the content of a local file, whose format its suffix tells."""
     if suffix == '.safetensors':
-        return load_file(path)
+        return read_safetensors(str(path))
     if is_torchscript(path):
         return read_torchscript(path)
     # Training scripts save their arguments, a Namespace, next to the weights.
@@ -308,13 +315,34 @@ def _download(address: str) -> Path:
 
 
 @CheckpointLoader.register_scheme(prefixes=r'.*\.safetensors$', force=True)
-def _load_safetensors(filename: str, map_location: Any = 'cpu') -> StateDict:
+def _load_safetensors(filename: str, map_location: Any = 'cpu') -> dict[str, Any]:
     """Read a safetensors file for ``load_from`` and mmengine's other loaders."""
-    tensors = load_file(filename)
-    if isinstance(map_location, (str, torch.device)):
-        return {key: tensor.to(map_location) for key, tensor in tensors.items()}
+    content = read_safetensors(filename)
     # torch.load also takes None, functions and dicts, which name storages of pickles.
-    return tensors
+    if isinstance(map_location, (str, torch.device)):
+        tensors = content['state_dict']
+        content['state_dict'] = {k: v.to(map_location) for k, v in tensors.items()}
+    return content if content['meta'] else content['state_dict']
+
+
+def read_safetensors(path: str) -> dict[str, Any]:
+    """Read a safetensors file.
+
+    Args:
+        path (str): The file.
+
+    Returns:
+        dict: ``state_dict``, and ``meta`` with what :func:`write_weights` puts into the
+        metadata of such a file, if it is there.
+    """
+    with safe_open(path, framework='pt') as file:
+        texts = file.metadata() or {}
+    meta = {}
+    for key in META:
+        # Files of others may have text of their own under the same key.
+        with suppress(ValueError):
+            meta.update({key: json.loads(texts[key])} if key in texts else {})
+    return dict(state_dict=load_file(path), meta=meta)
 
 
 def write_weights(state: StateDict, path: str, meta: dict | None = None) -> None:
@@ -325,8 +353,9 @@ def write_weights(state: StateDict, path: str, meta: dict | None = None) -> None
         path (str): File to write; its folder is created. A file that ends with
             ``.safetensors`` gets that format, any other one becomes a checkpoint with a
             ``state_dict``.
-        meta (dict, optional): The ``meta`` of a checkpoint with a ``state_dict``.
-            Defaults to None, an empty dict.
+        meta (dict, optional): The ``meta`` of a checkpoint with a ``state_dict``. Into
+            the metadata of a ``.safetensors`` file, which holds only text, its parts
+            :data:`META` are written as JSON. Defaults to None, an empty dict.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -337,6 +366,11 @@ def write_weights(state: StateDict, path: str, meta: dict | None = None) -> None
     }
     with open_atomically(path, 'wb') as file:
         if path.suffix == '.safetensors':
-            file.write(save(state, metadata=dict(format='pt')))
+            texts = {
+                key: json.dumps(meta[key], default=np.ndarray.tolist)
+                for key in META
+                if key in (meta or {})
+            }
+            file.write(save(state, metadata=dict(format='pt', **texts)))
         else:
             torch.save(dict(state_dict=state, meta=meta or {}), file)

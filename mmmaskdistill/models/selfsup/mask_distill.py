@@ -207,7 +207,9 @@ class MaskDistill(BaseSelfSupervisor):
                 ``progress`` of the run, which the runner adds.
 
         Returns:
-            dict[str, Tensor]: ``loss``, a scalar.
+            dict[str, Tensor]: ``loss``, a scalar. With ``predict='all'`` and indices
+            of hidden and visible patches, also ``distance_hidden`` and ``distance_visible`` for the
+            log: the mean distances L of the hidden and of the visible patches.
 
         Raises:
             ConfigError: If the samples have no mask, or no noise where it is
@@ -234,52 +236,68 @@ class MaskDistill(BaseSelfSupervisor):
             )
         # H(S(x, m))[m]
         predictions = self.predictions(student_view, mask, where, index)
-        if weight in (0, 1):
+        if predict != 'all':
             return dict(loss=sum(self.distance(p, target) for p in predictions))
+        if weight == 1:
+            loss = sum(self.distance(p, target) for p in predictions)
+            # Without indices, finding the parts would wait for the GPU.
+            parts = {}
+            if index is not None and index.hidden.numel() and index.visible.numel():
+                with torch.no_grad():
+                    parts = self._parts(predictions, target, mask, index)
+        else:
+            parts = self._parts(predictions, target, mask, index)
+            weights = {
+                name: count * (weight if name == 'visible' else 1.0)
+                for name, (count, _) in parts.items()
+            }
+            loss = sum(weights[name] * d for name, (_, d) in parts.items())
+            loss = loss / sum(weights.values())
         return dict(
-            loss=sum(
-                self._weighted(p, target, mask, index, weight) for p in predictions
-            )
+            loss=loss,
+            **{f'distance_{name}': d.detach() for name, (_, d) in parts.items()},
         )
 
-    def _weighted(
+    def _parts(
         self,
-        prediction: Tensor,
+        predictions: list[Tensor],
         target: Tensor,
         mask: Tensor,
         index: PatchIndex | None,
-        weight: float,
-    ) -> Tensor:
-        """Compute the loss in which a visible patch has another weight than 1.
+    ) -> dict[str, tuple[int, Tensor]]:
+        """Measure the distances of hidden and of visible patches separately.
 
-        The class token has the weight of a hidden patch.
+        The class token belongs to the hidden patches.
 
         Args:
-            prediction (Tensor): Predictions [B*N, Dt] of all tokens.
+            predictions (list[Tensor]): Predictions [B*N, Dt] of all tokens, one for
+                each output of the student.
             target (Tensor): Targets [B*N, Dt], or token ids [B*N].
             mask (Tensor): The mask m, [B, N] bool, True = hidden.
             index (PatchIndex | None): The mask as indices.
-            weight (float): Weight of a visible patch.
 
         Returns:
-            Tensor: A scalar.
+            dict[str, tuple[int, Tensor]]: For ``'hidden'`` and ``'visible'`` the number
+            of tokens and the sum of their distances over the predictions. A part
+            without tokens is left out, because its mean would be NaN.
         """
         hidden = self.counted(mask, index, 'hidden')
         if index is None:
             visible = ~hidden
         else:
             visible = index.visible + int(self.teacher.class_token)
-        prediction, target = (
-            x.unflatten(0, (len(mask), -1)) for x in (prediction, target)
+        *predictions, target = (
+            x.unflatten(0, (len(mask), -1)) for x in (*predictions, target)
         )
-        total, weights = 0.0, 0.0
-        for where, w in ((hidden, 1.0), (visible, weight)):
+        parts = {}
+        for name, where in (('hidden', hidden), ('visible', visible)):
             wanted = select(target, where)
-            if len(wanted):  # The mean over no token would be NaN.
-                w *= len(wanted)
-                total = total + w * self.distance(select(prediction, where), wanted)
-                weights += w
-        return total / weights
+            if len(wanted):
+                distances = [
+                    self.distance(select(p, where), wanted) for p in predictions
+                ]
+                parts[name] = len(wanted), sum(distances)
+        return parts
 
     def _visible_weight(self, data_samples: list[DataSample]) -> float:
         """Return the weight of visible patches in a batch; 1 without ``predict='all'``.

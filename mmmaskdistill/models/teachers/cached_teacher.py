@@ -20,8 +20,9 @@ from .base import Teacher
 class CachedTeacher(Teacher):
     """A teacher T that is run once per file, for pipelines without random crops.
 
-    The features are kept in CPU memory in half precision, under the
-    ``sample_idx`` of each sample. Therefore a sample must look the same to the
+    The features are computed in float32, also where the run uses mixed precision, and
+    kept in CPU memory in half precision, under the ``sample_idx`` of each sample.
+    Therefore a sample must look the same to the
     teacher in every epoch. This is checked once, on the first batch that
     contains samples which have been seen before.
 
@@ -103,8 +104,8 @@ class CachedTeacher(Teacher):
                 and leaves the cache alone.
 
         Returns:
-            Tensor: Features [B, N, Dt], or [B, 1+N, Dt] if the teacher returns
-            its class token.
+            Tensor: Features [B, N, Dt] of the type of the images, or [B, 1+N, Dt] if
+            the teacher returns its class token.
 
         Raises:
             ConfigError: If a data sample has no ``sample_idx``, or looks
@@ -112,6 +113,10 @@ class CachedTeacher(Teacher):
         """
         if data_samples is None:
             return self.teacher(images)
+        with torch.autocast(images.device.type, enabled=False):
+            return self._look_up(images, data_samples)
+
+    def _look_up(self, images: Tensor, data_samples: list[DataSample]) -> Tensor:
         keys = [sample.get('sample_idx') for sample in data_samples]
         if None in keys:
             raise ConfigError(

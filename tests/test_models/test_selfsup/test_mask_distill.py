@@ -390,6 +390,29 @@ def test_visible_patches_have_their_weight(weight, indexed, class_token):
     )
 
 
+@pytest.mark.parametrize('weight', [0.3, 1])
+def test_distances_of_hidden_and_visible_patches_are_logged(weight):
+    model = build(**WEIGHTED, visible_weight=weight)
+    data = model.data_preprocessor(batch()[0], True)
+    losses = model.loss(**data)
+    mask = torch.stack([s.mask.flatten() for s in data['data_samples']]).bool()
+    errors = model.compare(**data).error
+    for name, where in (('hidden', mask), ('visible', ~mask)):
+        logged = losses[f'distance_{name}']
+        assert not logged.requires_grad
+        torch.testing.assert_close(logged, errors[where].mean())
+    total, log = model.parse_losses(losses)
+    assert torch.equal(total, losses['loss']) and set(log) == set(losses)
+
+
+def test_no_distances_are_logged_if_no_patch_is_hidden():
+    model = build(**WEIGHTED)
+    data, _ = batch()
+    for sample in data['data_samples']:
+        sample.set_mask(torch.zeros(6, 6))
+    assert set(model.loss(**model.data_preprocessor(data, True))) == {'loss'}
+
+
 @pytest.mark.parametrize('hidden', [0, 36])
 def test_a_batch_may_hide_no_patch_or_all(hidden):
     """The loss is then the mean over the patches of the other kind."""

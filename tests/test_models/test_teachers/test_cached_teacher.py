@@ -34,6 +34,15 @@ def test_cached_teacher_computes_each_sample_once():
     assert batch_sizes == [2, 2, 2]
 
 
+def test_features_are_computed_in_float32_in_a_run_of_mixed_precision():
+    plain, cached = cached_teacher(), cached_teacher()
+    cached.teacher.load_state_dict(plain.teacher.state_dict())
+    expected = plain(IMAGES, samples(7, 3))
+    for _ in range(2):  # The second batch is checked against the first one.
+        with torch.autocast('cpu', torch.bfloat16):
+            assert torch.equal(cached(IMAGES, samples(7, 3)), expected)
+
+
 def test_cached_teacher_checks_the_first_repeated_sample():
     """The check does not wait for a batch of known samples only.
 

@@ -1,0 +1,142 @@
+"""Build a trained model from its config and its weights alone."""
+
+from copy import deepcopy
+from typing import Any
+
+from mmengine.config import ConfigDict
+from mmengine.logging import print_log
+from mmengine.model import BaseDataPreprocessor, BaseModel, revert_sync_batchnorm
+from torch import Tensor, nn
+
+from mmmaskdistill.errors import ConfigError, first_line
+from mmmaskdistill.models import MaskDistill, Student
+from mmmaskdistill.models.checkpoints import check_model, describe, fit
+from mmmaskdistill.registry import MODELS
+
+from .sources import Trained, find_class
+
+# Settings that name files of weights from which the training started.
+START_WEIGHTS = ('init_cfg', 'pretrained', 'checkpoint_path')
+TASKS = ('segmentation', 'classification', 'pretraining')
+
+
+class StudentModel(BaseModel):
+    """The student of a pre-training model with its normalization of images.
+
+    Args:
+        backbone (Student): The student.
+        data_preprocessor (BaseDataPreprocessor): Normalizes the images of the student.
+    """
+
+    def __init__(self, backbone: Student, data_preprocessor: BaseDataPreprocessor):
+        super().__init__(data_preprocessor)
+        self.backbone = backbone
+
+    def forward(
+        self, inputs: Tensor, data_samples: Any = None, mode: str = 'tensor'
+    ) -> tuple[Tensor, ...]:
+        """Compute the student's feature maps, see its ``forward`` without a mask."""
+        return self.backbone(inputs)
+
+
+def build(trained: Trained) -> tuple[nn.Module, str]:
+    """Build a model and load its weights. Nothing else is read.
+
+    Of a pre-training model, only the student is built, and no teacher.
+
+    Args:
+        trained (Trained): The config and the weights.
+
+    Returns:
+        tuple[nn.Module, str]: The model on the CPU, in eval mode, and its task:
+        ``'segmentation'``, ``'classification'`` or ``'pretraining'``.
+
+    Raises:
+        ConfigError: If the config has no model, or one of another task.
+        CheckpointError: If the weights do not fit the model.
+    """
+    config = trained.config
+    if not config.get('model'):
+        raise ConfigError(
+            f'the config of {trained.checkpoint!r} has no model: expected a config '
+            'that trains one'
+        )
+    settings = without_start_weights(config.model)
+    if config.get('data_preprocessor') is not None:
+        settings.setdefault('data_preprocessor', deepcopy(config.data_preprocessor))
+    tensors = trained.tensors
+    with trained.building():
+        try:
+            pretraining = _is_pretraining(settings)
+            model = (_student_model if pretraining else MODELS.build)(settings)
+        except (TypeError, KeyError, ValueError, AssertionError) as error:
+            raise ConfigError(
+                f'the model in the config of {trained.checkpoint!r} cannot be built: '
+                f'{type(error).__name__}: {first_line(error)}'
+            ) from error
+    task = 'pretraining' if pretraining else _task_of(model)
+    if pretraining:
+        own = {k: v for k, v in tensors.items() if k.startswith('backbone.')}
+        tensors = own or {f'backbone.{k}': v for k, v in tensors.items()}
+    model = revert_sync_batchnorm(model)
+    fitted, report = fit(model, tensors)
+    check_model(report, trained.checkpoint)
+    model.load_state_dict(fitted, strict=False)
+    if report.notes:
+        lines = describe(report, f'model from {trained.checkpoint}')
+        print_log('\n  '.join(lines), logger='current')
+    return model.eval().requires_grad_(False), task
+
+
+def without_start_weights(node: Any) -> Any:
+    """Copy the config of a model without the weights from which its training started.
+
+    Args:
+        node (Any): The config, or a part of it.
+
+    Returns:
+        Any: The copy.
+    """
+    if isinstance(node, dict):
+        return ConfigDict(
+            {
+                key: without_start_weights(value)
+                for key, value in node.items()
+                if not (key in START_WEIGHTS and 'type' in node)
+            }
+        )
+    if isinstance(node, (list, tuple)):
+        return type(node)(without_start_weights(item) for item in node)
+    return deepcopy(node)
+
+
+def _is_pretraining(settings: dict) -> bool:
+    kind = find_class(MODELS, settings['type'])
+    return isinstance(kind, type) and issubclass(kind, MaskDistill)
+
+
+def _student_model(settings: dict) -> StudentModel:
+    """Build the student and what normalizes its images."""
+    given = settings.get('data_preprocessor') or {}
+    preprocessor = MODELS.build(
+        dict(
+            type='mmpretrain.ClsDataPreprocessor',
+            mean=given.get('mean'),
+            std=given.get('std'),
+            to_rgb=given.get('to_rgb', False),
+        )
+    )
+    return StudentModel(MODELS.build(settings.backbone), preprocessor)
+
+
+def _task_of(model: nn.Module) -> str:
+    from mmpretrain.models import BaseClassifier
+    from mmseg.models import BaseSegmentor
+
+    for kind, task in ((BaseSegmentor, TASKS[0]), (BaseClassifier, TASKS[1])):
+        if isinstance(model, kind):
+            return task
+    raise ConfigError(
+        f"the config's model is a {type(model).__name__}: expected one that segments "
+        '(mmseg), classifies (mmpretrain) or is pre-trained (MaskDistill)'
+    )

@@ -1,0 +1,165 @@
+"""Find the files to predict, and name what is written for each of them."""
+
+import glob
+import os
+import os.path as osp
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from mmmaskdistill.datasets.folders import find_images
+from mmmaskdistill.datasets.image_files import IMAGE_ENDINGS
+from mmmaskdistill.errors import ConfigError, first_few
+
+VIDEO_ENDINGS = (
+    '.avi',
+    '.m4v',
+    '.mkv',
+    '.mov',
+    '.mp4',
+    '.mpeg',
+    '.mpg',
+    '.webm',
+    '.wmv',
+)
+
+
+ENDINGS = (*IMAGE_ENDINGS, *VIDEO_ENDINGS)
+
+
+class InputFile(NamedTuple):
+    """A file to predict.
+
+    Attributes:
+        path (str): The image or video.
+        name (str): The path, without an ending, of what is written for it, below the
+            folder of the output and with slashes.
+    """
+
+    path: str
+    name: str
+
+    @property
+    def is_video(self) -> bool:
+        """Whether it is a video."""
+        return self.path.lower().endswith(VIDEO_ENDINGS)
+
+
+class Found(NamedTuple):
+    """The files to predict.
+
+    Attributes:
+        files (list[InputFile]): The files, each of them once.
+        left_out (dict[str, int]): How many files of each other ending the folders have.
+    """
+
+    files: list[InputFile]
+    left_out: dict[str, int]
+
+
+def find_files(inputs: Sequence[str], out: str | None = None) -> Found:
+    """Find images and videos, and give each of them a name of its own.
+
+    A file in a folder is named after its path below the folder, without its ending.
+    Files that would have the same name keep their endings, and if that is not enough,
+    the folders above them, until all names differ.
+
+    Args:
+        inputs (Sequence[str]): Images, videos, folders, patterns such as
+            ``'data/**/*_left.png'``, or text files (``.txt``, ``.lst`` or ``.list``)
+            with one path a line, relative to the text file's folder.
+        out (str, optional): The folder of the output, in which nothing is looked for.
+            Defaults to None.
+
+    Returns:
+        Found: The files in the order of the inputs, sorted within each.
+
+    Raises:
+        ConfigError: If an input does not exist, or has neither an image nor a video.
+    """
+    below, left_out = {}, Counter()
+    for given in inputs:
+        if '://' in given:
+            below[given] = PurePosixPath(given).name
+            continue
+        paths, root = _expand(given)
+        found = find_images(paths, ENDINGS)
+        left_out.update(found.left_out)
+        for path in found.files:
+            if out is None or not _is_in(path, out):
+                below.setdefault(path, _below(path, root))
+    unique = {}
+    for path, name in below.items():
+        unique.setdefault(path if '://' in path else osp.abspath(path), (path, name))
+    if not unique:
+        raise ConfigError(
+            f'no images in {first_few([repr(path) for path in inputs])} outside of '
+            f'the folder of the output, {out!r}'
+        )
+    paths, names = zip(*unique.values())
+    named = _distinct(paths, names)
+    return Found([InputFile(*pair) for pair in zip(paths, named)], dict(left_out))
+
+
+def _expand(given: str) -> tuple[list[str], str]:
+    """Return the paths that an input stands for, and the folder of their names."""
+    given = osp.expanduser(given)
+    if osp.isdir(given):
+        return [given], given
+    if osp.exists(given) or not glob.has_magic(given):
+        return [given], osp.dirname(given)
+    paths = sorted(glob.glob(given, recursive=True))
+    if not paths:
+        raise ConfigError(
+            f"no file fits the pattern '{given}' (from '{osp.abspath(osp.curdir)}')"
+        )
+    fixed = []
+    for part in Path(given).parent.parts:
+        if glob.has_magic(part):
+            break
+        fixed.append(part)
+    known = [p for p in paths if p.lower().endswith(ENDINGS) or osp.isdir(p)]
+    return known or paths, osp.join(*fixed) if fixed else ''
+
+
+def _below(path: str, root: str) -> str:
+    """Return a file's path below a folder, or its name if it is elsewhere."""
+    relative = osp.relpath(path, root or osp.curdir)
+    if relative.split(os.sep)[0] == osp.pardir:
+        relative = osp.basename(path)
+    return Path(relative).as_posix()
+
+
+def _is_in(path: str, folder: str) -> bool:
+    return osp.realpath(path).startswith(osp.join(osp.realpath(folder), ''))
+
+
+def _distinct(paths: Sequence[str], below: Sequence[str]) -> list[str]:
+    """Make names without an ending that differ, whatever their capitals."""
+    levels = [0] * len(paths)
+    while True:
+        names = [_name(*parts) for parts in zip(paths, below, levels)]
+        counts = Counter(name.lower() for name in names)
+        twice = [i for i, name in enumerate(names) if counts[name.lower()] > 1]
+        changed = False
+        for i in twice:
+            if levels[i] < 2 + len(Path(paths[i]).resolve().parts):
+                levels[i] += 1
+                changed = True
+        if not changed:
+            break
+    for number, i in enumerate(twice):  # They differ only in capitals.
+        names[i] = f'{names[i]}-{number + 1}'
+    return names
+
+
+def _name(path: str, below: str, level: int) -> str:
+    """Return a longer name with every level."""
+    if level == 0:
+        return str(PurePosixPath(below).with_suffix(''))
+    if level == 1 or '://' in path:
+        return below
+    parts = Path(osp.abspath(path)).parts[1:]  # without the root
+    count = min(len(PurePosixPath(below).parts) + level - 1, len(parts))
+    return '/'.join(parts[-count:])

@@ -1,0 +1,184 @@
+"""Find the config, the weights and the class names of what was trained."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope, Registry
+from torch import Tensor
+
+from mmmaskdistill.compat.named_types import only_parts
+from mmmaskdistill.errors import CheckpointError, ConfigError
+from mmmaskdistill.models.checkpoints.files import POINTER, read_weights
+
+from ..configs import load_config
+from ..pipelines import test_dataset
+from .stored_config import read_config
+
+CONFIG_ENDINGS = ('.py', '.json', '.yml', '.yaml')
+# The weights of a folder in the layout of Hugging Face.
+FOLDER_WEIGHTS = 'model.safetensors'
+
+
+class Trained(NamedTuple):
+    """What was trained.
+
+    Attributes:
+        config (Config): The config that trained it.
+        tensors (dict[str, Tensor]): Its weights.
+        meta (dict): The data set's meta information, such as ``classes`` and
+            ``palette``; empty if neither the checkpoint nor the config has any.
+        checkpoint (str): The checkpoint's name, for messages.
+        trusted (bool): Whether the config may name any Python object as a part.
+    """
+
+    config: Config
+    tensors: dict[str, Tensor]
+    meta: dict
+    checkpoint: str
+    trusted: bool
+
+    @contextmanager
+    def building(self) -> Iterator[None]:
+        """Build parts of the config: names are looked up in the config's toolkit.
+
+        Yields:
+            None: Unless the config is trusted, only registered parts are built inside
+            the ``with`` statement.
+
+        Raises:
+            CheckpointError: If the config names anything else.
+        """
+        limit = nullcontext() if self.trusted else only_parts(repr(self.checkpoint))
+        scope = self.config.get('default_scope')
+        with limit, DefaultScope.overwrite_default_scope(scope):
+            yield
+
+
+def find_trained(
+    model: Any, checkpoint: str | None = None, trust_checkpoint: bool = False
+) -> Trained:
+    """Read a checkpoint and its config.
+
+    Args:
+        model (str | Path | Config): A checkpoint, a folder with one, or a config.
+        checkpoint (str | Path, optional): The checkpoint, if ``model`` is a config.
+            Defaults to None.
+        trust_checkpoint (bool): See :func:`.load_model`.
+
+    Returns:
+        Trained: What was found.
+
+    Raises:
+        ConfigError: If a config is given without a checkpoint, or two checkpoints.
+        CheckpointError: If the checkpoint cannot be read, or is given without a config
+            and carries none.
+    """
+    config = None
+    if isinstance(model, Config):
+        config = model
+    elif os.fspath(model).endswith(CONFIG_ENDINGS):
+        config = load_config(os.fspath(model))
+    if config is None:
+        if checkpoint is not None:
+            raise ConfigError(
+                f'load_model({os.fspath(model)!r}, {os.fspath(checkpoint)!r}): '
+                'expected a checkpoint alone, or a config, which ends with .py, and '
+                'its checkpoint'
+            )
+        checkpoint = model
+    elif checkpoint is None:
+        raise ConfigError(
+            f'{getattr(config, "filename", None) or "Config"!r} is a config: give its '
+            'checkpoint, too'
+        )
+    path = checkpoint_in(os.fspath(checkpoint))
+    tensors, meta = read_weights(path, trust_checkpoint=trust_checkpoint)
+    trusted = trust_checkpoint or config is not None
+    if config is None:
+        text = meta.get('cfg')
+        if text is None:
+            raise CheckpointError(
+                f'checkpoint {path!r} holds weights without a config: give the config '
+                'that trained it as well (load_model(CONFIG, CHECKPOINT), or --config '
+                'CONFIG)'
+            )
+        config = read_config(text, repr(path), trust_checkpoint)
+    trained = Trained(config, tensors, {}, path, trusted)
+    return trained._replace(meta=_data_meta(meta, trained))
+
+
+def checkpoint_in(path: str) -> str:
+    """Return the checkpoint that a path stands for.
+
+    Args:
+        path (str): A checkpoint; a folder in the layout of Hugging Face, which has a
+            ``model.safetensors``; or the work dir of a run, which stands for its latest
+            checkpoint.
+
+    Returns:
+        str: Path of the checkpoint.
+
+    Raises:
+        CheckpointError: If a folder has neither.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return path
+    for name in (FOLDER_WEIGHTS, POINTER):
+        if (folder / name).is_file():
+            return str(folder / name)
+    raise CheckpointError(
+        f'the folder {path!r} has no checkpoint: expected {FOLDER_WEIGHTS}, or the '
+        f'work dir of a run, which has a file {POINTER}'
+    )
+
+
+def find_class(registry: Registry, kind: str | type) -> type | None:
+    """Return the class that a ``type`` stands for, in the scope that is set.
+
+    Args:
+        registry (Registry): The registry.
+        kind (str | type): The ``type``.
+
+    Returns:
+        type | None: The class, or None if nothing is registered under the name.
+    """
+    if not isinstance(kind, str):
+        return kind
+    with registry.switch_scope_and_registry(None) as current:
+        return current.get(kind)
+
+
+def _data_meta(meta: dict, trained: Trained) -> dict:
+    """Return the class names and colors: the checkpoint's, or else the config's."""
+    found = meta.get('dataset_meta')
+    if not (isinstance(found, dict) and found.get('classes')):
+        found = dict(classes=meta.get('CLASSES'), palette=meta.get('PALETTE'))
+    if found['classes']:
+        return dict(found)
+    dataset = test_dataset(trained.config) or {}
+    kind = None
+    # A data set of the user's own may not be there.
+    with suppress(CheckpointError), trained.building():
+        kind = find_class(DATASETS, dataset.get('type'))
+    known = getattr(kind, 'METAINFO', None) or {}
+    return {**known, **(dataset.get('metainfo') or {})}
+
+
+def names_of(meta: dict) -> tuple[str, ...] | None:
+    """Return the names of the classes.
+
+    Args:
+        meta (dict): A data set's meta information.
+
+    Returns:
+        tuple[str, ...] | None: The names, or None if there are none.
+    """
+    classes = meta.get('classes')
+    if not isinstance(classes, Sequence) or isinstance(classes, str) or not classes:
+        return None
+    return tuple(str(name) for name in classes)
