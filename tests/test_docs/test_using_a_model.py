@@ -63,6 +63,33 @@ def test_the_commands(streets, monkeypatch):
     assert Path('predictions/overlay/drive.mp4').exists()
 
 
+def test_large_pictures(streets, monkeypatch, capsys):
+    rasterio = pytest.importorskip('rasterio')
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    values = np.random.randint(0, 256, (3, 150, 190), np.uint8)
+    transform = rasterio.Affine(0.5, 0, 4e5, 0, -0.5, 5e6)
+    options = dict(width=190, height=150, count=3, dtype='uint8', transform=transform)
+    with rasterio.open('city.tif', 'w', driver='GTiff', **options) as file:
+        file.write(values)
+    text = section('Large pictures')
+    (block,) = re.findall(r'```python\n(.*?)```', text, re.S)
+    exec(block, streets)
+    commands = re.findall(r'^    (python .*)$', text, re.M)
+    assert len(commands) == 2
+    monkeypatch.syspath_prepend(ROOT / 'tools')
+    for command in commands:
+        _, path, *words = shlex.split(command)
+        words += ['--existing', 'overwrite', '--device', 'cpu']
+        monkeypatch.setattr('sys.argv', [path, *words])
+        runpy.run_path(str(ROOT / path), run_name='__main__')
+    labels = []
+    for name in ('predictions/city.tif', 'predictions/labels/city.tif'):
+        with rasterio.open(name) as file:
+            assert file.shape == (150, 190) and file.transform == transform
+            labels.append(file.read(1))
+    assert np.array_equal(*labels)
+
+
 def test_the_page_names_what_exists():
     tools = set(re.findall(r'tools/[\w/]+\.py', PAGE))
     assert 'tools/predict.py' in tools

@@ -107,8 +107,8 @@ def test_tiffs_become_tiffs_and_broken_ones_are_skipped(
         (
             'classification',
             ['data', '--tile'],
-            "error: the model's task is classification: expected segmentation, the only "
-            'one that is done in tiles',
+            "error: the model's task is classification: expected segmentation, the "
+            'only one that is done in tiles',
         ),
         (
             'segmentation',

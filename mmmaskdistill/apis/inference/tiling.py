@@ -252,17 +252,23 @@ class Tiles:
             its labels [h, w]. The blocks cover each pixel once. The labels of pixels
             without data are those of some class.
         """
-        bands = self._bands()
-        inside = [self._tiles_of(band) for band in bands]
-        total = len(self.rows.windows) * sum(map(len, inside))
+        bands = [(band, self._tiles_of(band)) for band in self._bands()]
+        total = len(self.rows.windows) * sum(len(columns) for _, columns in bands)
         done = 0
-        for band, columns in zip(bands, inside):
-            for final, logits in self._sums(band, columns):
-                if len(final.rows):
-                    yield from self._blocks(final, logits)
+        for band, columns in bands:
+            for blocks in self._band_blocks(band, columns):
+                yield from blocks
                 done += len(columns)
                 if progress is not None:
                     progress(done, total)
+
+    def _band_blocks(self, band: range, columns: list[int]) -> Iterator[Iterator]:
+        """Compute the blocks of a band, those of one row of tiles after another.
+
+        The logits of the band are not kept any longer than this lasts.
+        """
+        for final, logits in self._sums(band, columns):
+            yield self._blocks(final, logits) if len(final.rows) else iter(())
 
     def _bands(self) -> list[range]:
         """Divide the columns of the label map as the memory requires."""

@@ -324,7 +324,7 @@ class MaskDistillViT(FitsCheckpoints, Student):
                     f'{grid[0]} x {grid[1]} patches of {len(x)} images'
                 )
             x = torch.where(mask[..., None], self.mask_token, x)
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1)
         if self.pos_embed is not None:
             x = x + resize_position_embedding(self.pos_embed, self.grid, grid)
         return x, grid
@@ -374,6 +374,8 @@ class MaskDistillViT(FitsCheckpoints, Student):
             list[tuple[Draw | None, Draw | None]]: The ``draws`` of each block.
         """
         rates = [rate if b.training else 0.0 for b, rate in zip(blocks, rates)]
+        if not any(rates):
+            return [(None, None)] * len(rates)
         draws = draw_drop_path(
             np.repeat(rates, 2).tolist(), len(tokens), tokens.device, self._compiled
         )

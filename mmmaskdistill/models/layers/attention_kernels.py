@@ -201,12 +201,16 @@ def flexible_attention(
     return out.transpose(1, 2).flatten(2)
 
 
-@cache
 def _flex_attention(compiled: bool) -> Callable:
     """Return FlexAttention, compiled by itself unless a compiled block calls it."""
     from torch.nn.attention.flex_attention import flex_attention  # a slow import
 
-    return flex_attention if compiled else torch.compile(flex_attention)
+    return flex_attention if compiled else _compiled(flex_attention)
+
+
+@cache
+def _compiled(function: Callable) -> Callable:
+    return torch.compile(function)
 
 
 # The other ways are those of `biased_attention`.

@@ -2,6 +2,7 @@
 
 import json
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -189,19 +190,25 @@ def test_parts_of_a_side_are_resized_as_the_whole(source, target, align_corners)
 
 
 def test_memory_does_not_grow_with_the_picture(monkeypatch):
-    """The largest tensor of a band has the size that the memory allows."""
+    """The logits of a band have the size that the memory allows, one band at a time."""
     made, zeros = [], torch.zeros
-    monkeypatch.setattr(
-        torch, 'zeros', lambda *args, **kw: made.append(args) or zeros(*args, **kw)
-    )
+
+    def recorded(shape, **options):
+        # The memory of a band is free when that of the next one is made.
+        assert all(band() is None for band, _ in made)
+        tensor = zeros(shape, **options)
+        made.append((weakref.ref(tensor.untyped_storage()), shape))
+        return tensor
+
+    monkeypatch.setattr(torch, 'zeros', recorded)
     model = build(1)
     for size in ((16, 1500), (1500, 16), (200, 200)):
         made.clear()
         tiles = Tiles(model, Raster(picture(*size)), load, memory=40_000)
         join(tiles)
-        assert max(4 * math.prod(shape) for (shape,) in made) <= 40_000
+        assert max(4 * math.prod(shape) for _, shape in made) <= 40_000
         assert len(made) == len(tiles._bands())
-        assert sum(shape[2] for (shape,) in made) == size[1]
+        assert sum(shape[2] for _, shape in made) == size[1]
 
 
 def test_tiles_are_computed_in_batches_and_counted():

@@ -87,6 +87,25 @@ def test_flex_attention_of_torch_computes_the_same_forward_pass(
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize('queries, table', [(False, True), (True, False)])
+def test_ways_of_cuda_compile_to_one_graph(queries, table):
+    """In compiled blocks; the backward pass of FlexAttention cannot run on a CPU."""
+    torch._dynamo.reset()
+    projected, heads, bias, *rest = args = inputs(queries, table)
+    expected = biased_attention(*args)
+    options = dict(backend='aot_eager', fullgraph=True)
+    out = torch.compile(efficient_attention, **options)(*args)
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+    for got, wanted in zip(
+        gradients(out, *projected, bias), gradients(expected, *projected, bias)
+    ):
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        detached = [t.detach() for t in projected], heads, bias.detach(), *rest
+        out = torch.compile(flexible_attention, **options)(*detached)
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize('tokens', [8, 10, 197])
 def test_aligned_bias_has_rows_that_begin_at_multiples_of_eight(tokens):
     bias = torch.randn(2, tokens, tokens, requires_grad=True)
