@@ -62,6 +62,7 @@ def main() -> None:
     from mmmaskdistill.apis import checks, configs
     from mmmaskdistill.errors import CheckpointError, ConfigError
 
+    cfg = {}
     try:
         cfg = configs.load_config(
             args.config, args.cfg_options, args.work_dir, args.launcher
@@ -86,6 +87,11 @@ def main() -> None:
         runner.train()
     except (ConfigError, CheckpointError) as error:
         fail(error)
+    except (ValueError, LookupError, RuntimeError, TypeError) as error:
+        message = checks.explain_failure(error, cfg)
+        if message is None:
+            raise
+        fail(message)
 
 
 if __name__ == '__main__':

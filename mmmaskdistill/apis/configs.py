@@ -45,14 +45,19 @@ def load_config(
         loaders.
 
     Raises:
-        ConfigError: If the file, or a file that it inherits from, is missing, or
-            if an override is wrong (see :func:`change_config`).
+        ConfigError: If the file, or a file that it inherits from, is missing or is no
+            correct Python, or if an override is wrong (see :func:`change_config`).
     """
     try:
         cfg = Config.fromfile(path)
     except FileNotFoundError as error:
         raise ConfigError(
             f'config {path!r} or a file that it inherits from is missing: {error}'
+        ) from error
+    except Exception as error:  # A config is Python, and may raise anything.
+        raise ConfigError(
+            f'config {path!r} cannot be read: {type(error).__name__}: '
+            f'{first_line(error)}'
         ) from error
     if options:
         change_config(cfg, options)

@@ -20,6 +20,7 @@ from . import (  # noqa: E402
     compiled_ops,
     config_merging,
     deferred_scalars,
+    dice_loss,
     distutils_shim,
     find_loader,
     focal_loss,
@@ -27,8 +28,10 @@ from . import (  # noqa: E402
     interp2d,
     multimodal,
     numpy2,
+    ohem_loss,
     package_paths,
     safe_loading,
+    window_batches,
 )
 
 for module in (
@@ -41,7 +44,9 @@ for module in (
     interp2d,
     numpy2,
     class_weights,
+    dice_loss,
     focal_loss,
+    ohem_loss,
     safe_loading,
     atomic_files,
     checkpoint_rotation,
@@ -50,5 +55,6 @@ for module in (
     gloo,
     color_transforms,
     averaged_scores,
+    window_batches,
 ):
     module.apply()

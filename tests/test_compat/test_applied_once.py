@@ -10,7 +10,8 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import checkpoint
 from mmpretrain.models import AverageClsScoreTTA
 from mmseg.datasets import PhotoMetricDistortion
-from mmseg.models.losses import cross_entropy_loss
+from mmseg.models.backbones.swin import ShiftWindowMSA
+from mmseg.models.losses import DiceLoss, OhemCrossEntropy, cross_entropy_loss
 
 from mmmaskdistill.compat import (
     amp,
@@ -22,13 +23,16 @@ from mmmaskdistill.compat import (
     compiled_ops,
     config_merging,
     deferred_scalars,
+    dice_loss,
     focal_loss,
     gloo,
     interp2d,
     multimodal,
     numpy2,
+    ohem_loss,
     package_paths,
     safe_loading,
+    window_batches,
 )
 
 
@@ -47,6 +51,9 @@ def patched_functions():
         photometric.adjust_hue,
         cross_entropy_loss.cross_entropy,
         AverageClsScoreTTA._merge_single_sample,
+        DiceLoss.forward,
+        OhemCrossEntropy.forward,
+        ShiftWindowMSA.window_reverse,
     )
 
 
@@ -59,7 +66,9 @@ def test_applying_the_patches_again_changes_nothing():
         multimodal,
         interp2d,
         class_weights,
+        dice_loss,
         focal_loss,
+        ohem_loss,
         config_merging,
         numpy2,
         safe_loading,
@@ -70,6 +79,7 @@ def test_applying_the_patches_again_changes_nothing():
         gloo,
         color_transforms,
         averaged_scores,
+        window_batches,
     ):
         module.apply()
     assert patched_functions() == before

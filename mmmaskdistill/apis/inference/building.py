@@ -17,7 +17,6 @@ from .sources import Trained, find_class
 
 # Settings that name files of weights from which the training started.
 START_WEIGHTS = ('init_cfg', 'pretrained', 'checkpoint_path')
-TASKS = ('segmentation', 'classification', 'pretraining')
 
 
 class StudentModel(BaseModel):
@@ -65,7 +64,7 @@ def build(trained: Trained) -> tuple[nn.Module, str]:
     if config.get('data_preprocessor') is not None:
         settings.setdefault('data_preprocessor', deepcopy(config.data_preprocessor))
     tensors = trained.tensors
-    with trained.building():
+    with trained.building(settings):
         try:
             pretraining = _is_pretraining(settings)
             model = (_student_model if pretraining else MODELS.build)(settings)
@@ -131,11 +130,12 @@ def _student_model(settings: dict) -> StudentModel:
 
 def _task_of(model: nn.Module) -> str:
     from mmpretrain.models import BaseClassifier
-    from mmseg.models import BaseSegmentor
+    from mmseg.models import BaseSegmentor, DepthEstimator
 
-    for kind, task in ((BaseSegmentor, TASKS[0]), (BaseClassifier, TASKS[1])):
-        if isinstance(model, kind):
-            return task
+    if isinstance(model, BaseSegmentor) and not isinstance(model, DepthEstimator):
+        return 'segmentation'
+    if isinstance(model, BaseClassifier):
+        return 'classification'
     raise ConfigError(
         f"the config's model is a {type(model).__name__}: expected one that segments "
         '(mmseg), classifies (mmpretrain) or is pre-trained (MaskDistill)'

@@ -8,15 +8,12 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmmaskdistill.compat.named_types import ADVICE
 from mmmaskdistill.errors import CheckpointError, first_few, first_line
 
 # Far above every config, and low enough that parsing one needs little memory.
 LONGEST = 4_000_000
 DEEPEST = 100
-ADVICE = (
-    'Give the config as well (load_model(CONFIG, CHECKPOINT), --config CONFIG), or set '
-    'trust_checkpoint=True (--trust-checkpoint) if you trust its author'
-)
 # mmengine writes these two numbers by their names, although Python has no such names.
 NUMBERS = dict(inf=math.inf, nan=math.nan)
 # What is imported in any case.

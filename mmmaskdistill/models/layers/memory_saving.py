@@ -17,6 +17,10 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from .linear import linear, weight_gradient
 from .relative_position import look_up
 
+# How many attention weights the backward pass computes at a time: they fit a CPU's
+# cache, or take a small part of a GPU's memory.
+CPU_PART, GPU_PART = 2**19, 2**28
+
 
 def biased_attention(
     projected: Sequence[Tensor],
@@ -30,7 +34,8 @@ def biased_attention(
     torch's fused attention kernels cannot differentiate a bias on CPU, and on CUDA they
     need a copy of it for every sample. torch's plain attention keeps the attention
     matrices of all blocks for backward. Here the backward pass computes these matrices
-    again, for a few samples and heads at a time.
+    again, for a few samples and heads at a time. Where no gradient is asked for, and
+    while the model is traced or exported, plain operators compute the same.
 
     Args:
         projected (Sequence[Tensor]): The queries, keys and values of all heads, in this
@@ -49,7 +54,28 @@ def biased_attention(
     Returns:
         Tensor: [B, M, D], the outputs of all heads side by side.
     """
-    return _BiasedAttention.apply(num_heads, bias, queries, index, *projected)
+    if keeps_for_backward():
+        return _BiasedAttention.apply(num_heads, bias, queries, index, *projected)
+    if not is_recorded():
+        bias = bias.detach()
+    return _attend(num_heads, bias, queries, index, projected)
+
+
+def keeps_for_backward() -> bool:
+    """Tell whether the functions of this file prepare a backward pass of their own.
+
+    Only then do they need autograd functions, which no tracer or exporter understands.
+
+    Returns:
+        bool: False where gradients are disabled, under ``torch.jit.trace``, and under
+        ``torch.export`` and the ONNX exporters.
+    """
+    return torch.is_grad_enabled() and not is_recorded()
+
+
+def is_recorded() -> bool:
+    """Tell whether ``torch.jit.trace`` or an exporter records the operators."""
+    return torch.jit.is_tracing() or torch.compiler.is_exporting()
 
 
 def split_heads(projected: Sequence[Tensor], num_heads: int) -> list[Tensor]:
@@ -70,6 +96,23 @@ def split_heads(projected: Sequence[Tensor], num_heads: int) -> list[Tensor]:
     ]
 
 
+def join_heads(x: Tensor) -> Tensor:
+    """Put the outputs of all heads side by side.
+
+    Args:
+        x (Tensor): Outputs of attention, [B, heads, M, d].
+
+    Returns:
+        Tensor: [B, M, D].
+    """
+    x = x.transpose(1, 2)
+    if torch.compiler.is_exporting():
+        # The ONNX exporter replaces attention by operators whose result lies in memory
+        # in another order, of which it cannot make a view.
+        x = x.clone(memory_format=torch.contiguous_format)
+    return x.flatten(2)
+
+
 def _rows(bias: Tensor, queries: Tensor | None) -> Tensor:
     """Select the rows of a bias that belong to the queries.
 
@@ -81,6 +124,27 @@ def _rows(bias: Tensor, queries: Tensor | None) -> Tensor:
         Tensor: [..., heads, M, N], or ``bias`` itself for all tokens.
     """
     return bias if queries is None else bias[:, queries].movedim(0, -3)
+
+
+def _attend(
+    num_heads: int,
+    bias: Tensor,
+    queries: Tensor | None,
+    index: Tensor | None,
+    projected: Sequence[Tensor],
+) -> Tensor:
+    """Compute the result of :func:`biased_attention` by torch's fused kernels.
+
+    They only accept a bias that is detached and has four dimensions.
+    """
+    q, k, v = split_heads(projected, num_heads)
+    if index is not None:
+        bias = look_up(bias, index)
+    mask = _rows(bias, queries).to(q.dtype)
+    out = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask if mask.ndim == 4 else mask[None]
+    )
+    return join_heads(out)
 
 
 class _BiasedAttention(torch.autograd.Function):
@@ -95,16 +159,8 @@ class _BiasedAttention(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(bias, queries, index, *projected)
         ctx.num_heads = num_heads
-        q, k, v = split_heads(projected, num_heads)
-        # The fused kernels only accept a bias that is detached and has four dimensions.
-        bias = bias.detach()
-        if index is not None:
-            bias = look_up(bias, index)
-        mask = _rows(bias, queries).to(q.dtype)
-        out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask if mask.ndim == 4 else mask[None]
-        )
-        return out.transpose(1, 2).flatten(2)
+        ctx.gather = None if torch.compiler.is_compiling() else _gather_node(bias)
+        return _attend(num_heads, bias.detach(), queries, index, projected)
 
     @staticmethod
     @once_differentiable
@@ -116,7 +172,8 @@ class _BiasedAttention(torch.autograd.Function):
         grad = grad.unflatten(2, (ctx.num_heads, -1)).transpose(1, 2)
         d_projected = [torch.empty_like(t) for t in projected]
         dq, dk, dv = split_heads(d_projected, ctx.num_heads)
-        d_bias = torch.zeros_like(bias)
+        gathers = ctx.gather is not None and ctx.needs_input_grad[1]
+        d_bias = _total(ctx.gather, bias) if gathers else torch.zeros_like(bias)
         for samples, heads in _parts(q, k):
             part = samples, heads
             rows = None if queries is None else queries[samples]
@@ -134,11 +191,60 @@ class _BiasedAttention(torch.autograd.Function):
             else:
                 d_bias[heads] += d_logits
         if index is None:
+            d_bias = None if gathers else d_bias
             return None, d_bias, None, None, *d_projected
         d_table = torch.zeros_like(table.t()).index_add_(
             1, index.flatten(), d_bias.flatten(1)
         )
         return None, d_table.t(), None, None, *d_projected
+
+
+def gather_gradients(bias: Tensor) -> Tensor:
+    """Let :func:`biased_attention` add the gradients of a shared bias in one tensor.
+
+    Every call of it that gets the result as its bias then adds to the same tensor in
+    its backward pass, in place of returning a gradient [heads, N, N] of its own.
+
+    Args:
+        bias (Tensor): Bias [heads, N, N] that all blocks share.
+
+    Returns:
+        Tensor: The same bias.
+    """
+    return _GatherGradients.apply(bias)
+
+
+class _GatherGradients(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, bias: Tensor) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.total, ctx.backward_pass = None, None
+        return bias.view_as(bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor | None) -> Tensor | None:
+        total, ctx.total = ctx.total, None
+        if total is None or ctx.backward_pass != torch._C._current_graph_task_id():
+            return grad
+        # Calls that do not add to the total have sent a gradient.
+        return total if grad is None else total.add_(grad)
+
+
+def _gather_node(bias: Tensor) -> FunctionCtx | None:
+    """Return the object that collects a bias's gradients, if there is one."""
+    # The graph's node of a bias is what torch passes as `ctx` to its functions.
+    node = bias.grad_fn
+    return node if isinstance(node, _GatherGradients._backward_cls) else None
+
+
+def _total(node: FunctionCtx, bias: Tensor) -> Tensor:
+    """Return the tensor that collects a bias's gradients in this backward pass."""
+    this = torch._C._current_graph_task_id()
+    # A backward pass that does not lead to the bias leaves its total behind.
+    if node.total is None or node.backward_pass != this:
+        node.total, node.backward_pass = torch.zeros_like(bias), this
+    return node.total
 
 
 def _parts(q: Tensor, k: Tensor) -> Iterator[tuple]:
@@ -152,9 +258,7 @@ def _parts(q: Tensor, k: Tensor) -> Iterator[tuple]:
         yield slice(None), slice(None)
         return
     samples, heads, queries, _ = q.shape
-    # The attention weights of one part fit a CPU's cache, or take a small part of a
-    # GPU's memory.
-    most = (2**19 if q.is_cpu else 2**28) // max(1, queries * k.shape[2])
+    most = (CPU_PART if q.is_cpu else GPU_PART) // max(1, queries * k.shape[2])
     if most >= 2 * heads:
         step = most // heads
         for i in range(0, samples, step):
@@ -198,7 +302,8 @@ def recomputing_linear(
     f is a LayerNorm, a GELU or the identity. Apart from ``x``, backward only needs the
     parameters. Dtypes under autocast are those of the plain layers: the product is
     computed in autocast's dtype, and multiplying by ``scale`` promotes it to the dtype
-    of ``scale``.
+    of ``scale``. Where no gradient is asked for, and while the model is traced or
+    exported, plain operators compute the same.
 
     Args:
         x (Tensor): Inputs [..., C].
@@ -214,20 +319,41 @@ def recomputing_linear(
         Tensor: [..., D].
     """
     device = x.device.type
-    dtype = (
-        torch.get_autocast_dtype(device)
-        if torch.is_autocast_enabled(device)
-        else x.dtype
-    )
+    autocast = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
     norm_weight, norm_bias, eps = None, None, None
     if norm is not None:
         norm_weight, norm_bias, eps = norm.weight, norm.bias, norm.eps
         if norm_weight is not None:
             x = x.to(norm_weight.dtype)
+    arguments = x, weight, bias, scale, norm_weight, norm_bias, eps, gelu, dtype
+    keeps = keeps_for_backward()
+    if not keeps and not autocast:
+        return _scaled_linear(*arguments)
     with torch.autocast(device, enabled=False):
-        return _RecomputingLinear.apply(
-            x, weight, bias, scale, norm_weight, norm_bias, eps, gelu, dtype
-        )
+        return (_RecomputingLinear.apply if keeps else _scaled_linear)(*arguments)
+
+
+def _scaled_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    eps: float | None,
+    gelu: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Compute the result of :func:`recomputing_linear`, with the product in ``dtype``.
+
+    The LayerNorm's ``eps`` is None if there is no LayerNorm.
+    """
+    hidden = _prologue(x, norm_weight, norm_bias, eps, gelu)[0].to(dtype)
+    out = linear(hidden, weight.to(dtype), None if bias is None else bias.to(dtype))
+    if scale is None:
+        return out
+    return out.mul_(scale) if out.dtype == scale.dtype else out * scale
 
 
 class _RecomputingLinear(torch.autograd.Function):
@@ -246,11 +372,9 @@ class _RecomputingLinear(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight, bias, scale, norm_weight, norm_bias)
         ctx.eps, ctx.gelu, ctx.dtype = eps, gelu, dtype
-        hidden = _prologue(x, norm_weight, norm_bias, eps, gelu)[0].to(dtype)
-        out = linear(hidden, weight.to(dtype), None if bias is None else bias.to(dtype))
-        if scale is None:
-            return out
-        return out.mul_(scale) if out.dtype == scale.dtype else out * scale
+        return _scaled_linear(
+            x, weight, bias, scale, norm_weight, norm_bias, eps, gelu, dtype
+        )
 
     @staticmethod
     @once_differentiable
