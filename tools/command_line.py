@@ -8,7 +8,12 @@ import argparse
 import os
 import os.path as osp
 import sys
+from contextlib import suppress
 from typing import NoReturn
+
+# A path or the name of a class may have characters that a terminal does not know.
+with suppress(AttributeError):
+    sys.stdout.reconfigure(errors='backslashreplace')
 
 
 def new_parser(description: str, starter: str) -> argparse.ArgumentParser:

@@ -207,8 +207,8 @@ class FeatureFile:
         for key, file in files.items():
             if self._path(key).exists():
                 os.replace(self._path(key), file)
-        with open_atomically(names, 'w') as file:
-            file.writelines(f'{name}\n' for name in self.names)
+        with open_atomically(names, 'w', encoding='utf-8') as file:
+            file.writelines(f'{_printable(name)}\n' for name in self.names)
         return [*map(str, files.values()), str(names)]
 
     def _to_npz(self) -> list[str]:
@@ -248,7 +248,8 @@ class FeatureFile:
         ):
             for start in range(0, len(self.names), step):
                 part = slice(start, start + step)
-                columns = [pyarrow.array(self.names[part], pyarrow.string())]
+                names = [_printable(name) for name in self.names[part]]
+                columns = [pyarrow.array(names, pyarrow.string())]
                 for key, array in arrays.items():
                     values = pyarrow.array(array[part].reshape(-1), number)
                     columns.append(
@@ -376,6 +377,12 @@ def import_pyarrow() -> Any:
             'pip install "mmmaskdistill[parquet]"'
         ) from error
     return pyarrow
+
+
+def _printable(name: str) -> str:
+    """Escape bytes of a name that are not UTF-8, and the ends of lines in it."""
+    name = name.encode(errors='backslashreplace').decode()
+    return name.replace('\n', '\\n').replace('\r', '\\r')
 
 
 def _header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:

@@ -215,8 +215,12 @@ def write_metrics(
         content['classes'] = of_classes(report.matrix, names)
         if worst:
             content['worst'] = [image.summary(names) for image in report.worst]
-    readable = dict(indent=2, ensure_ascii=False) if path.endswith('.json') else {}
-    dump(content, path, **readable)
+    if not path.endswith('.json'):
+        dump(content, path)
+        return
+    text = dump(content, file_format='json', indent=2, ensure_ascii=False)
+    # Names of files that are not UTF-8 are written with escapes.
+    Path(path).write_text(text, encoding='utf-8', errors='backslashreplace')
 
 
 def check_confusion_path(path: str) -> None:

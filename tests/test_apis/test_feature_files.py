@@ -65,6 +65,23 @@ def test_npy_can_be_mapped_and_has_a_list_of_names(tmp_path):
     assert (tmp_path / 'a.names.txt').read_text().split('\n') == [*NAMES, '']
 
 
+def test_odd_names_stay_in_a_row_of_their_own(tmp_path):
+    names = ['a\nb.jpg', 'Ü.jpg', os.fsdecode(b'\xff.jpg')]
+    for ending in ('npy', 'npz', 'parquet'):
+        if ending == 'parquet':
+            parquet = pytest.importorskip('pyarrow.parquet')
+        file = FeatureFile(tmp_path / f'a.{ending}', SETTINGS, ['cls'])
+        for i, name in enumerate(names):
+            file.add(name, row(i))
+        file.finish()
+    expected = ['a\\nb.jpg', 'Ü.jpg', '\\udcff.jpg']
+    lines = (tmp_path / 'a.names.txt').read_text(encoding='utf-8').splitlines()
+    assert lines == expected
+    assert parquet.read_table(tmp_path / 'a.parquet')['name'].to_pylist() == expected
+    with np.load(tmp_path / 'a.npz') as found:
+        assert found['names'].tolist() == names
+
+
 def test_several_arrays_become_several_npy_files(tmp_path):
     file = FeatureFile(tmp_path / 'a.npy', SETTINGS, ['cls', 'patches'])
     fill(file)

@@ -166,6 +166,10 @@ def test_files_of_metrics_are_plain(tmp_path):
         assert content['mIoU'] == 50 and content['aAcc'] == 100
         assert [item['IoU'] for item in content['classes']] == [None, 100.0]
         assert content['worst'] == []
+    name = os.fsdecode(b'\xff.png')
+    report.worst = [WorstSegmentation(0.0, 0.0, 0, name, None, None)]
+    testing.write_metrics(metrics, report, str(tmp_path / 'm.json'), worst=True)
+    assert load(tmp_path / 'm.json')['worst'][0]['image'] == name
     testing.write_metrics(metrics, None, str(tmp_path / 'm.json'))
     assert json.loads((tmp_path / 'm.json').read_text()) == dict(mIoU=50, aAcc=100)
 

@@ -192,6 +192,37 @@ def test_what_is_there_already_is_kept_unless_asked(predict, data, tmp_path, cap
     assert Image.open(target).mode == 'P'
 
 
+def test_label_maps_keep_the_names_of_their_classes(tool, predict, data, tmp_path):
+    args = ['--out', tmp_path / 'out', '--save', 'labels', '--device', 'cpu']
+    predict('segmentation', data / 'b.bmp', *args)
+    before = (tmp_path / 'out/classes.json').read_bytes()
+    predict('segmentation', data / 'sub', *args)  # the same classes
+    meta = dict(classes=('a', 'b', 'c', 'd'))
+    other = trained.write(trained.segmentation(), tmp_path / 'other.pth', meta)
+    for existing in ('error', 'skip'):
+        with pytest.raises(SystemExit, match=r"classes.json' has other classes or col"):
+            tool('predict.py', other, data / 'a.png', *args, '--existing', existing)
+    assert (tmp_path / 'out/classes.json').read_bytes() == before
+    assert not (tmp_path / 'out/labels/a.png').exists()
+    tool('predict.py', other, data / 'a.png', *args, '--existing', 'overwrite')
+    content = json.loads((tmp_path / 'out/classes.json').read_text())
+    assert content['classes'] == list(meta['classes'])
+
+
+# The longest name that file systems allow, and one that is not UTF-8.
+@pytest.mark.parametrize('name', ['n' * 251, os.fsdecode(b'\xff')], ids=['long', 'raw'])
+def test_odd_names(predict, models, data, tmp_path, name):
+    path = shutil.move(data / 'a.png', data / f'{name}.png')
+    predict('segmentation', path, '--out', tmp_path / 'out')
+    assert set(os.listdir(tmp_path / 'out/labels')) == {f'{name}.png'}
+    assert set(os.listdir(tmp_path / 'out/overlay')) == {f'{name}.jpg'}
+    predict('classification', path, '--out', tmp_path / 'classes')
+    content = json.loads((tmp_path / 'classes/predictions.json').read_text('utf-8'))
+    assert content['images'][0]['image'] == str(path)
+    with open(tmp_path / 'classes/predictions.csv', encoding='utf-8') as file:
+        assert next(csv.DictReader(file))['image'].startswith(str(data))
+
+
 def test_what_was_written_is_no_input(predict, data, tmp_path):
     args = [data, '--out', data / 'out', '--save', 'labels', '--existing', 'overwrite']
     predict('segmentation', *args)

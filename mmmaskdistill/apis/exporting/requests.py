@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import os.path as osp
+import shlex
 from dataclasses import dataclass
 
 from mmmaskdistill.errors import ConfigError
@@ -73,7 +74,7 @@ def check_request(request: Request) -> str:
     if not osp.isdir(folder):
         raise ConfigError(
             f'{request.out!r} cannot be written: the folder {folder!r} does not exist. '
-            f'Make it first (mkdir -p {folder})'
+            f'Make it first (mkdir -p {shlex.quote(folder)})'
         )
     if not os.access(folder, os.W_OK):
         raise ConfigError(

@@ -26,6 +26,8 @@ VIDEO_ENDINGS = (
 
 
 ENDINGS = (*IMAGE_ENDINGS, *VIDEO_ENDINGS)
+# Endings of what is written behind a name.
+WRITTEN_ENDINGS = ('.jpg', '.mp4', '.npy', '.png', '.tif')
 
 
 class InputFile(NamedTuple):
@@ -63,7 +65,8 @@ def find_files(inputs: Sequence[str], out: str | None = None) -> Found:
 
     A file in a folder is named after its path below the folder, without its ending.
     Files that would have the same name keep their endings, and if that is not enough,
-    the folders above them, until all names differ.
+    the folders above them, until all names differ. So does a file if what is written
+    for it would have the name of a folder.
 
     Args:
         inputs (Sequence[str]): Images, videos, folders, patterns such as
@@ -136,12 +139,21 @@ def _is_in(path: str, folder: str) -> bool:
 
 
 def _distinct(paths: Sequence[str], below: Sequence[str]) -> list[str]:
-    """Make names without an ending that differ, whatever their capitals."""
+    """Make names without an ending that differ, whatever their capitals.
+
+    What is written for one file is not the folder of what is written for another.
+    """
     levels = [0] * len(paths)
     while True:
         names = [_name(*parts) for parts in zip(paths, below, levels)]
-        counts = Counter(name.lower() for name in names)
-        twice = [i for i, name in enumerate(names) if counts[name.lower()] > 1]
+        files = [InputFile(path, name.lower()) for path, name in zip(paths, names)]
+        counts = Counter(file.name for file in files)
+        folders = {str(p) for file in files for p in PurePosixPath(file.name).parents}
+        twice = [
+            i
+            for i, file in enumerate(files)
+            if counts[file.name] > 1 or not folders.isdisjoint(_written(file))
+        ]
         changed = False
         for i in twice:
             if levels[i] < 2 + len(Path(paths[i]).resolve().parts):
@@ -152,6 +164,12 @@ def _distinct(paths: Sequence[str], below: Sequence[str]) -> list[str]:
     for number, i in enumerate(twice):  # They differ only in capitals.
         names[i] = f'{names[i]}-{number + 1}'
     return names
+
+
+def _written(file: InputFile) -> list[str]:
+    """List what may be written for a file; of a video, also a folder of label maps."""
+    written = [file.name + ending for ending in WRITTEN_ENDINGS]
+    return [*written, file.name] if file.is_video else written
 
 
 def _name(path: str, below: str, level: int) -> str:

@@ -221,11 +221,16 @@ class _SegmentationWriter:
     def __init__(self, model: LoadedModel, options: Options):
         self.model, self.options = model, options
         self.out = Path(options.out)
+        self.content = dict(
+            classes=list(model.classes or map(str, range(model.num_classes))),
+            palette=model.palette,
+        )
 
     def left(self, files: Sequence[InputFile]) -> list[InputFile]:
         """Return the files for which something is yet to be written."""
         if self.options.existing == 'overwrite':
             return list(files)
+        self._check_classes()
         there = {}
         for file in files:
             targets = [self._target(kind, file) for kind in self.options.save]
@@ -235,14 +240,26 @@ class _SegmentationWriter:
             raise _already_there(found)
         return [file for file in files if len(there[file]) < len(self.options.save)]
 
+    def _check_classes(self):
+        """Check that the classes of label maps that are there already stay the same."""
+        path = self.out / CLASSES
+        try:
+            same = json.loads(path.read_text(encoding='utf-8')) == self.content
+        except FileNotFoundError:
+            return
+        except ValueError:
+            same = False
+        if not same:
+            raise ConfigError(
+                f'{str(path)!r} has other classes or colors than the model, and '
+                'describes what was predicted before: give another --out, or '
+                '--existing overwrite'
+            )
+
     def __enter__(self):
-        content = dict(
-            classes=self.model.classes or list(map(str, range(self.model.num_classes))),
-            palette=self.model.palette,
-        )
         self.out.mkdir(parents=True, exist_ok=True)
         with open_atomically(self.out / CLASSES, 'w', encoding='utf-8') as file:
-            json.dump(content, file, ensure_ascii=False)
+            json.dump(self.content, file, ensure_ascii=False)
 
     def __exit__(self, *args):
         pass
@@ -326,9 +343,10 @@ class _ClassificationWriter(ExitStack):
     def __enter__(self):
         super().__enter__()
         Path(self.options.out).mkdir(parents=True, exist_ok=True)
+        # Names of files that are not UTF-8 are written with escapes.
+        how = dict(encoding='utf-8', errors='backslashreplace', newline='')
         table, scores = (
-            self.enter_context(open_atomically(path, 'w', encoding='utf-8', newline=''))
-            for path in self.paths
+            self.enter_context(open_atomically(path, 'w', **how)) for path in self.paths
         )
         columns = ['image', 'class', 'label', 'score']
         count = min(TOP, self.model.num_classes or TOP)

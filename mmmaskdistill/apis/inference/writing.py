@@ -1,5 +1,6 @@
 """Write files completely or not at all: label maps and other pictures."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,9 @@ def written(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.stem}.part{path.suffix}')
+    # The name itself may be as long as a file system allows.
+    short = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    temporary = path.with_name(f'.{short}.part{path.suffix}')
     _remove(temporary)
     try:
         yield temporary

@@ -39,8 +39,8 @@ REFUSED = {
     ),
     'format': (dict(out='a', form='tflite'), "'tflite': expected one of onnx, torch"),
     'missing folder': (
-        dict(out='nowhere/a.onnx'),
-        "nowhere' does not exist. Make it first \\(mkdir -p .*nowhere\\)",
+        dict(out='no where/a.onnx'),
+        r"no where' does not exist. Make it first \(mkdir -p '.*no where'\)",
     ),
     'existing file': (dict(out='old.onnx'), r"old\.onnx' exists: .*--overwrite"),
     'existing folder': (

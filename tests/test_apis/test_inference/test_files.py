@@ -61,6 +61,15 @@ def test_no_two_names_are_equal_whatever_the_files(make):
     assert len({name.lower() for name in found.values()}) == 7
 
 
+def test_no_result_is_the_folder_of_another(make):
+    make('in/a.jpg', 'in/a/1.jpg', 'in/b.mp4', 'in/b/000001.jpg', 'in/B/2.jpg')
+    make('in/c.jpg', 'in/c.png/1.jpg', 'in/d.mp4', 'in/e/d/1.jpg')
+    found = names('in')
+    assert found['in/a.jpg'] == 'a' and found['in/d.mp4'] == 'd'  # nothing in the way
+    assert found['in/b.mp4'] == 'b.mp4' and found['in/b/000001.jpg'] == 'b/000001'
+    assert found['in/c.jpg'] == 'c.jpg' and found['in/c.png/1.jpg'] == 'c.png/1'
+
+
 def test_lists_and_links(make, tmp_path):
     make('data/a.png', 'data/s/b.png')
     (tmp_path / 'data/list.txt').write_text('s/b.png\n# no\na.png\n')
