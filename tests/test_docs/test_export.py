@@ -1,9 +1,11 @@
 """The example of docs/export.md segments a picture where torch cannot be imported."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -75,3 +77,22 @@ def test_example_segments_a_picture_without_torch(tmp_path):
     assert len(found) > 1
     for number in found:
         assert f'{number} {trained.CLASSES[number]} ' in done.stdout
+
+
+@pytest.mark.parametrize('number', [256, 300])
+def test_example_writes_many_classes(tmp_path, monkeypatch, number):
+    about = dict(size=[20, 30], dynamic=False, order=[0, 1, 2], mean=[0] * 3)
+    about |= dict(std=[1] * 3, classes=list(map(str, range(number))))
+    about['palette'] = [[k % 256, k // 256, 7] for k in range(number)]
+    labels = np.arange(number - 600, number).clip(0).reshape(20, 30)
+    meta = SimpleNamespace(custom_metadata_map=dict(mmmaskdistill=json.dumps(about)))
+    session = SimpleNamespace(get_modelmeta=lambda: meta, run=lambda *_: [labels[None]])
+    stub = SimpleNamespace(InferenceSession=lambda path: session)
+    monkeypatch.setitem(sys.modules, 'onnxruntime', stub)
+    picture, target = str(tmp_path / 'photo.png'), str(tmp_path / 'labels.png')
+    Image.new('RGB', (30, 20)).save(picture)
+    monkeypatch.setattr(sys, 'argv', ['segment.py', 'a.onnx', picture, target])
+    exec(CODE, {})
+    result = Image.open(target)
+    np.testing.assert_array_equal(np.asarray(result), labels)
+    assert (result.mode == 'P') == (number <= 256)

@@ -196,7 +196,7 @@ def test_label_maps_keep_the_names_of_their_classes(tool, predict, data, tmp_pat
     args = ['--out', tmp_path / 'out', '--save', 'labels', '--device', 'cpu']
     predict('segmentation', data / 'b.bmp', *args)
     before = (tmp_path / 'out/classes.json').read_bytes()
-    predict('segmentation', data / 'sub', *args)  # the same classes
+    predict('segmentation', data / 'sub/deep', *args)  # the same classes
     meta = dict(classes=('a', 'b', 'c', 'd'))
     other = trained.write(trained.segmentation(), tmp_path / 'other.pth', meta)
     for existing in ('error', 'skip'):
