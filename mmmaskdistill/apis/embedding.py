@@ -31,13 +31,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmmaskdistill.datasets.folders import find_images
 from mmmaskdistill.datasets.image_files import read_image
-from mmmaskdistill.errors import ConfigError, first_line
+from mmmaskdistill.errors import ConfigError, first_few, first_line
 from mmmaskdistill.models import Teacher, TimmTeacher
 from mmmaskdistill.registry import MODELS
 
 from .configs import load_config
 from .feature_files import FeatureFile
 from .inference import LoadedModel, load_model
+from .inference.files import distinct_names
 from .inference.inputs import as_array, as_picture
 from .inference.preprocessing import Preprocessing
 from .inference.sources import CONFIG_ENDINGS, Trained, find_class, find_trained
@@ -526,9 +527,9 @@ def embed_files(
         Embedded: What was written and what was skipped.
 
     Raises:
-        ConfigError: If the file is there already, no image can be read, the patch grids
-            of images differ and patches are written, or a stopped run had other
-            settings.
+        ConfigError: If the file or a picture is there already, a picture would replace
+            an image, no image can be read, the patch grids of images differ and patches
+            are written, or a stopped run had other settings.
     """
     keys = embedder.keys(what)
     drawn = embedder.keys(['patches'])[-1] if pca else None
@@ -545,7 +546,16 @@ def embed_files(
         folder=folder,
         images=names,
     )
+    targets = _picture_files(files, pca) if pca else {}
     file = FeatureFile(out, settings, keys, dtype, overwrite)
+    if not (overwrite or file.resumed):
+        there = [repr(str(path)) for path in targets.values() if path.exists()]
+        if there:
+            file.discard()
+            raise ConfigError(
+                f'--pca: {first_few(there)} is there already: choose another folder, '
+                'or overwrite it with --overwrite'
+            )
     if file.resumed:
         log(f'{file.resumed} of {len(names)} images were done before')
     start = time.monotonic()
@@ -553,7 +563,7 @@ def embed_files(
     seconds = time.monotonic() - start
     pictures = []
     if pca and file.names:
-        pictures = _draw(embedder, file, drawn, files, pca)
+        pictures = _draw(embedder, file, drawn, files, targets)
     names, skipped = file.names, file.skipped
     return Embedded(file.finish(), names, skipped, file.resumed, seconds, pictures)
 
@@ -658,8 +668,32 @@ class _Files(Dataset):
             return None, reason
 
 
+def _picture_files(files: dict[str, str], folder: str) -> dict[str, Path]:
+    """Name the picture of each image.
+
+    Raises:
+        ConfigError: If a picture would replace an image.
+    """
+    names = distinct_names(list(files.values()), list(files))
+    targets = {
+        name: Path(folder, f'{target}.png') for name, target in zip(files, names)
+    }
+    images = {osp.realpath(file) for file in files.values()}
+    lost = [str(path) for path in targets.values() if osp.realpath(path) in images]
+    if lost:
+        raise ConfigError(
+            f'--pca {str(folder)!r}: pictures would replace images, such as '
+            f'{lost[0]!r}: choose another folder'
+        )
+    return targets
+
+
 def _draw(
-    embedder: Embedder, file: FeatureFile, key: str, files: dict[str, str], folder: str
+    embedder: Embedder,
+    file: FeatureFile,
+    key: str,
+    files: dict[str, str],
+    targets: dict[str, Path],
 ) -> list[str]:
     """Draw the patch features of all images in the colors of one basis."""
     # matplotlib is slow to import.
@@ -670,14 +704,11 @@ def _draw(
     )
 
     basis = fit_pca_basis(_Repeated(lambda: file.maps(key)))
-    taken, written = set(), []
+    written = []
     for name, features in zip(file.names, file.maps(key)):
-        stem = osp.splitext(name)[0]
-        target = f'{stem}.png' if f'{stem}.png' not in taken else f'{name}.png'
-        taken.add(target)
         sample = embedder.inputs.load(files[name])
         image = embedder.inputs.picture(sample['inputs'])
-        path = Path(folder, target)
+        path = targets[name]
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pca_picture(image, pca_colors(features, basis))).save(path)
         written.append(str(path))

@@ -380,9 +380,8 @@ def import_pyarrow() -> Any:
 
 
 def _printable(name: str) -> str:
-    """Escape bytes of a name that are not UTF-8, and the ends of lines in it."""
-    name = name.encode(errors='backslashreplace').decode()
-    return name.replace('\n', '\\n').replace('\r', '\\r')
+    """Escape bytes of a name that are not UTF-8."""
+    return name.encode(errors='backslashreplace').decode()
 
 
 def _header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:

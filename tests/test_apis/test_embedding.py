@@ -4,6 +4,7 @@ import os
 import os.path as osp
 import signal
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -355,7 +356,7 @@ def test_pictures_of_all_images_share_one_basis(tmp_path, pictures, timm_weights
     Image.open(pictures[1]).save(folder / 'a.png')
     out = tmp_path / 'a.npz'
     done = embed_files(embedder, folder, out, ['mean'], pca=tmp_path / 'colors')
-    names = ['a.png', 'a.png.png', 'b.png', 'sub/a.png', 'sub/c.png']
+    names = ['a.jpg.png', 'a.png.png', 'b.png', 'sub/a.png', 'sub/c.png']
     assert done.pictures == [str(tmp_path / 'colors' / name) for name in names]
     with np.load(out) as found:
         assert 'patches' not in found
@@ -377,6 +378,29 @@ def test_pictures_of_all_images_share_one_basis(tmp_path, pictures, timm_weights
         found = np.asarray(Image.open(picture)).astype(int)
         assert found.shape == expected.shape
         assert np.abs(found - expected).max() <= 1
+
+
+def test_pictures_replace_nothing(tmp_path, pictures):
+    embedder = load_embedder(
+        trained.write(trained.segmentation(), tmp_path / 'a.pth'), device='cpu'
+    )
+    folder, colors = tmp_path / 'pictures', tmp_path / 'colors'
+    before = {path: path.read_bytes() for path in folder.rglob('*.*')}
+    (tmp_path / 'link').symlink_to(folder)
+    for target in (folder, tmp_path / 'link'):
+        with pytest.raises(ConfigError, match='pictures would replace images, such as'):
+            embed_files(
+                embedder, folder, tmp_path / 'a.npz', pca=target, overwrite=True
+            )
+    assert {path: path.read_bytes() for path in folder.rglob('*.*')} == before
+    first = embed_files(embedder, folder, tmp_path / 'a.npz', pca=colors).pictures
+    Path(first[0]).write_text('mine')
+    with pytest.raises(ConfigError, match='--pca: .* is there already: choose another'):
+        embed_files(embedder, folder, tmp_path / 'b.npz', pca=colors)
+    assert Path(first[0]).read_text() == 'mine'
+    assert not list(tmp_path.glob('b.npz*'))
+    embed_files(embedder, folder, tmp_path / 'b.npz', pca=colors, overwrite=True)
+    assert Image.open(first[0]).format == 'PNG'
 
 
 def test_mixed_precision_and_workers(tmp_path, pictures, timm_weights):

@@ -101,7 +101,7 @@ def find_files(inputs: Sequence[str], out: str | None = None) -> Found:
             f'the folder of the output, {out!r}'
         )
     paths, names = zip(*unique.values())
-    named = _distinct(paths, names)
+    named = distinct_names(paths, names)
     return Found([InputFile(*pair) for pair in zip(paths, named)], dict(left_out))
 
 
@@ -138,10 +138,17 @@ def _is_in(path: str, folder: str) -> bool:
     return osp.realpath(path).startswith(osp.join(osp.realpath(folder), ''))
 
 
-def _distinct(paths: Sequence[str], below: Sequence[str]) -> list[str]:
+def distinct_names(paths: Sequence[str], below: Sequence[str]) -> list[str]:
     """Make names without an ending that differ, whatever their capitals.
 
     What is written for one file is not the folder of what is written for another.
+
+    Args:
+        paths (Sequence[str]): The files.
+        below (Sequence[str]): Path of each file below a folder, with its ending.
+
+    Returns:
+        list[str]: The names.
     """
     levels = [0] * len(paths)
     while True:
