@@ -12,7 +12,7 @@ from helpers import trained
 from PIL import Image
 
 from mmmaskdistill.apis import load_model
-from mmmaskdistill.apis.inference import videos
+from mmmaskdistill.apis.inference import predicting, videos
 
 
 @pytest.fixture(scope='module')
@@ -171,6 +171,19 @@ def test_broken_files_are_named_and_skipped(predict, data, tmp_path, capsys):
     written = files_in(out / 'labels')
     assert {'b.png', 'sub/a.png', 'other/a.png', 'a.jpg.png'} <= set(written)
     assert 'broken.png' not in written and 'sub/empty.png' not in written
+
+
+def test_a_file_that_vanishes_is_skipped(tool, predict, data, tmp_path, monkeypatch):
+    write = predicting.write_labels
+
+    def vanish(labels, path, palette):
+        write(labels, path, palette)
+        (data / 'b.bmp').unlink(missing_ok=True)
+
+    monkeypatch.setattr(predicting, 'write_labels', vanish)
+    with pytest.raises(SystemExit, match='1 of 2 files were skipped: cannot load the'):
+        predict('segmentation', data / 'b.bmp', data / 'a.png', '--out', tmp_path / 'o')
+    assert files_in(tmp_path / 'o/overlay') == ['a.jpg']
 
 
 def test_what_is_there_already_is_kept_unless_asked(predict, data, tmp_path, capsys):

@@ -61,6 +61,26 @@ class ImageLoader:
         results['ori_shape'] = results['img_shape']
         return results
 
+    def picture(self, image: Any) -> np.ndarray:
+        """Turn an image into a picture that can be shown, see :func:`as_picture`.
+
+        Args:
+            image (Any): A path, a PIL image or an array.
+
+        Returns:
+            ndarray: [H, W, 3] uint8 RGB. A file that mmcv loads is shown as mmcv loads
+            it, which may ignore the EXIF orientation.
+        """
+        is_file = isinstance(image, (str, os.PathLike))
+        if not (is_file and isinstance(self.step, LoadImageFromFile)):
+            return as_picture(image)
+        loaded = self._from_file(os.fspath(image), {})['img']
+        if self.step.to_float32:
+            loaded = loaded.clip(0, 255).astype(np.uint8)
+        if loaded.ndim == 3 and loaded.shape[2] >= 3:
+            loaded = loaded[..., 2::-1]  # BGR
+        return as_picture(loaded)
+
     def _from_file(self, path: str, results: dict) -> dict:
         results['img_path'] = path
         try:

@@ -264,8 +264,9 @@ class LoadedModel:
         if probabilities:
             mean = _probabilities(sample) if mean is None else mean
             mean = mean.float().cpu().numpy()
+        reader = self.preprocessing.load.picture
         return lambda image: Segmentation(
-            labels, mean, self.classes, self.palette, image
+            labels, mean, self.classes, self.palette, image, reader
         )
 
     def _features(self, data: dict) -> list[Callable]:

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from mmmaskdistill.compat.atomic_files import open_atomically
+from mmmaskdistill.datasets.image_files import UnreadableImage
 from mmmaskdistill.errors import ConfigError, first_few
 
 from .files import InputFile
@@ -166,8 +167,13 @@ class _Run:
         paths = [file.path for file in files]
         results = self.model.stream(paths, skip=self._leave_out, **self.settings)
         for file, result in zip(files, results):
-            if result is not None:
+            if result is None:
+                continue
+            try:
                 self.writer.write(file, result)
+            except UnreadableImage as error:  # It was there a moment ago.
+                self._leave_out(file.path, error)
+            else:
                 self._count()
 
     def predict_tiles(self, file: InputFile):

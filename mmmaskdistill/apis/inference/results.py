@@ -1,6 +1,6 @@
 """What a trained model says about an image."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ class Segmentation:
         classes (tuple[str, ...] | None): Names of the C classes, if they are known.
         palette (list[list[int]]): RGB color of each class, 0 to 255.
         source (Any): The image that was given: its path, a PIL image or an array.
+        reader (Callable): Makes a picture [H, W, 3] uint8 RGB of it.
     """
 
     labels: np.ndarray
@@ -29,6 +30,7 @@ class Segmentation:
     classes: tuple[str, ...] | None
     palette: list[list[int]]
     source: Any = field(default=None, repr=False)
+    reader: Callable[[Any], np.ndarray] = field(default=as_picture, repr=False)
 
     def colors(self) -> np.ndarray:
         """Color the labels.
@@ -59,7 +61,7 @@ class Segmentation:
         """
         if not 0 <= opacity <= 1:
             raise ValueError(f'opacity={opacity}: expected 0 to 1')
-        picture = as_picture(self.source)
+        picture = self.reader(self.source)
         mixed = picture * np.float32(1 - opacity) + self.colors() * np.float32(opacity)
         return np.rint(mixed).astype(np.uint8)
 

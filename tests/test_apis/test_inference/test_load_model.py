@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import tiny, trained
+from mmcv.transforms import LoadImageFromFile
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
@@ -69,6 +70,31 @@ def test_overlays_and_shares_are_of_the_labels(segmentor, folder):
         assert share == (result.labels == i).mean()
     with pytest.raises(ValueError, match='opacity=2: expected 0 to 1'):
         result.overlay(2)
+
+
+@pytest.mark.parametrize(
+    'load',
+    [
+        dict(),
+        dict(color_type='color_ignore_orientation'),
+        dict(color_type='unchanged'),
+        dict(imdecode_backend='pillow', to_float32=True),
+    ],
+)
+def test_overlays_lie_over_what_the_model_sees(tmp_path, load):
+    config = trained.segmentation(load=dict(trained.LOAD, **load))
+    model = load_model(trained.write(config, tmp_path / 'a.pth'), device='cpu')
+    colors = np.arange(48, dtype=np.uint8).reshape(4, 4, 3) * 5
+    image = Image.fromarray(colors).resize((60, 40), Image.NEAREST)
+    for orientation in (3, 6):
+        exif = Image.Exif()
+        exif[0x112] = orientation
+        image.save(tmp_path / 'a.png', exif=exif)
+        result = model.predict(tmp_path / 'a.png')
+        step = LoadImageFromFile(**load)
+        seen = step(dict(img_path=str(tmp_path / 'a.png')))['img'][..., ::-1]
+        assert result.overlay(0).shape[:2] == result.labels.shape
+        np.testing.assert_array_equal(result.overlay(0), seen)
 
 
 def test_a_classifier_scores_its_classes(classifier, folder):
