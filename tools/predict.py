@@ -241,6 +241,8 @@ def main() -> None:
     except torch.OutOfMemoryError as error:
         batch = args.batch_size or 1
         fail(f'{error}: set a smaller --batch-size (now {batch}), or --amp')
+    except KeyboardInterrupt:
+        fail('stopped; --existing skip goes on with the files that are missing')
     except OSError as error:
         fail(f'cannot write to {args.out!r}: {error}')
     if done.skipped:

@@ -7,7 +7,7 @@
 # segmentor predicts a photograph that no training has seen. It ends with a table and
 # pictures.
 #
-#   bash tools/quickstart.sh [--full | --tiny] [--seeds N]
+#   bash tools/quickstart.sh [--full | --tiny] [--seeds N] [--out DIR] [--no-install]
 #   bash tools/quickstart.sh --seeds 3
 #
 # Options:
@@ -17,12 +17,15 @@
 #               works; the resulting numbers mean nothing
 #   --seeds N   repeat segmentation and classification with the seeds 0 to N - 1
 #               (default: 1)
+#   --out DIR   write to the folder DIR instead of work_dirs/quickstart
+#   --no-install  use the environment of the interpreter PYTHON as it is, for example
+#               on a machine without a network
 #
 # The environment variable PYTHON names the interpreter that the virtual
 # environment .venv is made with (default: python3). The script needs bash 4.4 or
 # newer.
 #
-# Results are written to work_dirs/quickstart, with --full to
+# Without --out, results are written to work_dirs/quickstart, with --full to
 # work_dirs/quickstart_full, with --tiny to work_dirs/quickstart_tiny. A second
 # run skips the steps that are finished. Pre-training that was stopped continues
 # after its last full epoch.
@@ -33,10 +36,17 @@ usage() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' tools/quickstart.sh; }
 
 SIZE=default
 SEEDS=1
+DIR=
+INSTALL=yes
 while [ $# -gt 0 ]; do
     case $1 in
         --full | --tiny) SIZE=${1#--} ;;
         --seeds) SEEDS=${2:-}; [ $# -eq 1 ] || shift ;;
+        --out)
+            DIR=${2:-}
+            [ -n "$DIR" ] || { echo "error: --out takes a folder" >&2; exit 2; }
+            shift ;;
+        --no-install) INSTALL=no ;;
         -h | --help) usage; exit ;;
         *) echo "error: unknown argument '$1'" >&2; usage >&2; exit 2 ;;
     esac
@@ -48,8 +58,10 @@ case $SEEDS in
         exit 2 ;;
 esac
 
-DIR=work_dirs/quickstart
-[ $SIZE = default ] || DIR=${DIR}_$SIZE
+if [ -z "$DIR" ]; then
+    DIR=work_dirs/quickstart
+    [ $SIZE = default ] || DIR=${DIR}_$SIZE
+fi
 DATA=("$DIR/data")
 PRETRAIN=()
 SEGMENT=()
@@ -68,17 +80,21 @@ esac
 export MMMASKDISTILL_QUICKSTART=$DIR
 mkdir -p "$DIR"
 
-VENV=.venv
-wanted="$("${PYTHON:-python3}" --version) \
+if [ $INSTALL = no ]; then
+    export PYTHON=${PYTHON:-python3}
+else
+    VENV=.venv
+    wanted="$("${PYTHON:-python3}" --version) \
 $(cat setup.py pyproject.toml mmmaskdistill/version.py | cksum)"
-if [ "$(cat $VENV/installed 2> /dev/null)" != "$wanted" ]; then
-    echo "Installing into $VENV (only once; several gigabytes with PyTorch)"
-    "${PYTHON:-python3}" -m venv --clear $VENV
-    $VENV/bin/python -m pip install --upgrade pip
-    $VENV/bin/python -m pip install -e '.[lite,demo]'
-    echo "$wanted" > $VENV/installed
+    if [ "$(cat $VENV/installed 2> /dev/null)" != "$wanted" ]; then
+        echo "Installing into $VENV (only once; several gigabytes with PyTorch)"
+        "${PYTHON:-python3}" -m venv --clear $VENV
+        $VENV/bin/python -m pip install --upgrade pip
+        $VENV/bin/python -m pip install -e '.[lite,demo]'
+        echo "$wanted" > $VENV/installed
+    fi
+    export PYTHON=$VENV/bin/python
 fi
-export PYTHON=$VENV/bin/python
 
 # stage NAME TITLE INPUTS COMMAND...
 #

@@ -132,6 +132,28 @@ def check_worst(args: argparse.Namespace, item: str | None) -> None:
         )
 
 
+def make_folders(args: argparse.Namespace, item: str | None) -> None:
+    """Make the folders that are written to; exit if that is impossible.
+
+    A test may take long, and such a mistake should not show up at its end.
+
+    Args:
+        args (argparse.Namespace): The command line.
+        item (str | None): What is written to ``--out``, see :func:`out_item`.
+    """
+    folders = [args.show_dir, args.out if item == 'label_maps' else None]
+    files = [args.out if item in ('metrics', 'pred') else None]
+    if args.confusion:
+        a_file = args.confusion.lower().endswith(('.png', '.csv'))
+        (files if a_file else folders).append(args.confusion)
+    folders += [osp.dirname(osp.abspath(path)) for path in files if path]
+    for folder in filter(None, folders):
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            fail(f'cannot write to {folder!r}: {error.strerror}')
+
+
 def main() -> None:
     """Check the command line and the config, then evaluate."""
     args = arguments()
@@ -176,6 +198,7 @@ def main() -> None:
         if findings.warnings and is_first_process():
             print(findings.framed(), flush=True)
         findings.raise_errors()
+        make_folders(args, item)
         runner = configs.build_runner(cfg)
         report = testing.collect(
             runner,

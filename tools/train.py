@@ -62,6 +62,7 @@ def main() -> None:
     from mmmaskdistill.apis import checks, configs
     from mmmaskdistill.errors import CheckpointError, ConfigError
 
+    cfg = {}
     try:
         cfg = configs.load_config(
             args.config, args.cfg_options, args.work_dir, args.launcher

@@ -54,7 +54,7 @@ def load_config(
         raise ConfigError(
             f'config {path!r} or a file that it inherits from is missing: {error}'
         ) from error
-    except (SyntaxError, NameError, LookupError, TypeError, AttributeError) as error:
+    except Exception as error:  # A config is Python, and may raise anything.
         raise ConfigError(
             f'config {path!r} cannot be read: {type(error).__name__}: '
             f'{first_line(error)}'

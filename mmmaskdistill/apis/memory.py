@@ -7,6 +7,7 @@ storage that an operator makes is entered in a ledger, and leaves it when it is 
 
 import copy
 import functools
+import inspect
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -126,20 +127,30 @@ def predict_memory(
         Memory: The prediction.
 
     Raises:
-        ConfigError: If the model is neither a MaskDistill nor a classifier nor a
-            segmentor, or if its loss depends on values, so that shapes do not tell its
-            memory.
+        ConfigError: If the config does not train a MaskDistill, a classifier or a
+            segmentor, if the batch size or ``with_cp`` is missing, or if the loss
+            depends on values, so that shapes do not tell its memory.
     """
     cfg = copy.deepcopy(cfg)
-    batch = batch or cfg.train_dataloader.batch_size
+    backbone, optimizer = cfg.model.get('backbone'), cfg.get('optim_wrapper')
+    if backbone is None or optimizer is None:
+        raise ConfigError(
+            f'the config has no {"optim_wrapper" if backbone else "model.backbone"}: '
+            'expected a config that trains a model with a backbone'
+        )
+    batch = batch or cfg.get('train_dataloader', {}).get('batch_size')
+    if batch is None:
+        raise ConfigError('train_dataloader has no batch_size: give one')
     precision = precision or recipe_precision(cfg)
-    backbone = cfg.model.backbone
     if 'drop_path_rate' in backbone:
         backbone.drop_path_rate = 0.0
     if with_cp is not None:
-        backbone.with_cp = with_cp
+        if with_cp and not takes_with_cp(cfg):
+            raise ConfigError(f'the backbone {backbone.type} has no with_cp')
+        if takes_with_cp(cfg):
+            backbone.with_cp = with_cp
     model = build_without_values(cfg)
-    accumulate = cfg.get('optim_wrapper', {}).get('accumulative_counts', 1)
+    accumulate = optimizer.get('accumulative_counts', 1)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, empty_caches():
         teacher = getattr(model, 'teacher', None)
         others = teacher if teacher and not teacher.follows_student else None
@@ -166,16 +177,32 @@ def predict_memory(
                 'shapes'
             ) from error
     gradients = sum(p.numel() * p.element_size() for p in trained)
-    copies = sum('EMAHook' in hook['type'] for hook in cfg.get('custom_hooks') or [])
-    optimizer = sum(p.numel() for p in trained) * state_bytes(cfg.optim_wrapper)
+    hooks = cfg.get('custom_hooks') or []
+    copies = sum('EMAHook' in str(hook['type']) for hook in hooks)
+    state = sum(p.numel() for p in trained) * state_bytes(optimizer)
     return Memory(
         parameters=static,
         teacher=frozen,
-        optimizer=optimizer + copies * static,
+        optimizer=state + copies * static,
         gradients=gradients,
         activations=kept.total,
         step=max(ledger.peak, gradients),
         batch=batch,
+    )
+
+
+def takes_with_cp(cfg: Config) -> bool:
+    """Tell whether a config's backbone has gradient checkpointing by ``with_cp``.
+
+    Args:
+        cfg (Config): The config.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    kind = cfg.model.backbone.type
+    kind = MODELS.get(kind) if isinstance(kind, str) else kind
+    return any(
+        'with_cp' in inspect.signature(cls.__init__).parameters
+        for cls in getattr(kind, '__mro__', ())
     )
 
 
@@ -223,13 +250,13 @@ def training_step(
         # mmseg's accuracy, which is only logged, depends on values.
         stack.enter_context(patch.object(decode_head, 'accuracy', _no_accuracy))
         stack.enter_context(patch.object(linear, '_ONEDNN', None))
-        if dtype is not None:
-            stack.enter_context(torch.autocast('cpu', dtype))
-            stack.enter_context(_CudaAutocast())
-        with kept or nullcontext():
-            losses = model.loss(**make_batch())
-            loss = sum(_scalars(losses))
-    loss.backward()
+        with ExitStack() as forward:
+            if dtype is not None:
+                forward.enter_context(torch.autocast('cpu', dtype))
+                forward.enter_context(_CudaAutocast())
+            forward.enter_context(kept or nullcontext())
+            loss = sum(_scalars(model.loss(**make_batch())))
+        loss.backward()
 
 
 def random_batch(cfg: Config, model: nn.Module, batch: int, masked: float) -> dict:
@@ -343,9 +370,10 @@ class Ledger(TorchDispatchMode):
 
 
 class KeptBytes(torch.autograd.graph.saved_tensors_hooks):
-    """Count the bytes that forward passes keep for their backward passes.
+    """Count the bytes that a forward pass keeps for its backward pass.
 
-    A storage counts once. Parameters and buffers do not count.
+    A storage counts once, if it is still there when the ``with`` statement ends.
+    Parameters and buffers do not count.
 
     Args:
         *models (nn.Module | None): The models whose tensors do not count.
@@ -356,19 +384,22 @@ class KeptBytes(torch.autograd.graph.saved_tensors_hooks):
 
     def __init__(self, *models: nn.Module | None):
         own = {_key(tensor) for model in models for tensor in _tensors(model)}
-        self._sizes = {}
+        self.total = 0
+        self._sizes = sizes = {}
 
         def pack(tensor: Tensor) -> Tensor:
-            if _key(tensor) not in own:
-                self._sizes[_key(tensor)] = tensor.untyped_storage().nbytes()
+            storage = tensor.untyped_storage()
+            key = storage._cdata
+            if key not in own and key not in sizes:
+                sizes[key] = storage.nbytes()
+                weakref.finalize(storage, sizes.pop, key, None)
             return tensor
 
         super().__init__(pack, lambda tensor: tensor)
 
-    @property
-    def total(self) -> int:
-        """Sum of the bytes so far."""
-        return sum(self._sizes.values())
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        self.total = sum(self._sizes.values())
 
 
 class _CudaAutocast(TorchFunctionMode):
@@ -456,7 +487,11 @@ def _make_fake(model: nn.Module, mode: FakeTensorMode):
 def _sides(cfg: Config) -> tuple[int, int]:
     """Return height and width of the images that a config trains with."""
     preprocessor = cfg.model.get('data_preprocessor') or {}
-    sides = preprocessor.get('size') or cfg.model.backbone.get('img_size', 224)
+    sides = (
+        preprocessor.get('size')
+        or cfg.model.backbone.get('img_size')
+        or cfg.get('crop_size', 224)
+    )
     return (sides, sides) if isinstance(sides, int) else tuple(sides)
 
 

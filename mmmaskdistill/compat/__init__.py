@@ -31,6 +31,7 @@ from . import (  # noqa: E402
     ohem_loss,
     package_paths,
     safe_loading,
+    window_batches,
 )
 
 for module in (
@@ -54,5 +55,6 @@ for module in (
     gloo,
     color_transforms,
     averaged_scores,
+    window_batches,
 ):
     module.apply()

@@ -111,7 +111,9 @@ class FoundImages(NamedTuple):
 
     def describe(self) -> str:
         """Say in one line how many images there are and what was left out."""
-        line = f'{len(self.files)} images ({_counts(count_endings(self.files))})'
+        count = len(self.files)
+        counts = _counts(count_endings(self.files))
+        line = f'{count} image{"s" * (count != 1)} ({counts})'
         if self.left_out:
             line += f'; left out: {_counts(self.left_out)}'
         return line

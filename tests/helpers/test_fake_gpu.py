@@ -3,7 +3,10 @@ import torch
 from helpers.fake_gpu import HostStop, StaticShapes
 from torch import nn
 
-from mmmaskdistill.models.layers.relative_position import relative_position_index
+from mmmaskdistill.models.layers.relative_position import (
+    _cached_index,
+    relative_position_index,
+)
 
 
 @pytest.fixture
@@ -85,7 +88,7 @@ def test_line_of_the_package_is_reported_and_its_caches_are_emptied(fake_gpu):
         relative_position_index(grid, torch.device('cuda:0'))
     (line,) = fake_gpu.waiting_copies
     assert line.startswith('mmmaskdistill/models/layers/relative_position.py:')
-    assert relative_position_index.cache_info().currsize == 0
+    assert _cached_index.cache_info().currsize == 0
     assert torch.equal(relative_position_index(grid, torch.device('cpu')), real)
 
 

@@ -10,6 +10,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import checkpoint
 from mmpretrain.models import AverageClsScoreTTA
 from mmseg.datasets import PhotoMetricDistortion
+from mmseg.models.backbones.swin import ShiftWindowMSA
 from mmseg.models.losses import DiceLoss, OhemCrossEntropy, cross_entropy_loss
 
 from mmmaskdistill.compat import (
@@ -31,6 +32,7 @@ from mmmaskdistill.compat import (
     ohem_loss,
     package_paths,
     safe_loading,
+    window_batches,
 )
 
 
@@ -51,6 +53,7 @@ def patched_functions():
         AverageClsScoreTTA._merge_single_sample,
         DiceLoss.forward,
         OhemCrossEntropy.forward,
+        ShiftWindowMSA.window_reverse,
     )
 
 
@@ -76,6 +79,7 @@ def test_applying_the_patches_again_changes_nothing():
         gloo,
         color_transforms,
         averaged_scores,
+        window_batches,
     ):
         module.apply()
     assert patched_functions() == before

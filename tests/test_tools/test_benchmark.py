@@ -18,6 +18,7 @@ FIGURES = {
     'images_per_second',
     'flops',
     'share_of_product_rate',
+    'share_of_peak_rate',
     'peak_bytes',
     'state_bytes',
 }
@@ -165,7 +166,74 @@ def test_side_that_runs_out_of_memory_has_no_point(figures, tmp_path, monkeypatc
     small, great = result['sweeps']['size']
     assert set(small['sides']) == {'ours', 'timm'}
     assert set(great['sides']) == {'ours'}
+    assert small['left_out'] == {} and great['left_out'] == dict(timm='out of memory')
     assert (tmp_path / 'sweep.png').is_file()
+
+
+def test_sweep_ends_where_all_sides_fit(figures, monkeypatch):
+    limited, calls = measure.limited_memory, []
+
+    @contextmanager
+    def limit():
+        calls.append(1)
+        with limited():
+            # The second call is timm's at the first batch size.
+            if len(calls) == 2:
+                torch.empty(2**45)
+            yield
+
+    monkeypatch.setattr(measure, 'limited_memory', limit)
+    words = (
+        '--against',
+        'timm',
+        '--depth',
+        '1',
+        '--img-size',
+        '32',
+        '--sweep',
+        'batch',
+    )
+    words += ('--batches', '4', '2', '1', '--until-all-fit')
+    points = figures('finetune', *TINY, *words)['sweeps']['batch']
+    assert [(p['batch'], sorted(p['sides'])) for p in points] == [
+        (4, ['ours']),
+        (2, ['ours', 'timm']),
+    ]
+
+
+def test_compiled_sides_are_left_out_only_if_they_do_not_compile(figures, monkeypatch):
+    """The operations are those of the same step without compilation."""
+
+    @torch._dynamo.register_backend(name='breaks')
+    def breaks(graph, inputs):
+        raise NotImplementedError('not today')
+
+    words = (
+        '--depth',
+        '1',
+        '--img-size',
+        '32',
+        '--against',
+        'timm',
+        '--adamw',
+        'fused',
+    )
+    plain = figures('finetune', *TINY, *words)
+    compiled = figures('finetune', *TINY, *words, '--compile', 'aot_eager')
+    assert plain['left_out'] == compiled['left_out'] == {}
+    for name in ('ours', 'timm'):
+        flops = [result['sides'][name]['flops'] for result in (plain, compiled)]
+        assert flops[0] == flops[1]
+    try:
+        broken = figures('finetune', *TINY, *words, '--compile', 'breaks')
+    finally:
+        torch._dynamo.reset()
+    assert broken['sides'] == {}
+    assert set(broken['left_out']) == {'ours', 'timm'}
+    reason = broken['left_out']['timm']
+    assert reason.startswith('does not compile: BackendCompilerFailed') and (
+        'not today' in reason
+    )
 
 
 def test_amp_changes_both_sides(figures):

@@ -108,6 +108,7 @@ def test_only_usable_files_are_listed(tool, data, capsys):
     assert f"left out: '{data / 'rgb/1.jpg'}': " in said
     assert f"left out: '{data / 'rgb/2.jpg'}': has no label" in said
     assert 'validation 1 of 3 labeled images, chosen by their names' in said
+    assert 'with 1 image for validation, the metrics depend on chance' in said
     assert (out / 'labeled.txt').read_text().split() == ['0.jpg', '3.jpg', '4.jpg']
     cfg = load_config(str(out / 'segment.py'), ['model.backbone.init_cfg=None'])
     assert not checks.check(cfg).errors
@@ -172,7 +173,7 @@ def test_a_budget_is_measured(tool, data, capsys, monkeypatch):
     monkeypatch.setattr(timing, 'STEPS', 1)
     out = start(tool, data, 'rgb', '--minutes', 0.001, epochs=None)
     said = capsys.readouterr().out
-    assert 'pre-training    1 steps of 5 images, 1 times 5 images, about' in said
+    assert 'pre-training    1 step of 5 images, 1 times 5 images, about' in said
     assert 'measured here' in said and 'random weights' not in said
     assert Config.fromfile(out / 'pretrain.py').train_cfg.max_epochs == 1
 

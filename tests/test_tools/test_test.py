@@ -160,18 +160,32 @@ def test_two_processes_write_what_one_writes(tool, run, segmentor, workspace):
     assert len(list(folder.glob('*.p*'))) == 2  # no part is left
 
 
+NO_METRIC = 'the images of test_dataloader have no labels, so there is no metric to'
+# What the data set is changed to, and the error if metrics are asked for.
 NO_LABELS = {
-    'no folder is named': "data_prefix=dict(_delete_=True, img_path='images')",
-    'the folder does not exist': "data_prefix=dict(seg_map_path='none')",
-    'the folder has no label': "data_prefix=dict(seg_map_path='classes')",
-    'the labels are not loaded': "pipeline=[dict(type='LoadImageFromFile'), "
-    "dict(type='Resize', scale=(64, 64)), dict(type='PackSegInputs')]",
+    'no folder is named': (
+        "data_prefix=dict(_delete_=True, img_path='images')",
+        NO_METRIC,
+    ),
+    'the folder does not exist': (
+        "data_prefix=dict(seg_map_path='none')",
+        'data not found: ',
+    ),
+    'the folder has no label': (
+        "data_prefix=dict(seg_map_path='classes')",
+        '16 of 16 labels of test_dataloader.dataset do not exist: ',
+    ),
+    'the labels are not loaded': (
+        "pipeline=[dict(type='LoadImageFromFile'), "
+        "dict(type='Resize', scale=(64, 64)), dict(type='PackSegInputs')]",
+        NO_METRIC,
+    ),
 }
 
 
-@pytest.mark.parametrize('dataset', NO_LABELS.values(), ids=NO_LABELS)
+@pytest.mark.parametrize('dataset, message', NO_LABELS.values(), ids=NO_LABELS)
 def test_label_maps_need_no_labels(
-    tool, segmentor, workspace, capsys, dataset, tmp_path
+    tool, segmentor, workspace, capsys, dataset, message, tmp_path
 ):
     (workspace / 'no_labels.py').write_text(
         f"_base_ = 'segment.py'\ntest_dataloader = dict(dataset=dict({dataset}))"
@@ -189,10 +203,7 @@ def test_label_maps_need_no_labels(
     with pytest.raises(SystemExit) as error:
         tool('test.py', 'no_labels.py', *args, 'metrics.json')
     text = str(error.value)
-    assert text.startswith('error: ') and '\n' not in text
-    assert 'have no labels, so there is no metric to compute' in text or (
-        'data not found: ' in text
-    )
+    assert text.startswith(f'error: {message}') and '\n' not in text
 
 
 def test_predictions_without_labels_and_with_augmentation(
@@ -338,6 +349,10 @@ def test_invalid_arguments_end_with_a_one_line_error(tool, segmentor, classifier
         (
             "--confusion 'a.pdf' ends in '.pdf': give a .png file",
             ['classify.py', classifier, '--confusion', 'a.pdf'],
+        ),
+        (
+            "cannot write to '",
+            ['classify.py', classifier, '--confusion', 'segment.py/a/b.csv'],
         ),
         ('there is nothing to test', ['pretrain.py', classifier]),
         (

@@ -98,6 +98,7 @@ def print_memory(cfg: 'Config', args: argparse.Namespace) -> None:
         RESERVE,
         predict_memory,
         recipe_precision,
+        takes_with_cp,
     )
     from mmmaskdistill.errors import ConfigError
 
@@ -119,16 +120,16 @@ def print_memory(cfg: 'Config', args: argparse.Namespace) -> None:
         align='r',
     )
     try:
-        for batch in args.batch or [cfg.train_dataloader.batch_size]:
+        for batch in args.batch or [None]:
             for precision in args.precision or [recipe_precision(cfg)]:
-                for with_cp in (False, True):
+                for with_cp in (False, True)[: 1 + takes_with_cp(cfg)]:
                     memory = predict_memory(cfg, batch, precision, with_cp, args.masked)
                     need = memory.distributed_peak + RESERVE
                     fits = [f'{size} GB' for size in GPUS if need <= size * gib]
                     sizes = (*memory[:5], memory.peak, memory.distributed_peak)
                     table.add_row(
                         [
-                            batch,
+                            memory.batch,
                             precision,
                             'yes' if with_cp else 'no',
                             *(f'{size / gib:.2f}' for size in sizes),

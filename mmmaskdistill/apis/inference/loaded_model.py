@@ -209,10 +209,10 @@ class LoadedModel:
                     groups = [[i] for i in group] + groups
                     continue
                 image, sample = batch[group[0]]
-                error = ConfigError(_failed(image, sample, error))
+                failed = ConfigError(_failed(image, sample, error))
                 if skip is None:
-                    raise error from error.__context__
-                skip(image, error)
+                    raise failed from error
+                skip(image, failed)
                 continue
             for i, result in zip(group, predicted):
                 results[i] = result(batch[i][0])

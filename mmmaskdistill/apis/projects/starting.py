@@ -25,6 +25,8 @@ from .settings import (
 from .timing import seconds_per_step
 
 MINUTES = dict(gpu=60, cpu=30)
+# So few images for validation are worth a warning.
+FEW = 5
 
 
 class Options(NamedTuple):
@@ -420,6 +422,11 @@ def look_at_labels(
             f'validation      {count} of {total} labeled images, chosen by their names '
             '(--val-share or --val-images change it)'
         )
+        if count < FEW:
+            labels.notes.append(
+                f'with {count} image{"s" * (count > 1)} for validation, the metrics '
+                'depend on chance: a larger --val-share, such as 0.3, takes more'
+            )
     else:
         say(f"validation      {count} labeled images in '{labels.split.val}'")
     say_warnings(labels.notes, say)

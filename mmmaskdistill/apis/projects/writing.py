@@ -377,7 +377,9 @@ def _seg_loader(
     split = [] if suffix is None else [f'        label_suffix={suffix!r},']
     split += [] if share is None else [f'        share={share:g},']
     split += [] if share is None else [f'        part={part!r},']
-    chosen = [f'        ann_file={project.place(names)},'] if names else []
+    chosen = []
+    if names:
+        chosen += [f'        ann_file={project.place(names)},  # the images to use']
     pipeline = 'train_pipeline' if part == 'train' else 'test_pipeline'
     batch = (
         [f'    batch_size={project.settings.seg_batch},  # at least 2']

@@ -36,6 +36,7 @@ from ..layers import (
     resize_position_embedding,
     select,
 )
+from ..layers.memory_saving import keeps_for_backward
 from .student import Student
 
 ARCHS = {
@@ -324,7 +325,7 @@ class MaskDistillViT(FitsCheckpoints, Student):
                     f'{grid[0]} x {grid[1]} patches of {len(x)} images'
                 )
             x = torch.where(mask[..., None], self.mask_token, x)
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1)
         if self.pos_embed is not None:
             x = x + resize_position_embedding(self.pos_embed, self.grid, grid)
         return x, grid
@@ -334,7 +335,7 @@ class MaskDistillViT(FitsCheckpoints, Student):
         if self.rel_pos_bias is None:
             return None
         bias = self.rel_pos_bias(grid)
-        if torch.is_grad_enabled() and self._way(bias) == 'gather':
+        if keeps_for_backward() and self._way(bias) == 'gather':
             return gather_gradients(bias)
         return bias
 
@@ -374,6 +375,8 @@ class MaskDistillViT(FitsCheckpoints, Student):
             list[tuple[Draw | None, Draw | None]]: The ``draws`` of each block.
         """
         rates = [rate if b.training else 0.0 for b, rate in zip(blocks, rates)]
+        if not any(rates):
+            return [(None, None)] * len(rates)
         draws = draw_drop_path(
             np.repeat(rates, 2).tolist(), len(tokens), tokens.device, self._compiled
         )

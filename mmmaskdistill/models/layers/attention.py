@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention_kernels import trained_attention
-from .memory_saving import split_heads
+from .memory_saving import join_heads, split_heads
 from .relative_position import (
     look_up,
     relative_position_index,
@@ -120,7 +120,7 @@ class Attention(nn.Module):
             )
         q, k, v = split_heads(projected, self.num_heads)
         x = F.scaled_dot_product_attention(q, k, v)  # [B, heads, M, d]
-        return x.transpose(1, 2).flatten(2)
+        return join_heads(x)
 
     def weights(
         self, x: Tensor, grid: tuple[int, int], shared_bias: Tensor | None = None

@@ -29,7 +29,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .memory_saving import _rows, biased_attention, split_heads
+from .memory_saving import (
+    _rows,
+    biased_attention,
+    keeps_for_backward,
+    split_heads,
+)
 from .relative_position import look_up
 
 WAYS = ('recompute', 'gather', 'efficient', 'flex')
@@ -110,7 +115,7 @@ def trained_attention(
         Tensor: [B, M, D], the outputs of all heads side by side.
     """
     # The gradient of a bias decides which kernels can serve.
-    if torch.is_grad_enabled() and bias.requires_grad:
+    if keeps_for_backward() and bias.requires_grad:
         if way == 'auto':
             keys = projected[-1]
             compiled = torch.compiler.is_compiling()
@@ -201,12 +206,16 @@ def flexible_attention(
     return out.transpose(1, 2).flatten(2)
 
 
-@cache
 def _flex_attention(compiled: bool) -> Callable:
     """Return FlexAttention, compiled by itself unless a compiled block calls it."""
     from torch.nn.attention.flex_attention import flex_attention  # a slow import
 
-    return flex_attention if compiled else torch.compile(flex_attention)
+    return flex_attention if compiled else _compiled(flex_attention)
+
+
+@cache
+def _compiled(function: Callable) -> Callable:
+    return torch.compile(function)
 
 
 # The other ways are those of `biased_attention`.

@@ -57,7 +57,7 @@ def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
 def takes_onednn(x: Tensor, weight: Tensor) -> bool:
     """Return whether :func:`linear` calls oneDNN for ``x weight^T``.
 
-    It does so for float32 tensors on an AMD processor, outside autocast and
+    It does so for float32 tensors on an AMD processor, outside autocast, tracing and
     torch.compile, if torch is built with oneDNN and oneDNN is enabled.
 
     Args:
@@ -67,6 +67,7 @@ def takes_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
         _ONEDNN is not None
         and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
         and on_amd()
         and x.is_cpu
         and x.dtype == weight.dtype == torch.float32

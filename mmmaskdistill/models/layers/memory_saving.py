@@ -34,7 +34,8 @@ def biased_attention(
     torch's fused attention kernels cannot differentiate a bias on CPU, and on CUDA they
     need a copy of it for every sample. torch's plain attention keeps the attention
     matrices of all blocks for backward. Here the backward pass computes these matrices
-    again, for a few samples and heads at a time.
+    again, for a few samples and heads at a time. Where no gradient is asked for, and
+    while the model is traced or exported, plain operators compute the same.
 
     Args:
         projected (Sequence[Tensor]): The queries, keys and values of all heads, in this
@@ -53,7 +54,28 @@ def biased_attention(
     Returns:
         Tensor: [B, M, D], the outputs of all heads side by side.
     """
-    return _BiasedAttention.apply(num_heads, bias, queries, index, *projected)
+    if keeps_for_backward():
+        return _BiasedAttention.apply(num_heads, bias, queries, index, *projected)
+    if not is_recorded():
+        bias = bias.detach()
+    return _attend(num_heads, bias, queries, index, projected)
+
+
+def keeps_for_backward() -> bool:
+    """Tell whether the functions of this file prepare a backward pass of their own.
+
+    Only then do they need autograd functions, which no tracer or exporter understands.
+
+    Returns:
+        bool: False where gradients are disabled, under ``torch.jit.trace``, and under
+        ``torch.export`` and the ONNX exporters.
+    """
+    return torch.is_grad_enabled() and not is_recorded()
+
+
+def is_recorded() -> bool:
+    """Tell whether ``torch.jit.trace`` or an exporter records the operators."""
+    return torch.jit.is_tracing() or torch.compiler.is_exporting()
 
 
 def split_heads(projected: Sequence[Tensor], num_heads: int) -> list[Tensor]:
@@ -74,6 +96,23 @@ def split_heads(projected: Sequence[Tensor], num_heads: int) -> list[Tensor]:
     ]
 
 
+def join_heads(x: Tensor) -> Tensor:
+    """Put the outputs of all heads side by side.
+
+    Args:
+        x (Tensor): Outputs of attention, [B, heads, M, d].
+
+    Returns:
+        Tensor: [B, M, D].
+    """
+    x = x.transpose(1, 2)
+    if torch.compiler.is_exporting():
+        # The ONNX exporter replaces attention by operators whose result lies in memory
+        # in another order, of which it cannot make a view.
+        x = x.clone(memory_format=torch.contiguous_format)
+    return x.flatten(2)
+
+
 def _rows(bias: Tensor, queries: Tensor | None) -> Tensor:
     """Select the rows of a bias that belong to the queries.
 
@@ -85,6 +124,27 @@ def _rows(bias: Tensor, queries: Tensor | None) -> Tensor:
         Tensor: [..., heads, M, N], or ``bias`` itself for all tokens.
     """
     return bias if queries is None else bias[:, queries].movedim(0, -3)
+
+
+def _attend(
+    num_heads: int,
+    bias: Tensor,
+    queries: Tensor | None,
+    index: Tensor | None,
+    projected: Sequence[Tensor],
+) -> Tensor:
+    """Compute the result of :func:`biased_attention` by torch's fused kernels.
+
+    They only accept a bias that is detached and has four dimensions.
+    """
+    q, k, v = split_heads(projected, num_heads)
+    if index is not None:
+        bias = look_up(bias, index)
+    mask = _rows(bias, queries).to(q.dtype)
+    out = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask if mask.ndim == 4 else mask[None]
+    )
+    return join_heads(out)
 
 
 class _BiasedAttention(torch.autograd.Function):
@@ -100,16 +160,7 @@ class _BiasedAttention(torch.autograd.Function):
         ctx.save_for_backward(bias, queries, index, *projected)
         ctx.num_heads = num_heads
         ctx.gather = None if torch.compiler.is_compiling() else _gather_node(bias)
-        q, k, v = split_heads(projected, num_heads)
-        # The fused kernels only accept a bias that is detached and has four dimensions.
-        bias = bias.detach()
-        if index is not None:
-            bias = look_up(bias, index)
-        mask = _rows(bias, queries).to(q.dtype)
-        out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask if mask.ndim == 4 else mask[None]
-        )
-        return out.transpose(1, 2).flatten(2)
+        return _attend(num_heads, bias.detach(), queries, index, projected)
 
     @staticmethod
     @once_differentiable
@@ -251,7 +302,8 @@ def recomputing_linear(
     f is a LayerNorm, a GELU or the identity. Apart from ``x``, backward only needs the
     parameters. Dtypes under autocast are those of the plain layers: the product is
     computed in autocast's dtype, and multiplying by ``scale`` promotes it to the dtype
-    of ``scale``.
+    of ``scale``. Where no gradient is asked for, and while the model is traced or
+    exported, plain operators compute the same.
 
     Args:
         x (Tensor): Inputs [..., C].
@@ -267,20 +319,41 @@ def recomputing_linear(
         Tensor: [..., D].
     """
     device = x.device.type
-    dtype = (
-        torch.get_autocast_dtype(device)
-        if torch.is_autocast_enabled(device)
-        else x.dtype
-    )
+    autocast = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
     norm_weight, norm_bias, eps = None, None, None
     if norm is not None:
         norm_weight, norm_bias, eps = norm.weight, norm.bias, norm.eps
         if norm_weight is not None:
             x = x.to(norm_weight.dtype)
+    arguments = x, weight, bias, scale, norm_weight, norm_bias, eps, gelu, dtype
+    keeps = keeps_for_backward()
+    if not keeps and not autocast:
+        return _scaled_linear(*arguments)
     with torch.autocast(device, enabled=False):
-        return _RecomputingLinear.apply(
-            x, weight, bias, scale, norm_weight, norm_bias, eps, gelu, dtype
-        )
+        return (_RecomputingLinear.apply if keeps else _scaled_linear)(*arguments)
+
+
+def _scaled_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    eps: float | None,
+    gelu: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Compute the result of :func:`recomputing_linear`, with the product in ``dtype``.
+
+    The LayerNorm's ``eps`` is None if there is no LayerNorm.
+    """
+    hidden = _prologue(x, norm_weight, norm_bias, eps, gelu)[0].to(dtype)
+    out = linear(hidden, weight.to(dtype), None if bias is None else bias.to(dtype))
+    if scale is None:
+        return out
+    return out.mul_(scale) if out.dtype == scale.dtype else out * scale
 
 
 class _RecomputingLinear(torch.autograd.Function):
@@ -299,11 +372,9 @@ class _RecomputingLinear(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight, bias, scale, norm_weight, norm_bias)
         ctx.eps, ctx.gelu, ctx.dtype = eps, gelu, dtype
-        hidden = _prologue(x, norm_weight, norm_bias, eps, gelu)[0].to(dtype)
-        out = linear(hidden, weight.to(dtype), None if bias is None else bias.to(dtype))
-        if scale is None:
-            return out
-        return out.mul_(scale) if out.dtype == scale.dtype else out * scale
+        return _scaled_linear(
+            x, weight, bias, scale, norm_weight, norm_bias, eps, gelu, dtype
+        )
 
     @staticmethod
     @once_differentiable

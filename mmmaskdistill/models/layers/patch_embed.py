@@ -1,5 +1,6 @@
 """Patch embedding of a ViT."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -35,4 +36,8 @@ class PatchEmbed(nn.Module):
         if bottom or right:
             x = F.pad(x, (0, right, 0, bottom))
         x = self.proj(x)  # [B, D, h, w]
-        return x.flatten(2).transpose(1, 2), tuple(x.shape[2:])
+        grid = tuple(x.shape[2:])
+        if torch.jit.is_tracing():
+            # A trace holds one grid. While it is recorded, sizes are tensors.
+            grid = tuple(map(int, grid))
+        return x.flatten(2).transpose(1, 2), grid

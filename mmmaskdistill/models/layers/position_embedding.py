@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .relative_position import has_symbols
+
 
 def resize_position_embedding(
     pos_embed: Tensor, source: tuple[int, int], target: tuple[int, int]
@@ -23,7 +25,9 @@ def resize_position_embedding(
     Returns:
         Tensor: [1, 1 + h'*w', D], in the dtype of ``pos_embed``.
     """
-    if source == target:
+    # While a model is exported for images of any size, the sides are symbols, which
+    # cannot be compared without losing this freedom.
+    if not has_symbols(target) and source == target:
         return pos_embed
     grid = pos_embed[:, 1:].transpose(1, 2).unflatten(2, source)  # [1, D, h, w]
     grid = F.interpolate(grid.float(), size=target, mode='bicubic', align_corners=False)

@@ -7,13 +7,17 @@ columns are the attention heads.
 """
 
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import torch
 from scipy.interpolate import make_interp_spline
 from torch import Tensor, nn
 
+Array = TypeVar('Array', np.ndarray, Tensor)
 NUM_TOKEN_ROWS = 3
+# The largest side of the patch grid that an exported graph of any size can take.
+LARGEST = 128
 
 
 def table_length(grid: tuple[int, int]) -> int:
@@ -22,11 +26,11 @@ def table_length(grid: tuple[int, int]) -> int:
     return (2 * h - 1) * (2 * w - 1) + NUM_TOKEN_ROWS
 
 
-@lru_cache(maxsize=16)
 def relative_position_index(grid: tuple[int, int], device: torch.device) -> Tensor:
     """Find the row of the table for every pair (query, key).
 
-    The result is cached and must not be modified.
+    The result is cached and must not be modified. While a model is compiled, or
+    exported for images of any size, it is computed as part of the graph instead.
 
     Args:
         grid (tuple[int, int]): Patch grid (h, w).
@@ -35,21 +39,58 @@ def relative_position_index(grid: tuple[int, int], device: torch.device) -> Tens
     Returns:
         Tensor: [1 + h*w, 1 + h*w] int64, the class token first.
     """
+    if has_symbols(grid) or torch.compiler.is_dynamo_compiling():
+        return _symbolic_index(grid, device)
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        # Graphs keep it as a constant. What they compute must not enter the cache.
+        return _index_on_cpu(grid).to(device)
+    return _cached_index(grid, device)
+
+
+def has_symbols(grid: tuple[int, int]) -> bool:
+    """Tell whether a patch grid has symbols as sides, for export at any size."""
+    return any(isinstance(side, torch.SymInt) for side in grid)
+
+
+@lru_cache(maxsize=16)
+def _cached_index(grid: tuple[int, int], device: torch.device) -> Tensor:
     # An index that is first computed under inference mode is used in training later,
     # which torch only allows for tensors made outside inference mode.
     with torch.inference_mode(False):
-        h, w = grid
-        rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing='ij')
-        rows, columns = rows.flatten(), columns.flatten()
-        down = rows[:, None] - rows[None, :] + h - 1  # [N, N]
-        right = columns[:, None] - columns[None, :] + w - 1  # [N, N]
-        offsets = table_length(grid) - NUM_TOKEN_ROWS
-        index = torch.empty(h * w + 1, h * w + 1, dtype=torch.long)
-        index[1:, 1:] = down * (2 * w - 1) + right
-        index[0, 1:] = offsets
-        index[1:, 0] = offsets + 1
-        index[0, 0] = offsets + 2
-        return index.to(device)
+        return _index_on_cpu(grid).to(device)
+
+
+@lru_cache(maxsize=16)
+def _index_on_cpu(grid: tuple[int, int]) -> Tensor:
+    h, w = grid
+    offsets = table_length(grid) - NUM_TOKEN_ROWS
+    # Tracers and exporters see neither what numpy computes nor from_dlpack.
+    index = np.empty((h * w + 1, h * w + 1), np.int64)
+    index[1:, 1:] = _offset_rows(np.arange(h), np.arange(w))
+    index[0, 1:] = offsets
+    index[1:, 0] = offsets + 1
+    index[0, 0] = offsets + 2
+    with torch.inference_mode(False):
+        return torch.from_dlpack(index)
+
+
+def _symbolic_index(grid: tuple[int, int], device: torch.device) -> Tensor:
+    h, w = grid
+    rows = _offset_rows(torch.arange(h, device=device), torch.arange(w, device=device))
+    # The three rows of the class token are the last ones of the table.
+    end = torch.zeros_like(rows[:, :1]) + table_length(grid)  # [N, 1]
+    below = torch.cat([end - 2, rows], 1)  # [N, 1 + N]
+    first = torch.cat([end[:1] - 1, end.t() - 3], 1)  # [1, 1 + N]
+    return torch.cat([first, below])
+
+
+def _offset_rows(rows: Array, columns: Array) -> Array:
+    """Find the rows of the offsets between patches, [N, N], in a table."""
+    h, w = rows.shape[0], columns.shape[0]
+    down = rows[:, None] - rows + h - 1  # [h, h]
+    right = columns[:, None] - columns + w - 1  # [w, w]
+    pairs = down[:, None, :, None] * (2 * w - 1) + right[:, None, :]  # [h, w, h, w]
+    return pairs.reshape(h * w, h * w)
 
 
 def _geometric_knots(source: int, target: int) -> np.ndarray:
@@ -111,6 +152,8 @@ def resize_relative_position_table(
         ValueError: If the grids differ and ``table`` does not have the number of
             rows that ``source`` needs.
     """
+    if has_symbols(target):
+        return _resize_to_symbols(table, source, target)
     if source == target:
         return table
     if len(table) != table_length(source):
@@ -128,6 +171,41 @@ def resize_relative_position_table(
     offsets = torch.einsum('ty,sx,yxn->tsn', vertical, horizontal, offsets)
     offsets = offsets.reshape(new_h * new_w, -1).to(table.dtype)
     return torch.cat([offsets, table[-NUM_TOKEN_ROWS:]])
+
+
+@lru_cache(maxsize=4)
+def _resize_matrices(source: int) -> Tensor:
+    """Stack the matrices that resize one axis to 1, 2, ... :data:`LARGEST` patches.
+
+    Args:
+        source (int): Number of patches along the axis of the table.
+
+    Returns:
+        Tensor: [LARGEST, 2 * LARGEST - 1, 2 * source - 1] float32. Matrix i is for
+        i + 1 patches and has 2 * i + 1 rows; the others are zero.
+    """
+    matrices = np.zeros((LARGEST, 2 * LARGEST - 1, 2 * source - 1), np.float32)
+    for i in range(LARGEST):
+        matrices[i, : 2 * i + 1] = _resize_matrix(2 * source - 1, 2 * i + 1)
+    return torch.from_dlpack(matrices)
+
+
+def _resize_to_symbols(
+    table: Tensor, source: tuple[int, int], target: tuple[int, int]
+) -> Tensor:
+    """Compute :func:`resize_relative_position_table` in a graph for any patch grid.
+
+    An exported graph cannot fit splines, so it holds a matrix for each size.
+    """
+    down, right = (
+        _resize_matrices(s).to(table.device)[t - 1, : 2 * t - 1]
+        for s, t in zip(source, target)
+    )
+    h, w = (2 * side - 1 for side in source)
+    offsets = table[:-NUM_TOKEN_ROWS].float().view(h, w, -1)  # [h, w, heads]
+    offsets = (down @ offsets.flatten(1)).unflatten(1, (w, -1))  # [h', w, heads]
+    offsets = (right @ offsets).flatten(0, 1)  # [h' * w', heads]
+    return torch.cat([offsets.to(table.dtype), table[-NUM_TOKEN_ROWS:]])
 
 
 def relative_position_bias(

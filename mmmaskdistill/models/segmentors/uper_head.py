@@ -81,7 +81,7 @@ def conv_of_resized(
         _resize_and_shift(source, target, align_corners, x)
         for source, target in zip(x.shape[2:], size)
     )  # [3, h, H], [3, w, W]
-    maps = len(x) * len(weight)
+    maps = x.shape[0] * len(weight)
 
     def at_full_width(i: int) -> Tensor:
         return _sum(
@@ -92,7 +92,7 @@ def conv_of_resized(
     return _sum(
         torch.bmm(row.t().expand(maps, -1, -1), at_full_width(i).flatten(0, 1))
         for i, row in enumerate(rows)
-    ).unflatten(0, (len(x), -1))
+    ).unflatten(0, (-1, len(weight)))
 
 
 def _sum(terms: Iterator[Tensor]) -> Tensor:

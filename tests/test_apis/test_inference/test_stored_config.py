@@ -208,17 +208,25 @@ class Harm:
     'name', ['weights.pkl', './weights.PICKLE', 'http://127.0.0.1:9/w', 'weights.yaml']
 )
 def test_a_config_opens_no_other_files(harmful, name):
-    # mmseg's losses read class weights from pickles.
-    for file in ('weights.pkl', 'weights.PICKLE'):
-        with open(file, 'wb') as opened:
-            pickle.dump(Harm(), opened)
-    loss = f'dict(type="CrossEntropyLoss", class_weight="{name}")'
-    head = 'dict(type="FCNHead", in_channels=3, channels=3, num_classes=2, '
-    head += f'loss_decode={loss})'
-    hostile_checkpoint(f'dict(type="EncoderDecoder", decode_head={head})')
+    hostile_checkpoint(f'dict(type="EncoderDecoder", decode_head=dict(x=["{name}"]))')
     message = f"config in 'a.pth' names the file '{name}' in its model.*--trust"
     with pytest.raises(CheckpointError, match=message):
         load_model('a.pth', device='cpu')
+
+
+@pytest.mark.parametrize('name', ['weights.pkl', 'missing.npy'])
+def test_files_of_class_weights_are_not_read(harmful, name):
+    # mmseg's losses would read them.
+    with open('weights.pkl', 'wb') as opened:
+        pickle.dump(Harm(), opened)
+    config = trained.segmentation()
+    trained.write(config, 'b.pth')
+    loss = dict(type='CrossEntropyLoss', class_weight=name)
+    config.model.decode_head.loss_decode = loss
+    content = torch.load('b.pth')
+    content['meta']['cfg'] = config.pretty_text
+    torch.save(content, 'a.pth')
+    assert load_model('a.pth', device='cpu').classes == trained.CLASSES
 
 
 def test_the_restriction_ends_with_the_loading(harmful):

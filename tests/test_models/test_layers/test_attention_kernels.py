@@ -5,6 +5,8 @@ which the CPU takes torch's plain attention instead, and FlexAttention's backwar
 for which a plain implementation of its definition stands here.
 """
 
+import warnings
+
 import pytest
 import torch
 from helpers import tiny
@@ -84,6 +86,25 @@ def test_flex_attention_of_torch_computes_the_same_forward_pass(
     with torch.no_grad():
         detached = [t.detach() for t in projected], heads, bias.detach(), *rest
         out, expected = flexible_attention(*detached), biased_attention(*detached)
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('queries, table', [(False, True), (True, False)])
+def test_ways_of_cuda_compile_to_one_graph(queries, table):
+    """In compiled blocks; the backward pass of FlexAttention cannot run on a CPU."""
+    torch._dynamo.reset()
+    projected, heads, bias, *rest = args = inputs(queries, table)
+    expected = biased_attention(*args)
+    options = dict(backend='aot_eager', fullgraph=True)
+    out = torch.compile(efficient_attention, **options)(*args)
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+    for got, wanted in zip(
+        gradients(out, *projected, bias), gradients(expected, *projected, bias)
+    ):
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        detached = [t.detach() for t in projected], heads, bias.detach(), *rest
+        out = torch.compile(flexible_attention, **options)(*detached)
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -250,6 +271,17 @@ def test_ways_of_cuda_are_refused_in_training_on_a_cpu(way):
         vit(images, mask)
     # A trained model can be used anywhere.
     vit.eval()(images, mask)
+
+
+def test_gathering_leaves_no_trace_in_recorded_models():
+    """Exporters do not understand autograd functions."""
+    vit = MaskDistillViT(tiny.ARCH, img_size=64, attention='gather').eval()
+    images = tiny.masked()[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        traced = torch.jit.trace(vit, images, check_trace=False)
+    assert 'PythonOp' not in str(traced.inlined_graph)
+    torch.testing.assert_close(traced(images), vit(images), rtol=1e-5, atol=1e-5)
 
 
 def test_gathering_is_refused_in_compiled_blocks():
