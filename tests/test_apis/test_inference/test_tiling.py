@@ -129,6 +129,8 @@ def test_labels_equal_a_blending_in_memory(size, scale, align_corners, monkeypat
         assert len(tiles._bands()) == 1 or memory == 1
         labels = join(tiles)
         assert np.array_equal(labels[clear], expected[clear])
+    # Smaller pictures are padded to the size of a tile.
+    assert {size[2:] for size in model.sizes} == {(16, 24)}
     if size == (70, 90):
         assert len(np.unique(expected)) == CLASSES
         assert len(tiles._bands()) == max(1, math.ceil(90 * scale / 24))
