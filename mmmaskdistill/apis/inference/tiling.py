@@ -168,7 +168,7 @@ def tile_of(model: BaseSegmentor) -> tuple[tuple[int, int], tuple[int, int]]:
         tile, stride = test_cfg['crop_size'], test_cfg['stride']
     else:
         tile, stride = getattr(model.data_preprocessor, 'size', None), None
-        tile = tile or getattr(model.backbone, 'img_size', None)
+        tile = tile or getattr(getattr(model, 'backbone', None), 'img_size', None)
     if tile is None:
         raise ConfigError(
             "the config does not say which size the model's crops have: set size of "

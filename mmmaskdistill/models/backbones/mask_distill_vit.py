@@ -36,6 +36,7 @@ from ..layers import (
     resize_position_embedding,
     select,
 )
+from ..layers.memory_saving import keeps_for_backward
 from .student import Student
 
 ARCHS = {
@@ -334,7 +335,7 @@ class MaskDistillViT(FitsCheckpoints, Student):
         if self.rel_pos_bias is None:
             return None
         bias = self.rel_pos_bias(grid)
-        if torch.is_grad_enabled() and self._way(bias) == 'gather':
+        if keeps_for_backward() and self._way(bias) == 'gather':
             return gather_gradients(bias)
         return bias
 

@@ -29,7 +29,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .memory_saving import _rows, biased_attention, split_heads
+from .memory_saving import (
+    _rows,
+    biased_attention,
+    keeps_for_backward,
+    split_heads,
+)
 from .relative_position import look_up
 
 WAYS = ('recompute', 'gather', 'efficient', 'flex')
@@ -110,7 +115,7 @@ def trained_attention(
         Tensor: [B, M, D], the outputs of all heads side by side.
     """
     # The gradient of a bias decides which kernels can serve.
-    if torch.is_grad_enabled() and bias.requires_grad:
+    if keeps_for_backward() and bias.requires_grad:
         if way == 'auto':
             keys = projected[-1]
             compiled = torch.compiler.is_compiling()

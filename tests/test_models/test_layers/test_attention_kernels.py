@@ -5,6 +5,8 @@ which the CPU takes torch's plain attention instead, and FlexAttention's backwar
 for which a plain implementation of its definition stands here.
 """
 
+import warnings
+
 import pytest
 import torch
 from helpers import tiny
@@ -269,6 +271,17 @@ def test_ways_of_cuda_are_refused_in_training_on_a_cpu(way):
         vit(images, mask)
     # A trained model can be used anywhere.
     vit.eval()(images, mask)
+
+
+def test_gathering_leaves_no_trace_in_recorded_models():
+    """Exporters do not understand autograd functions."""
+    vit = MaskDistillViT(tiny.ARCH, img_size=64, attention='gather').eval()
+    images = tiny.masked()[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        traced = torch.jit.trace(vit, images, check_trace=False)
+    assert 'PythonOp' not in str(traced.inlined_graph)
+    torch.testing.assert_close(traced(images), vit(images), rtol=1e-5, atol=1e-5)
 
 
 def test_gathering_is_refused_in_compiled_blocks():
