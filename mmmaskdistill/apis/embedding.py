@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader, Dataset
 from mmmaskdistill.datasets.folders import find_images
 from mmmaskdistill.datasets.image_files import read_image
 from mmmaskdistill.errors import ConfigError, first_line
-from mmmaskdistill.models import TimmTeacher
+from mmmaskdistill.models import Teacher, TimmTeacher
 from mmmaskdistill.registry import MODELS
 
 from .configs import load_config
@@ -40,7 +40,7 @@ from .feature_files import FeatureFile
 from .inference import LoadedModel, load_model
 from .inference.inputs import as_array, as_picture
 from .inference.preprocessing import Preprocessing
-from .inference.sources import CONFIG_ENDINGS, Trained, find_trained
+from .inference.sources import CONFIG_ENDINGS, Trained, find_class, find_trained
 from .layer_features import LayerReader, layer_reader
 from .pipelines import loads, training_pipeline
 
@@ -303,7 +303,7 @@ def embedder_of(
 
 def _own_inputs(loaded: LoadedModel, size: tuple[int, int] | None) -> Inputs:
     """Load images as the test pipeline of a model's config does."""
-    steps = loaded._preprocessing
+    steps = loaded.preprocessing
 
     def normalize(samples: list[dict]) -> Tensor:
         return loaded.model.data_preprocessor(pseudo_collate(samples))['inputs']
@@ -354,10 +354,14 @@ def _teacher_embedder(
             'config, whose model is a MaskDistill'
         )
     views = settings.get('data_preprocessor') or config.get('data_preprocessor')
-    with trained.building():
-        settings = deepcopy(settings.teacher)
-        # The file would hold features of the training images.
-        settings.pop('file', None)
+    settings = deepcopy(settings.teacher)
+    # The file would hold features of the training images.
+    settings.pop('file', None)
+    load = next(
+        (s for s in training_pipeline(config) if loads(s) == 'image'),
+        dict(type='LoadImageFromFile'),
+    )
+    with trained.building([_without_weights(settings, trained), views, load]):
         teacher = MODELS.build(settings).to(device).eval()
         views = MODELS.build(views).to(device)
         if teacher.follows_student:
@@ -367,10 +371,6 @@ def _teacher_embedder(
                 'without teacher'
             )
         target = size or teacher.img_size
-        load = next(
-            (s for s in training_pipeline(config) if loads(s) == 'image'),
-            dict(type='LoadImageFromFile'),
-        )
         steps = Preprocessing(
             [
                 deepcopy(load),
@@ -385,6 +385,22 @@ def _teacher_embedder(
     inputs = Inputs(steps, normalize, _picture, f'{steps.load.step} {target} {views}')
     reader = layer_reader(teacher, layers, norm)
     return Embedder(teacher, inputs, reader, teacher.name, device)
+
+
+def _without_weights(node: Any, trained: Trained) -> Any:
+    """Copy a teacher's config without the files that teachers read safely."""
+    if isinstance(node, (list, tuple)):
+        return [_without_weights(part, trained) for part in node]
+    if not isinstance(node, dict):
+        return node
+    with trained.building():
+        kind = find_class(MODELS, node['type']) if 'type' in node else None
+    own = isinstance(kind, type) and issubclass(kind, Teacher)
+    return {
+        key: _without_weights(value, trained)
+        for key, value in node.items()
+        if not (own and key == 'checkpoint')
+    }
 
 
 def _timm_embedder(

@@ -164,6 +164,27 @@ def _resized(path):
     return image[..., ::-1]
 
 
+@pytest.mark.parametrize(
+    'change',
+    [
+        dict(type='os.system', command='true'),
+        dict(tiny.TEACHER, model_name='a.pkl'),
+        dict(
+            type='mmmaskdistill.TeacherList',
+            teachers=[dict(type='os.system', command='')],
+        ),
+    ],
+)
+def test_a_hostile_teacher_is_not_built(tmp_path, change):
+    path = trained.write(trained.pretraining(), tmp_path / 'a.pth')
+    content = torch.load(path, weights_only=False)
+    config = trained.pretraining(teacher=change)
+    content['meta']['cfg'] = config.pretty_text
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match='os.system|could run code'):
+        load_embedder(path, teacher=True, device='cpu')
+
+
 def test_a_config_without_a_teacher_is_refused(tmp_path):
     path = trained.write(trained.classification(), tmp_path / 'a.pth')
     with pytest.raises(ConfigError, match='has no teacher: expected a pre-training'):

@@ -271,9 +271,9 @@ def main() -> None:
     os.replace(path + '.tmp', path)
     print_table(summary, args.seeds)
     print(
-        f'{summary["photograph"]["motorcycle"]:.0f} % of the photograph, which shows '
-        'nothing but the scene that the class "motorcycle" is cut out of, is predicted '
-        'as motorcycle (with the loss at all patches, seed 0)'
+        f'photograph: {summary["photograph"]["motorcycle"]:.0f} % of the pixels are '
+        'predicted as motorcycle,\nwhich is right everywhere (segmentor of the loss at '
+        'all patches, seed 0)'
     )
     pictures = ('segmentation', 'loss', *PRETRAININGS)
     for name in ('summary.json', *(f'{picture}.png' for picture in pictures)):

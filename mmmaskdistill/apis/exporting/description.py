@@ -8,7 +8,7 @@ import torch
 from mmpretrain.models.heads import MultiLabelClsHead
 
 from mmmaskdistill.errors import ConfigError
-from mmmaskdistill.models import MaskDistillViT
+from mmmaskdistill.models import MaskDistillViT, Student
 from mmmaskdistill.version import __version__
 
 from ..inference import LoadedModel
@@ -22,6 +22,8 @@ from .requests import Request
 KEY = 'mmmaskdistill'
 # Sides of the smallest and the largest patch grid of a file with images of any size.
 SMALLEST_GRID, LARGEST_GRID = 4, 128
+# Side of an image that no pipeline is likely to resize to.
+PROBE = 500
 
 
 def multiple_of(loaded: LoadedModel) -> int:
@@ -71,8 +73,13 @@ def _usual_size(loaded: LoadedModel) -> tuple[int, int]:
         size = getattr(loaded.model.data_preprocessor, 'size', None)
         if size is not None:
             return (size, size) if isinstance(size, int) else tuple(size)
-    image = np.zeros((512, 512, channels_of_files(loaded)), np.uint8)
-    return tuple(loaded.preprocess(image)['inputs'].shape[1:])
+    image = np.zeros((PROBE, PROBE, channels_of_files(loaded)), np.uint8)
+    size = tuple(loaded.preprocess(image)['inputs'].shape[1:])
+    backbone = loaded.model.backbone
+    if size == (PROBE, PROBE) and isinstance(backbone, Student):
+        # The pipeline leaves images as they are, so the training's size is the usual.
+        return tuple(side * backbone.stride for side in backbone.grid)
+    return size
 
 
 def describe(

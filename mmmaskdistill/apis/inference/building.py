@@ -64,11 +64,23 @@ def build(trained: Trained) -> tuple[nn.Module, str]:
     if config.get('data_preprocessor') is not None:
         settings.setdefault('data_preprocessor', deepcopy(config.data_preprocessor))
     tensors = trained.tensors
+    with trained.building():
+        pretraining = _is_pretraining(settings)
+    if pretraining:
+        # Nothing else of it is built, and its teacher may name files and addresses.
+        parts = ('backbone', 'data_preprocessor')
+        settings = {key: settings[key] for key in parts if key in settings}
     with trained.building(settings):
         try:
-            pretraining = _is_pretraining(settings)
             model = (_student_model if pretraining else MODELS.build)(settings)
-        except (TypeError, KeyError, ValueError, AssertionError) as error:
+        except (
+            AssertionError,
+            ImportError,
+            KeyError,
+            OSError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise ConfigError(
                 f'the model in the config of {trained.checkpoint!r} cannot be built: '
                 f'{type(error).__name__}: {first_line(error)}'
@@ -88,7 +100,9 @@ def build(trained: Trained) -> tuple[nn.Module, str]:
 
 
 def without_start_weights(node: Any) -> Any:
-    """Copy the config of a model without the weights from which its training started.
+    """Copy the config of a model without the files that only its training needs.
+
+    These are the weights from which it started, and files of the losses' class weights.
 
     Args:
         node (Any): The config, or a part of it.
@@ -101,7 +115,11 @@ def without_start_weights(node: Any) -> Any:
             {
                 key: without_start_weights(value)
                 for key, value in node.items()
-                if not (key in START_WEIGHTS and 'type' in node)
+                if 'type' not in node
+                or not (
+                    key in START_WEIGHTS
+                    or (key == 'class_weight' and isinstance(value, str))
+                )
             }
         )
     if isinstance(node, (list, tuple)):
@@ -110,7 +128,7 @@ def without_start_weights(node: Any) -> Any:
 
 
 def _is_pretraining(settings: dict) -> bool:
-    kind = find_class(MODELS, settings['type'])
+    kind = find_class(MODELS, settings.get('type'))
     return isinstance(kind, type) and issubclass(kind, MaskDistill)
 
 
@@ -125,7 +143,7 @@ def _student_model(settings: dict) -> StudentModel:
             to_rgb=given.get('to_rgb', False),
         )
     )
-    return StudentModel(MODELS.build(settings.backbone), preprocessor)
+    return StudentModel(MODELS.build(settings['backbone']), preprocessor)
 
 
 def _task_of(model: nn.Module) -> str:

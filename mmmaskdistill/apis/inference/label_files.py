@@ -226,8 +226,9 @@ def _write_tiff(
             height=height,
             width=width,
             count=1,
-            # Strips of whole rows are complete when they are written; parts of tiles
-            # would be compressed several times.
+            tiled=True,
+            blockxsize=256,
+            blockysize=256,
             compress='deflate',
             bigtiff='if_safer',
             **options,

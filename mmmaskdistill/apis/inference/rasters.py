@@ -26,6 +26,8 @@ from mmmaskdistill.datasets.image_files import (
 )
 from mmmaskdistill.errors import ConfigError
 
+from .inputs import as_array
+
 NEEDS_RASTERIO = 'pip install "mmmaskdistill[raster]"'
 PNG = b'\x89PNG\r\n\x1a\n'
 JPEG2000 = (b'\0\0\0\x0cjP  \r\n\x87\n', b'\xff\x4f\xff\x51')
@@ -53,6 +55,21 @@ class Georeference(NamedTuple):
     transform: Any
     gcps: tuple
     rpcs: Any
+
+
+class Kind(NamedTuple):
+    """How a file can be read.
+
+    Attributes:
+        driver (str | None): GDAL's name for the format, if windows of it can be read.
+        upright (bool): Whether the picture lies in the file as it is to be seen.
+        plain (bool): Whether the values in the file are those of the picture, and no
+            indices of a palette, inks or the like.
+    """
+
+    driver: str | None
+    upright: bool
+    plain: bool
 
 
 class Raster:
@@ -168,8 +185,41 @@ class WindowedRaster(Raster):
             raise ConfigError(f"cannot load the image '{self.name}': {cause}") from None
 
 
+class DecodedTiff(Raster):
+    """A TIFF that was decoded as a whole, with what only rasterio knows of it.
+
+    Args:
+        raster (Raster): The values.
+        dataset (WindowedRaster): The same file, of which the masks and the georeference
+            are read.
+        kind (Kind): How the file can be read.
+
+    Raises:
+        ConfigError: If it has a georeference or masks, which are not those of the
+            picture because the file asks for a rotation.
+    """
+
+    def __init__(self, raster: Raster, dataset: WindowedRaster, kind: Kind):
+        super().__init__(raster.read(slice(None), slice(None)), raster.name)
+        self._dataset = dataset
+        self.georeference, self.has_masks = dataset.georeference, dataset.has_masks
+        if not kind.upright and (self.georeference or self.has_masks):
+            raise ConfigError(
+                f"the image '{self.name}' has an orientation as well as a georeference "
+                'or pixels without data: expected an orientation of 1 in such a file'
+            )
+
+    def read_masks(self, rows: slice, columns: slice) -> np.ndarray:
+        """See :meth:`Raster.read_masks`."""
+        return np.repeat(self.valid(rows, columns)[..., None], self.channels, 2)
+
+    def valid(self, rows: slice, columns: slice) -> np.ndarray:
+        """See :meth:`Raster.valid`."""
+        return self._dataset.valid(rows, columns)
+
+
 @contextmanager
-def open_raster(source: str | Path | np.ndarray | Image.Image) -> Iterator[Raster]:
+def open_raster(source: Any) -> Iterator[Raster]:
     """Open a large picture.
 
     TIFF, PNG and JPEG 2000 are read by window if ``rasterio`` is installed, and
@@ -179,9 +229,8 @@ def open_raster(source: str | Path | np.ndarray | Image.Image) -> Iterator[Raste
     pixels as fit into the memory.
 
     Args:
-        source (str | Path | ndarray | Image): A file, an array [H, W, C] or [H, W], or
-            a picture of Pillow. The channels of an array are red, green and blue, or
-            those that the model was trained with, in the order of the files.
+        source (str | Path | ndarray | Image): A file, or a picture in memory, see
+            :func:`.inputs.as_array`.
 
     Yields:
         Raster: The picture. Its values are those that
@@ -193,22 +242,22 @@ def open_raster(source: str | Path | np.ndarray | Image.Image) -> Iterator[Raste
             georeference or no-data value needs ``rasterio``, which is not installed; or
             if the values are no real numbers.
     """
-    if isinstance(source, np.ndarray):
-        yield _checked(Raster(source))
-        return
-    if isinstance(source, Image.Image):
+    if not isinstance(source, (str, os.PathLike)):
         with pillow_without_limit():
-            yield _checked(Raster(np.asarray(source), 'picture'))
+            yield _checked(Raster(as_array(source)))
         return
-    path = str(source)
-    with _open_dataset(path) as dataset:
-        if dataset is not None:
-            yield _checked(dataset)
+    path = os.fspath(source)
+    local = '://' not in path
+    kind = use_file(path, _kind) if local else Kind(None, True, False)
+    with _open_dataset(path, kind) as dataset:
+        if dataset is not None and kind.plain and not dataset.subdatasets:
+            yield _checked(WindowedRaster(dataset, masked=kind.driver != 'PNG'))
             return
-    array = _map(path)
-    if array is None:
-        array = _decode(path)
-    yield _checked(Raster(array, path))
+        array = _map(path) if kind.driver == 'GTiff' and kind.plain else None
+        raster = Raster(_decode(path) if array is None else array, path)
+        if dataset is not None and kind.driver == 'GTiff':
+            raster = DecodedTiff(raster, WindowedRaster(dataset, masked=True), kind)
+        yield _checked(raster)
 
 
 def is_georeferenced(path: str) -> bool:
@@ -249,53 +298,48 @@ def _checked(raster: Raster) -> Raster:
     return raster
 
 
+def _kind(file: BinaryIO) -> Kind:
+    start = file.read(33)
+    file.seek(0)
+    if start.startswith(JPEG2000):
+        return Kind('JP2OpenJPEG', True, True)
+    if start.startswith(PNG) and len(start) == 33:
+        depth, color, interlaced = start[24], start[25], start[28]
+        with pillow_without_limit():
+            upright = Image.open(file).getexif().get(ORIENTATION, 1) == 1
+        plain = depth >= 8 and color != 3 and not interlaced and upright
+        return Kind('PNG', upright, plain)
+    if not start.startswith(TIFF):
+        return Kind(None, True, False)
+    tags = read_tags(file)
+    photographic = tags.get(PHOTOMETRIC) == YCBCR and np.max(tags.get(BITS, (1,))) == 8
+    upright = tags.get(ORIENTATION, 1) == 1
+    plain = upright and (photographic or is_measured_tiff(file))
+    return Kind('GTiff', upright, plain)
+
+
 @contextmanager
-def _open_dataset(path: str) -> Iterator[WindowedRaster | None]:
-    """Open a file with rasterio if this gives the same values as read_image."""
-    driver = None if '://' in path else use_file(path, _driver)
-    if driver is None:
+def _open_dataset(path: str, kind: Kind) -> Iterator[Any]:
+    """Open a file with rasterio if that is of use, or else yield None."""
+    if kind.driver is None or not (kind.plain or kind.driver == 'GTiff'):
         yield None
         return
     try:
         import rasterio
         from rasterio.errors import NotGeoreferencedWarning, RasterioError
     except ImportError:
-        if driver == 'GTiff':
+        if kind.driver == 'GTiff':
             use_file(path, _require_no_georeference)
         yield None
         return
     with rasterio.Env(GDAL_CACHEMAX=CACHE), warnings.catch_warnings():
         warnings.simplefilter('ignore', NotGeoreferencedWarning)
         try:
-            dataset = rasterio.open(path, driver=driver)
+            dataset = rasterio.open(path, driver=kind.driver)
         except RasterioError as error:
             raise ConfigError(f"cannot load the image '{path}': {error}") from None
         with dataset:
-            # A TIFF with several pages has one band in each, or several pictures.
-            pages = bool(dataset.subdatasets)
-            yield None if pages else WindowedRaster(dataset, masked=driver != 'PNG')
-
-
-def _driver(file: BinaryIO) -> str | None:
-    """Return rasterio's driver for a file of which it reads the plain values."""
-    start = file.read(33)
-    file.seek(0)
-    if start.startswith(JPEG2000):
-        return 'JP2OpenJPEG'
-    if start.startswith(PNG) and len(start) == 33:
-        depth, color, interlaced = start[24], start[25], start[28]
-        with pillow_without_limit():
-            upright = Image.open(file).getexif().get(ORIENTATION, 1) == 1
-        file.seek(0)
-        plain = depth >= 8 and color != 3 and not interlaced and upright
-        return 'PNG' if plain else None
-    if not start.startswith(TIFF):
-        return None
-    tags = read_tags(file)
-    photographic = tags.get(PHOTOMETRIC) == YCBCR and np.max(tags.get(BITS, (1,))) == 8
-    if tags.get(ORIENTATION, 1) != 1:
-        return None
-    return 'GTiff' if photographic or is_measured_tiff(file) else None
+            yield dataset
 
 
 def _require_no_georeference(file: BinaryIO) -> None:
@@ -313,8 +357,6 @@ def _require_no_georeference(file: BinaryIO) -> None:
 
 def _map(path: str) -> np.ndarray | None:
     """Map an uncompressed TIFF into the memory, or return None."""
-    if '://' in path or use_file(path, _driver) != 'GTiff':
-        return None
     try:
         import tifffile
     except ImportError:

@@ -57,8 +57,7 @@ def read_config(text: str, source: str, trust: bool = False) -> Config:
     if unknown:
         raise CheckpointError(
             f'the config in {source} asks to import {first_few(unknown)}, and '
-            'importing a module runs it: import it yourself first, or set '
-            'trust_checkpoint=True (--trust-checkpoint) if you trust its author'
+            f'importing a module runs it. Import it yourself first. {ADVICE}'
         )
     try:
         config = Config(values)

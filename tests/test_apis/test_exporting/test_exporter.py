@@ -13,6 +13,7 @@ from PIL import Image
 from mmmaskdistill.apis import load_model
 from mmmaskdistill.apis.exporting import Request, export_model, exporter, formats
 from mmmaskdistill.apis.exporting.checking import Check, judge
+from mmmaskdistill.apis.exporting.description import find_size
 from mmmaskdistill.apis.exporting.normalization import measure_normalization
 from mmmaskdistill.apis.exporting.preparation import MatrixPool
 from mmmaskdistill.errors import ConfigError
@@ -243,6 +244,20 @@ def test_sizes_are_whole_patches(tmp_path):
     message = r'--size 100 64: 100 is not a multiple of 16 pixels.*Give --size 96 64'
     with pytest.raises(ConfigError, match=message):
         export(model, tmp_path / 'a.ts', size=(100, 64))
+
+
+def test_usual_size_follows_from_the_config(tmp_path):
+    config = trained.segmentation()
+    config.model.test_cfg = dict(mode='slide', crop_size=(60, 90), stride=(30, 30))
+    model = load_model(trained.write(config, tmp_path / 'a.pth'), device='cpu')
+    assert find_size(model, None) == (64, 96)  # in whole patches
+    config = trained.classification()
+    model = load_model(trained.write(config, tmp_path / 'b.pth'), device='cpu')
+    assert find_size(model, None) == (64, 64)  # of the pipeline's crop
+    config.model.backbone.img_size = (32, 48)
+    del config.test_dataloader.dataset.pipeline[1:3]
+    model = load_model(trained.write(config, tmp_path / 'c.pth'), device='cpu')
+    assert find_size(model, None) == (32, 48)  # of the backbone
 
 
 def test_normalization_is_that_of_the_pipeline_and_the_preprocessor(tmp_path):

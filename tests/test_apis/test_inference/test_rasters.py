@@ -164,6 +164,7 @@ def test_arrays_and_pictures_of_pillow(tmp_path):
         (array, array),
         (array[..., 0], array[..., :1]),
         (picture(), np.asarray(picture())),
+        (picture('P'), np.asarray(picture('P').convert('RGB'))),
     ):
         with open_raster(source) as raster:
             assert np.array_equal(raster.read(*WINDOWS[1]), expected[WINDOWS[1]])
@@ -200,6 +201,43 @@ def test_no_data_values_masks_and_transparency(tmp_path):
     picture('RGBA').save(tmp_path / 'x.png')
     with open_raster(tmp_path / 'x.png') as raster:
         assert not raster.has_masks
+
+
+def test_tiffs_that_are_decoded_as_a_whole_keep_their_place(tmp_path):
+    transform = rasterio.Affine(2, 0, 5, 0, -2, 9)
+    options = dict(crs='EPSG:32633', transform=transform, nodata=3)
+    indices = values(1) % 5
+    write_tiff(tmp_path / 'palette.tif', indices, **options)
+    with rasterio.open(tmp_path / 'palette.tif', 'r+') as file:
+        file.write_colormap(1, {k: (k, 2 * k, 3 * k) for k in range(5)})
+    with open_raster(tmp_path / 'palette.tif') as raster:
+        assert raster.georeference.transform == transform
+        assert raster.georeference.crs == 'EPSG:32633'
+        colors = raster.read(*WINDOWS[1])
+        assert np.array_equal(colors, indices[WINDOWS[1]] * [1, 2, 3])
+        expected = indices[WINDOWS[1]] != 3
+        assert 0 < expected.mean() < 1
+        assert np.array_equal(raster.valid(*WINDOWS[1]), expected[..., 0])
+        assert np.array_equal(
+            raster.read_masks(*WINDOWS[1]), np.repeat(expected, 3, axis=2)
+        )
+    path = tmp_path / 'turned.tif'
+    write_tiff(path, values(3), photometric='RGB', **options, interleave='pixel')
+    with tifffile.TiffFile(path, mode='r+b') as tiff:
+        assert 'Orientation' not in tiff.pages[0].tags
+        # There is no room for another tag, so one that is not needed becomes it.
+        tag = tiff.pages[0].tags['SampleFormat']
+        code = np.array(0x0112, tiff.byteorder + 'u2').tobytes()
+        tiff.filehandle.seek(tag.offset)
+        tiff.filehandle.write(code)
+        tiff.filehandle.seek(tag.offset + 4)
+        tiff.filehandle.write(np.array([1, 6], tiff.byteorder + 'u4').tobytes())
+    with pytest.raises(ConfigError) as error, open_raster(path):
+        pass
+    assert str(error.value) == (
+        f"the image '{path}' has an orientation as well as a georeference or pixels "
+        'without data: expected an orientation of 1 in such a file'
+    )
 
 
 def test_without_rasterio_uncompressed_tiffs_are_mapped(tmp_path, without):

@@ -208,16 +208,38 @@ class Harm:
     'name', ['weights.pkl', './weights.PICKLE', 'http://127.0.0.1:9/w', 'weights.yaml']
 )
 def test_a_config_opens_no_other_files(harmful, name):
-    # mmseg's losses read class weights from pickles.
-    for file in ('weights.pkl', 'weights.PICKLE'):
-        with open(file, 'wb') as opened:
-            pickle.dump(Harm(), opened)
-    loss = f'dict(type="CrossEntropyLoss", class_weight="{name}")'
-    head = 'dict(type="FCNHead", in_channels=3, channels=3, num_classes=2, '
-    head += f'loss_decode={loss})'
-    hostile_checkpoint(f'dict(type="EncoderDecoder", decode_head={head})')
+    hostile_checkpoint(f'dict(type="EncoderDecoder", decode_head=dict(x=["{name}"]))')
     message = f"config in 'a.pth' names the file '{name}' in its model.*--trust"
     with pytest.raises(CheckpointError, match=message):
+        load_model('a.pth', device='cpu')
+
+
+@pytest.mark.parametrize('name', ['weights.pkl', 'missing.npy'])
+def test_files_of_class_weights_are_not_read(harmful, name):
+    # mmseg's losses would read them.
+    with open('weights.pkl', 'wb') as opened:
+        pickle.dump(Harm(), opened)
+    config = trained.segmentation()
+    trained.write(config, 'b.pth')
+    loss = dict(type='CrossEntropyLoss', class_weight=name)
+    config.model.decode_head.loss_decode = loss
+    content = torch.load('b.pth')
+    content['meta']['cfg'] = config.pretty_text
+    torch.save(content, 'a.pth')
+    assert load_model('a.pth', device='cpu').classes == trained.CLASSES
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        'default_scope = "package"\nmodel = dict(type="Part")',
+        'model = dict(type="EncoderDecoder", decode_head=dict(_scope_="package"))',
+        'model = dict(type="EncoderDecoder", decode_head=dict(_scope_=7))',
+    ],
+)
+def test_scopes_import_nothing(harmful, text):
+    torch.save(dict(state_dict=dict(a=torch.zeros(1)), meta=dict(cfg=text)), 'a.pth')
+    with pytest.raises(CheckpointError, match="'a.pth' has the scope .*--trust-check"):
         load_model('a.pth', device='cpu')
 
 

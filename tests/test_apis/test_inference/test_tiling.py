@@ -433,3 +433,25 @@ def test_models_and_pipelines_that_have_no_tiles(segmentor, tmp_path, monkeypatc
         'expected only steps that load, resize, pad or pack; predict without tiles, or '
         'use a config without this step'
     )
+    steps = [dict(type='LoadSingleRSImageFromFile'), *segmentor.steps[1:]]
+    monkeypatch.setattr(segmentor, 'steps', steps)
+    with pytest.raises(ConfigError) as error:
+        predict_large(segmentor, picture(9, 9), tmp_path / 'x.png')
+    assert str(error.value) == (
+        "the config's test pipeline loads images with LoadSingleRSImageFromFile, which "
+        'cannot load a part of one: expected one of LoadImageFromFile, '
+        'StrictLoadImageFromFile, LoadImage'
+    )
+
+
+def test_a_picture_is_not_overwritten(segmentor, tmp_path, monkeypatch):
+    path = tmp_path / 'x.png'
+    Image.fromarray(picture(30, 30)).save(path)
+    content = path.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as error:
+        predict_large(segmentor, path, 'x.png')
+    assert str(error.value) == (
+        "the label map would overwrite the picture 'x.png': give it another name"
+    )
+    assert path.read_bytes() == content
