@@ -8,14 +8,16 @@ import torch
 import torch.nn.functional as F
 from helpers import tiny, trained
 from mmengine.dataset import pseudo_collate
+from mmseg.models.utils import Upsample
 from PIL import Image
+from torch import nn
 
 from mmmaskdistill.apis import load_model
 from mmmaskdistill.apis.exporting import Request, export_model, exporter, formats
 from mmmaskdistill.apis.exporting.checking import Check, judge
 from mmmaskdistill.apis.exporting.description import find_size
 from mmmaskdistill.apis.exporting.normalization import measure_normalization
-from mmmaskdistill.apis.exporting.preparation import MatrixPool
+from mmmaskdistill.apis.exporting.preparation import MatrixPool, copy_for_export
 from mmmaskdistill.errors import ConfigError
 
 KEY = 'mmmaskdistill'
@@ -287,6 +289,31 @@ def test_normalization_is_that_of_the_pipeline_and_the_preprocessor(tmp_path):
 def test_matrix_pool_is_adaptive_pooling(size, output):
     x = torch.randn(2, 3, *size)
     torch.testing.assert_close(MatrixPool(output)(x), F.adaptive_avg_pool2d(x, output))
+
+
+def test_any_size_is_checked_with_even_and_odd_numbers_of_patches(tmp_path):
+    model = segmentor(tmp_path)
+    for size in [(64, 64), (512, 512), (2048, 80)]:
+        shapes = exporter._shapes(model, Request('a.onnx', dynamic=True), size)
+        assert shapes[0] == (1, *size)
+        for axis in (1, 2):
+            sides = [shape[axis] for shape in shapes]
+            assert {side // 16 % 2 for side in sides} == {0, 1}
+            assert min(sides) >= 64 and max(sides) <= 2048
+            assert not any(side % 16 for side in sides)
+
+
+def test_layers_without_symbols_are_replaced(tmp_path):
+    model = segmentor(tmp_path).model
+    model.extra = nn.Sequential(
+        Upsample(scale_factor=2, mode='bilinear', align_corners=False),
+        nn.AdaptiveAvgPool2d(3),
+    )
+    copy = copy_for_export(model, None)
+    assert [type(part) for part in copy.extra] == [nn.Upsample, MatrixPool]
+    assert [type(part) for part in model.extra] == [Upsample, nn.AdaptiveAvgPool2d]
+    x = torch.randn(2, 3, 5, 7)
+    torch.testing.assert_close(copy.extra(x), model.extra(x))
 
 
 def test_pictures_are_those_given(tmp_path):
