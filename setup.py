@@ -75,7 +75,11 @@ setup(
         'lmdb': ['lmdb>=1.4.1'],
         # imagecodecs decompresses what most satellite images are compressed with.
         'tiff': ['tifffile>=2022.8.12', 'imagecodecs>=2023.1.23'],
+        'parquet': ['pyarrow>=15.0'],
+        # Gradio holds pillow back, so it is best in an environment of its own.
+        'web': ['gradio>=6.0'],
         'video': ['av>=12.0'],
+        'raster': ['rasterio>=1.3.9'],
         'onnx': ONNX,
         'demo': DEMO,
         # The tests compare with peft, transformers, open_clip and webdataset.
@@ -88,6 +92,8 @@ setup(
             'transformers',
             'open_clip_torch',
             'lmdb',
+            'rasterio>=1.3.9',
+            'pyarrow>=15.0',
             'tifffile>=2022.8.12',
             'webdataset',
             'av>=12.0',

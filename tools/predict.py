@@ -17,6 +17,10 @@ line. For each image, the tool writes
 
 or, for a classifier, OUT/predictions.csv and OUT/predictions.json. NAME is the path
 below the folder that was given. docs/using_a_model.md has more about each option.
+
+With --tile, pictures of any size are segmented at their own resolution, in tiles and
+within a fixed memory. This writes label maps alone; that of a TIFF is a TIFF with the
+same georeference, OUT/labels/NAME.tif.
 """
 
 import argparse
@@ -27,6 +31,20 @@ import time
 from command_line import fail
 
 SAVE = ('labels', 'overlay', 'probabilities')
+
+
+def scale(text: str) -> float:
+    """Read the SCALE of --tile."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float('inf'):
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is no factor, such as 0.5 (put --tile without a factor behind '
+            'the inputs, or before another option)'
+        )
+    return value
 
 
 def arguments() -> argparse.Namespace:
@@ -58,11 +76,20 @@ def arguments() -> argparse.Namespace:
         '--save',
         nargs='+',
         choices=SAVE,
-        default=['labels', 'overlay'],
         metavar='WHAT',
         help='what to write, of labels, overlay and probabilities; a classifier always '
         'writes its tables, with the scores of all classes if probabilities are given '
-        '(default: labels overlay)',
+        '(default: labels overlay; with --tile: labels)',
+    )
+    parser.add_argument(
+        '--tile',
+        nargs='?',
+        type=scale,
+        const=1.0,
+        metavar='SCALE',
+        help='segment large pictures in overlapping tiles of the size of the training '
+        'crops; at their own resolution, or resized by the factor SCALE, such as 0.5 '
+        '(default: the pictures are resized as the config says)',
     )
     parser.add_argument(
         '--tta',
@@ -74,9 +101,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         '--batch-size',
         type=int,
-        default=1,
         metavar='N',
-        help='number of images that are computed together (default: %(default)s)',
+        help='number of images that are computed together, or of tiles, which without '
+        'the option are as many as fit into the memory of a GPU (default: 1)',
     )
     parser.add_argument(
         '--device',
@@ -108,8 +135,16 @@ def arguments() -> argparse.Namespace:
         'refused)',
     )
     args = parser.parse_args()
-    if args.batch_size < 1:
+    if args.batch_size is not None and args.batch_size < 1:
         fail(f'--batch-size {args.batch_size}: expected at least 1')
+    if args.tile is not None:
+        others = sorted({*(args.save or ())} - {'labels'})
+        if others:
+            fail(f'--save {" ".join(others)}: --tile writes labels alone')
+        if args.tta:
+            fail('--tta: expected without --tile, which has no test-time augmentation')
+    if args.save is None:
+        args.save = ['labels'] if args.tile is not None else ['labels', 'overlay']
     if not 0 <= args.opacity <= 1:
         fail(f'--opacity {args.opacity}: expected 0 to 1')
     for path in filter(None, (args.checkpoint, args.config)):
@@ -130,14 +165,19 @@ class Line:
         self.interval = 0.2 if self.anew else 30
         self.shown = self.start
 
-    def __call__(self, images: int) -> None:
-        """Show the number of images so far, unless that was done a moment ago."""
+    def __call__(self, images: float) -> None:
+        """Show the number of images so far, unless that was done a moment ago.
+
+        Args:
+            images (float): The number; a fraction for an image of which some tiles are
+                done.
+        """
         now = time.perf_counter()
         if now - self.shown < self.interval:
             return
         self.shown = now
         rate = images / (now - self.start)
-        text = f'{images} images of {self.total}, {rate:.3g} images/s'
+        text = f'{round(images, 3)} images of {self.total}, {rate:.3g} images/s'
         end = '' if self.anew else '\n'
         start = '\r\033[K' if self.anew else ''
         print(start + text, end=end, file=sys.stderr, flush=True)
@@ -183,11 +223,13 @@ def main() -> None:
         options = Options(
             args.out,
             args.save,
-            args.batch_size,
+            args.batch_size or 1,
             args.tta,
             args.amp,
             args.opacity,
             args.existing,
+            args.tile,
+            args.batch_size,
         )
         line = Line(f'{len(found.files)} files')
         try:
@@ -197,7 +239,10 @@ def main() -> None:
     except (ConfigError, CheckpointError) as error:
         fail(error)
     except torch.OutOfMemoryError as error:
-        fail(f'{error}: set a smaller --batch-size (now {args.batch_size}), or --amp')
+        batch = args.batch_size or 1
+        fail(f'{error}: set a smaller --batch-size (now {batch}), or --amp')
+    except KeyboardInterrupt:
+        fail('stopped; --existing skip goes on with the files that are missing')
     except OSError as error:
         fail(f'cannot write to {args.out!r}: {error}')
     if done.skipped:

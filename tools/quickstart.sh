@@ -3,10 +3,11 @@
 # everything, makes the data, and pre-trains two students: one with the paper's
 # objective, the features of hidden patches, and one with the objective that pays
 # most in a short training, the features of all patches (see docs/objectives.md). It
-# trains segmentation and classification from scratch and from each student. It ends
-# with a table and pictures.
+# trains segmentation and classification from scratch and from each student. Then a
+# segmentor predicts a photograph that no training has seen. It ends with a table and
+# pictures.
 #
-#   bash tools/quickstart.sh [--full | --tiny] [--seeds N]
+#   bash tools/quickstart.sh [--full | --tiny] [--seeds N] [--out DIR] [--no-install]
 #   bash tools/quickstart.sh --seeds 3
 #
 # Options:
@@ -16,12 +17,15 @@
 #               works; the resulting numbers mean nothing
 #   --seeds N   repeat segmentation and classification with the seeds 0 to N - 1
 #               (default: 1)
+#   --out DIR   write to the folder DIR instead of work_dirs/quickstart
+#   --no-install  use the environment of the interpreter PYTHON as it is, for example
+#               on a machine without a network
 #
 # The environment variable PYTHON names the interpreter that the virtual
 # environment .venv is made with (default: python3). The script needs bash 4.4 or
 # newer.
 #
-# Results are written to work_dirs/quickstart, with --full to
+# Without --out, results are written to work_dirs/quickstart, with --full to
 # work_dirs/quickstart_full, with --tiny to work_dirs/quickstart_tiny. A second
 # run skips the steps that are finished. Pre-training that was stopped continues
 # after its last full epoch.
@@ -32,10 +36,17 @@ usage() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' tools/quickstart.sh; }
 
 SIZE=default
 SEEDS=1
+DIR=
+INSTALL=yes
 while [ $# -gt 0 ]; do
     case $1 in
         --full | --tiny) SIZE=${1#--} ;;
         --seeds) SEEDS=${2:-}; [ $# -eq 1 ] || shift ;;
+        --out)
+            DIR=${2:-}
+            [ -n "$DIR" ] || { echo "error: --out takes a folder" >&2; exit 2; }
+            shift ;;
+        --no-install) INSTALL=no ;;
         -h | --help) usage; exit ;;
         *) echo "error: unknown argument '$1'" >&2; usage >&2; exit 2 ;;
     esac
@@ -47,8 +58,10 @@ case $SEEDS in
         exit 2 ;;
 esac
 
-DIR=work_dirs/quickstart
-[ $SIZE = default ] || DIR=${DIR}_$SIZE
+if [ -z "$DIR" ]; then
+    DIR=work_dirs/quickstart
+    [ $SIZE = default ] || DIR=${DIR}_$SIZE
+fi
 DATA=("$DIR/data")
 PRETRAIN=()
 SEGMENT=()
@@ -67,17 +80,21 @@ esac
 export MMMASKDISTILL_QUICKSTART=$DIR
 mkdir -p "$DIR"
 
-VENV=.venv
-wanted="$("${PYTHON:-python3}" --version) \
+if [ $INSTALL = no ]; then
+    export PYTHON=${PYTHON:-python3}
+else
+    VENV=.venv
+    wanted="$("${PYTHON:-python3}" --version) \
 $(cat setup.py pyproject.toml mmmaskdistill/version.py | cksum)"
-if [ "$(cat $VENV/installed 2> /dev/null)" != "$wanted" ]; then
-    echo "Installing into $VENV (only once; several gigabytes with PyTorch)"
-    "${PYTHON:-python3}" -m venv --clear $VENV
-    $VENV/bin/python -m pip install --upgrade pip
-    $VENV/bin/python -m pip install -e '.[lite,demo]'
-    echo "$wanted" > $VENV/installed
+    if [ "$(cat $VENV/installed 2> /dev/null)" != "$wanted" ]; then
+        echo "Installing into $VENV (only once; several gigabytes with PyTorch)"
+        "${PYTHON:-python3}" -m venv --clear $VENV
+        $VENV/bin/python -m pip install --upgrade pip
+        $VENV/bin/python -m pip install -e '.[lite,demo]'
+        echo "$wanted" > $VENV/installed
+    fi
+    export PYTHON=$VENV/bin/python
 fi
-export PYTHON=$VENV/bin/python
 
 # stage NAME TITLE INPUTS COMMAND...
 #
@@ -138,8 +155,8 @@ stage pretrain_all "Pre-training with the loss at all patches" "data teacher" \
     train configs/quickstart/pretrain_all.py work_dir="$DIR/pretrain_all" \
     "${PRETRAIN[@]}"
 
-# The last checkpoint of the pre-training $1.
-student() { echo "$DIR/$1/$(basename "$(cat "$DIR/$1/last_checkpoint")")"; }
+# The last checkpoint of the run $1.
+last() { echo "$DIR/$1/$(basename "$(cat "$DIR/$1/last_checkpoint")")"; }
 
 for seed in $(seq 0 $((SEEDS - 1))); do
     for start in scratch pretrain pretrain_all; do
@@ -148,7 +165,7 @@ for seed in $(seq 0 $((SEEDS - 1))); do
         if [ $start != scratch ]; then
             inputs="data $start"
             options+=(model.backbone.init_cfg.type=Pretrained
-                model.backbone.init_cfg.checkpoint="$(student $start)")
+                model.backbone.init_cfg.checkpoint="$(last $start)")
         fi
         name=segment_${start}_$seed
         stage "$name" "Segmentation, $start, seed $seed" "$inputs" \
@@ -163,8 +180,15 @@ done
 
 for name in pretrain pretrain_all; do
     "$PYTHON" tools/analysis_tools/show_pretraining.py configs/quickstart/$name.py \
-        "$(student $name)" "$DIR"/data/ade/images/validation/00000{0,1,2,3}.jpg \
+        "$(last $name)" "$DIR"/data/ade/images/validation/00000{0,1,2,3}.jpg \
         --out "$DIR/$name.png" > "$DIR/pictures.log" 2>&1 ||
         { cat "$DIR/pictures.log"; exit 1; }
 done
+# The right-hand picture of a stereo pair. Most of the left-hand one is the class
+# "motorcycle" of the training data; the right-hand one is in none of the data.
+photograph=$("$PYTHON" -c 'import os, skimage
+print(os.path.join(os.path.dirname(skimage.__file__), "data/motorcycle_right.png"))')
+echo "== Prediction of a photograph that no training has seen"
+"$PYTHON" -W ignore tools/predict.py "$(last segment_pretrain_all_0)" \
+    "$photograph" --out "$DIR/photograph" --existing overwrite
 "$PYTHON" -W ignore tools/analysis_tools/quickstart_summary.py "$DIR" --seeds "$SEEDS"

@@ -55,6 +55,12 @@ def arguments() -> argparse.Namespace:
         'images, masks or colored pictures (default: no segmentation)',
     )
     parser.add_argument(
+        '--label-suffix',
+        metavar='TEXT',
+        help='what the names of the labels have behind those of the images, such as '
+        '_mask (default: nothing or a common suffix)',
+    )
+    parser.add_argument(
         '--classes',
         metavar='FILE',
         help='CSV file with the columns value,name,colour,ignore (default: '

@@ -4,6 +4,7 @@ For example:
 
   python tools/test.py CONFIG CHECKPOINT
   python tools/test.py CONFIG CHECKPOINT --tta --out metrics.json
+  python tools/test.py CONFIG CHECKPOINT --confusion DIR --worst 10 --show-dir DIR
 
 tools/dist_test.sh starts this tool on several GPUs.
 """
@@ -22,9 +23,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         '--out',
         metavar='PATH',
-        help='write results to PATH: predictions to a .pkl file, metrics to a .json '
-        'file, or the predicted label maps of a segmentation config to a folder '
-        '(default: nothing is written)',
+        help='write results to PATH: metrics, also those of each class, to a .json '
+        'file, predictions without logits to a .pkl file, or the predicted label maps '
+        'of a segmentation config to a folder; only metrics need labels (default: '
+        'nothing is written)',
     )
     parser.add_argument(
         '--out-item',
@@ -33,10 +35,25 @@ def arguments() -> argparse.Namespace:
         'extension of --out decides)',
     )
     parser.add_argument(
+        '--confusion',
+        metavar='PATH',
+        help='write the confusion matrix: a picture to a .png file, the counts to a '
+        '.csv file, or both to a folder (default: it is not written)',
+    )
+    parser.add_argument(
+        '--worst',
+        type=int,
+        metavar='N',
+        help='find the N worst images: those with the lowest mean IoU over the classes '
+        'of their label (segmentation), or the wrong predictions with the highest '
+        'score (classification); --show-dir gets a picture of them, worst.png, and a '
+        '.json file of --out a list (default: none)',
+    )
+    parser.add_argument(
         '--show-dir',
         metavar='FOLDER',
-        help='draw predictions and write the pictures to FOLDER (default: no '
-        'pictures are written)',
+        help='draw predictions and write the pictures to FOLDER; with --worst, only '
+        'one picture of the worst images (default: no pictures are written)',
     )
     parser.add_argument(
         '--show',
@@ -97,10 +114,51 @@ def out_item(args: argparse.Namespace) -> str | None:
     return 'pred' if pickle else 'label_maps'
 
 
+def check_worst(args: argparse.Namespace, item: str | None) -> None:
+    """Exit if the worst images would be written nowhere, or if there are none.
+
+    Args:
+        args (argparse.Namespace): The command line.
+        item (str | None): What is written to ``--out``, see :func:`out_item`.
+    """
+    if args.worst is None:
+        return
+    if args.worst < 1:
+        fail(f'--worst {args.worst}: expected a positive number of images')
+    if args.show_dir is None and item != 'metrics':
+        fail(
+            '--worst needs a place to write to: give --show-dir FOLDER for a picture, '
+            '--out FILE.json for a list, or both'
+        )
+
+
+def make_folders(args: argparse.Namespace, item: str | None) -> None:
+    """Make the folders that are written to; exit if that is impossible.
+
+    A test may take long, and such a mistake should not show up at its end.
+
+    Args:
+        args (argparse.Namespace): The command line.
+        item (str | None): What is written to ``--out``, see :func:`out_item`.
+    """
+    folders = [args.show_dir, args.out if item == 'label_maps' else None]
+    files = [args.out if item in ('metrics', 'pred') else None]
+    if args.confusion:
+        a_file = args.confusion.lower().endswith(('.png', '.csv'))
+        (files if a_file else folders).append(args.confusion)
+    folders += [osp.dirname(osp.abspath(path)) for path in files if path]
+    for folder in filter(None, folders):
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            fail(f'cannot write to {folder!r}: {error.strerror}')
+
+
 def main() -> None:
     """Check the command line and the config, then evaluate."""
     args = arguments()
     item = out_item(args)
+    check_worst(args, item)
     if '://' not in args.checkpoint and not osp.isfile(args.checkpoint):
         fail(
             f'checkpoint not found: {args.checkpoint!r} (from '
@@ -109,37 +167,59 @@ def main() -> None:
 
     # These imports are slow. They come after the checks above, so that mistakes
     # on the command line are reported at once.
-    from mmengine import dump
     from mmengine.dist import is_main_process
-    from mmengine.evaluator import DumpResults
 
     import mmmaskdistill  # noqa: F401
-    from mmmaskdistill.apis import checks, configs
+    from mmmaskdistill.apis import checks, configs, testing
     from mmmaskdistill.errors import CheckpointError, ConfigError
 
+    required = bool(args.confusion or args.worst)
+    pictures = args.show or (args.show_dir and not args.worst)
     try:
+        if args.confusion:
+            testing.check_confusion_path(args.confusion)
         cfg = configs.load_config(
             args.config, args.cfg_options, args.work_dir, args.launcher
         )
         configs.set_test(cfg, args.checkpoint, amp=args.amp)
+        writes = item in ('pred', 'label_maps') or bool(pictures)
+        metrics_wanted = required or item == 'metrics'
+        unlabeled = testing.use_without_labels(cfg, writes and not metrics_wanted)
+        if unlabeled and is_first_process():
+            print('the images have no labels: no metric is computed', flush=True)
         if args.tta:
             configs.enable_tta(cfg)
-        if args.show or args.show_dir:
+        if pictures:
+            show_dir = None if args.worst else args.show_dir
             configs.enable_pictures(
-                cfg, args.show_dir, args.show, args.wait_time, args.interval
+                cfg, show_dir, args.show, args.wait_time, args.interval
             )
-        if item == 'label_maps':
-            configs.save_label_maps(cfg, args.out)
         findings = checks.check(cfg, ['test_dataloader'])
         if findings.warnings and is_first_process():
             print(findings.framed(), flush=True)
         findings.raise_errors()
+        make_folders(args, item)
         runner = configs.build_runner(cfg)
-        if item == 'pred':
-            runner.test_evaluator.metrics.append(DumpResults(args.out))
+        report = testing.collect(
+            runner,
+            testing.task_of(cfg),
+            predictions=args.out if item == 'pred' else None,
+            label_maps=args.out if item == 'label_maps' else None,
+            report=metrics_wanted,
+            worst=args.worst or 0,
+            required=required,
+        )
         metrics = runner.test()
-        if item == 'metrics' and is_main_process():
-            dump({key: float(value) for key, value in metrics.items()}, args.out)
+        if is_main_process():
+            if item == 'metrics':
+                testing.write_metrics(metrics, report, args.out, bool(args.worst))
+            if args.confusion:
+                for path in testing.write_confusion(report, args.confusion):
+                    print(f'confusion matrix: {path}')
+            if args.worst and args.show_dir:
+                dataset = runner.test_dataloader.dataset
+                path = testing.write_worst(report, dataset, args.show_dir)
+                print(f'worst images: {path or "none"}')
     except (ConfigError, CheckpointError) as error:
         fail(error)
 

@@ -10,6 +10,7 @@ tools/dist_train.sh starts this tool on several GPUs.
 
 import argparse
 import os.path as osp
+from copy import deepcopy
 
 from command_line import fail, is_first_process, new_parser, parse_args
 
@@ -62,6 +63,7 @@ def main() -> None:
     from mmmaskdistill.apis import checks, configs
     from mmmaskdistill.errors import CheckpointError, ConfigError
 
+    asked = {}
     try:
         cfg = configs.load_config(
             args.config, args.cfg_options, args.work_dir, args.launcher
@@ -79,6 +81,7 @@ def main() -> None:
         if findings.warnings and is_first_process():
             print(findings.framed(), flush=True)
         findings.raise_errors()
+        asked = deepcopy(cfg)  # what is built is taken out of the config
         runner = configs.build_runner(cfg)
         checks.check_masks(cfg, runner.model)
         if findings.warnings:
@@ -86,6 +89,11 @@ def main() -> None:
         runner.train()
     except (ConfigError, CheckpointError) as error:
         fail(error)
+    except (ValueError, LookupError, RuntimeError, TypeError) as error:
+        message = checks.explain_failure(error, asked)
+        if message is None:
+            raise
+        fail(message)
 
 
 if __name__ == '__main__':

@@ -59,7 +59,9 @@ model = dict(
         loss_decode=dict(type='CrossEntropyLoss', loss_weight=0.4),
     ),
     train_cfg=dict(),
-    test_cfg=dict(mode='whole'),
+    # The mosaics are one window each. Of a larger photograph, the model sees windows
+    # of the size that it was trained with.
+    test_cfg=dict(mode='slide', crop_size=(128, 128), stride=(64, 64)),
 )
 
 test_pipeline = [

@@ -5,7 +5,7 @@ A config belongs to mmpretrain (pre-training and classification) or to mmseg
 """
 
 import os.path as osp
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 
 import torch
@@ -45,14 +45,19 @@ def load_config(
         loaders.
 
     Raises:
-        ConfigError: If the file, or a file that it inherits from, is missing, or
-            if an override is wrong (see :func:`change_config`).
+        ConfigError: If the file, or a file that it inherits from, is missing or is no
+            correct Python, or if an override is wrong (see :func:`change_config`).
     """
     try:
         cfg = Config.fromfile(path)
     except FileNotFoundError as error:
         raise ConfigError(
             f'config {path!r} or a file that it inherits from is missing: {error}'
+        ) from error
+    except Exception as error:  # A config is Python, and may raise anything.
+        raise ConfigError(
+            f'config {path!r} cannot be read: {type(error).__name__}: '
+            f'{first_line(error)}'
         ) from error
     if options:
         change_config(cfg, options)
@@ -350,49 +355,37 @@ def _load_alike(pipeline: list, example: list) -> list:
     for step in example:
         loaders.setdefault(loads(step), step)
 
-    def replaced(node: dict | list | tuple) -> dict | list | None:
-        if isinstance(node, (list, tuple)):
-            steps = [replaced(step) for step in node]
-            return [step for step in steps if step not in (None, [])]
-        kind = loads(node)
-        if kind:
-            return deepcopy(loaders.get(kind))
-        if 'transforms' in node:
-            return ConfigDict(node, transforms=replaced(node['transforms']))
-        return node
+    def replace(step: dict) -> dict | None:
+        kind = loads(step)
+        return deepcopy(loaders.get(kind)) if kind else step
 
-    return replaced(pipeline)
+    return _with_steps(pipeline, replace)
+
+
+def without_label_loaders(pipeline: list) -> list:
+    """Remove the steps of a pipeline that load labels.
+
+    Args:
+        pipeline (list): Configs of the steps.
+
+    Returns:
+        list: The configs of the other steps.
+    """
+    return _with_steps(pipeline, lambda s: None if loads(s) == 'labels' else s)
+
+
+def _with_steps(node: dict | list | tuple, change: Callable) -> dict | list | None:
+    """Change each step of a pipeline, also inside of others; None removes it."""
+    if isinstance(node, (list, tuple)):
+        steps = [_with_steps(step, change) for step in node]
+        return [step for step in steps if step not in (None, [])]
+    node = change(node)
+    if node is not None and 'transforms' in node:
+        return ConfigDict(node, transforms=_with_steps(node['transforms'], change))
+    return node
 
 
 def _flip_pipeline(pipeline: list) -> list:
     *transforms, pack = deepcopy(pipeline)
     flips = [dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)]
     return [*transforms, dict(type='TestTimeAug', transforms=[flips, [pack]])]
-
-
-def save_label_maps(cfg: Config, folder: str) -> None:
-    """Let the segmentation metrics write predicted label maps as PNG files.
-
-    Args:
-        cfg (Config): The config, changed in place.
-        folder (str): Folder that the files are written to.
-
-    Raises:
-        ConfigError: If no metric of the config can write label maps.
-    """
-    evaluators = cfg.test_evaluator
-    if isinstance(evaluators, dict):
-        evaluators = [evaluators]
-    writers = [
-        metric
-        for metric in evaluators
-        if metric.type.split('.')[-1] in ('IoUMetric', 'CityscapesMetric')
-    ]
-    if not writers:
-        raise ConfigError(
-            f'--out {folder!r} is a folder, but no metric of the config '
-            'writes label maps: give a .pkl file for predictions or a .json '
-            'file for metrics'
-        )
-    for metric in writers:
-        metric.output_dir = folder

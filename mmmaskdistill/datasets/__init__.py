@@ -1,12 +1,14 @@
 from .channels import ChannelStatistics, measure_channels
 from .classes import ClassRow, ClassTable
-from .folder_segmentation import FolderSegDataset
+from .folder_segmentation import FolderSegDataset, for_validation
 from .folders import (
     FoundImages,
     ImageFolder,
     Pairs,
+    common_suffixes,
     find_images,
     find_images_and_labels,
+    find_labels,
     pair_labels,
     separate_labels,
 )
@@ -52,8 +54,11 @@ __all__ = [
     'TextureMosaicDataset',
     'UniformMaskGenerator',
     'UnreadableImage',
+    'common_suffixes',
     'find_images',
     'find_images_and_labels',
+    'find_labels',
+    'for_validation',
     'image_info',
     'measure_channels',
     'pair_labels',

@@ -15,9 +15,11 @@ from mmmaskdistill.registry import DATASETS
 
 from .classes import IGNORED, ClassTable
 from .folders import (
+    FoundImages,
     Pairs,
     find_images,
     find_images_and_labels,
+    find_labels,
     name_below,
     pair_labels,
     read_list,
@@ -150,15 +152,23 @@ class FolderSegDataset(BaseSegDataset):
         """
         root = self.data_prefix.get('img_path') or '.'
         label_root = self.data_prefix.get('seg_map_path')
-        if label_root is None:
+        listed = self._listed_files(root)
+        labels = []
+        if label_root is not None:
+            label_root = label_root or '.'
+        if listed is not None:
+            found = FoundImages(listed, {})
+            if label_root is not None:
+                labels = find_labels(root, label_root, self.label_suffix)
+        elif label_root is None:
             found = find_images(root)
         else:
-            label_root = label_root or '.'
             found, labels = find_images_and_labels(root, label_root, self.label_suffix)
-        images = self._listed(found.files, root) if self.ann_file else found.files
-        if label_root is None:
-            pairs = [(image, None) for image in images]
-        else:
+        images = found.files
+        if self.ann_file and listed is None:
+            images = self._listed(images, root)
+        pairs = [(image, None) for image in images]
+        if label_root is not None:
             found_pairs = pair_labels(
                 images, root, labels, label_root, self.label_suffix
             )
@@ -183,6 +193,17 @@ class FolderSegDataset(BaseSegDataset):
             for image, label in pairs
         ]
 
+    def _listed_files(self, root: str) -> list[str] | None:
+        """Return the files of a list that names them with their endings, else None.
+
+        The folder, which may have many others, need not be searched then.
+        """
+        if not self.ann_file:
+            return None
+        files = [osp.join(root, line) for line in read_list(self.ann_file)]
+        complete = files and all(map(osp.isfile, files))
+        return list(dict.fromkeys(files)) if complete else None
+
     def _listed(self, images: list[str], root: str) -> list[str]:
         """Return the images that the list names."""
         by_name = {name_below(image, root): image for image in images}
@@ -199,14 +220,8 @@ class FolderSegDataset(BaseSegDataset):
 
     def _in_part(self, pairs: list[tuple], root: str) -> list[tuple]:
         """Return the pairs that are for training, or those for validation."""
-        places = [_place(name_below(image, root)) for image, _ in pairs]
-        # One picture at least is for validation.
-        limit = max(self.share, min(places) + 2**-53)
-        chosen = [
-            pair
-            for pair, place in zip(pairs, places)
-            if (place < limit) == (self.part == 'val')
-        ]
+        held_out = for_validation([name_below(i, root) for i, _ in pairs], self.share)
+        chosen = [p for p, val in zip(pairs, held_out) if val == (self.part == 'val')]
         if not chosen:
             raise ConfigError(
                 f"share={self.share}: none of the {len(pairs)} images in '{root}' is "
@@ -274,6 +289,24 @@ def _with_table(step: object, table: ClassTable) -> object:
             )
         return dict(loader, backend_args=step.get('backend_args'))
     return {key: _with_table(value, table) for key, value in step.items()}
+
+
+def for_validation(names: Sequence[str], share: float) -> list[bool]:
+    """Choose the images for validation by a hash of their names.
+
+    Args:
+        names (Sequence[str]): Names of the images.
+        share (float): Share of the images for validation.
+
+    Returns:
+        list[bool]: Whether each image is for validation. One at least is, and of
+        several images one is not.
+    """
+    places = [_place(name) for name in names]
+    limit = max(share, min(places, default=0) + 2**-53)
+    if len(places) > 1:
+        limit = min(limit, max(places))
+    return [place < limit for place in places]
 
 
 def _place(name: str) -> float:

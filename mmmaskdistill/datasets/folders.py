@@ -13,14 +13,33 @@ from mmpretrain.datasets import BaseDataset
 from mmmaskdistill.errors import ConfigError, first_few
 from mmmaskdistill.registry import DATASETS
 
-from .image_files import IMAGE_ENDINGS
+from .image_files import IMAGE_ENDINGS, LABEL_ENDINGS
 from .unreadable import ReplacesUnreadable
 
 LIST_ENDINGS = ('.txt', '.lst', '.list')
 # Folders that systems make for themselves: macOS's archives, Synology's thumbnails.
 SYSTEM_FOLDERS = ('__MACOSX', '@eaDir')
-# What the names of images and of labels end with where the rest is the same.
-IMAGE_SUFFIXES = ('_leftImg8bit', '_image', '_img', '_rgb', '_sat')
+# What the names of images and of labels begin and end with where the rest is the same.
+IMAGE_PREFIXES = ('image_', 'images_', 'img_', 'rgb_', 'sat_')
+LABEL_PREFIXES = (
+    'label_',
+    'labels_',
+    'mask_',
+    'masks_',
+    'annotation_',
+    'segmentation_',
+    'seg_',
+    'gt_',
+)
+IMAGE_SUFFIXES = (
+    '_leftImg8bit',
+    '_image',
+    '_img',
+    '_rgb',
+    '_sat',
+    '_training',
+    '_test',
+)
 LABEL_SUFFIXES = (
     '_gtFine_labelTrainIds',
     '_gtFine_labelIds',
@@ -36,6 +55,7 @@ LABEL_SUFFIXES = (
     '_annotation',
     '_anno',
     '_ann',
+    '_manual1',
     '_seg',
     '_gt',
     '_L',
@@ -60,6 +80,24 @@ LABEL_FOLDERS = (
 )
 
 
+class _Extras(NamedTuple):
+    """What is left out of the names of images or labels, in lower case or capitals.
+
+    Attributes:
+        prefixes (Sequence[str]): What the last part of a name begins with.
+        suffixes (Sequence[str]): What it ends with.
+        folders (Sequence[str]): Folders in it.
+    """
+
+    prefixes: Sequence[str] = ()
+    suffixes: Sequence[str] = ()
+    folders: Sequence[str] = ()
+
+
+IMAGE_EXTRAS = _Extras(IMAGE_PREFIXES, IMAGE_SUFFIXES)
+LABEL_EXTRAS = _Extras(LABEL_PREFIXES, (*LABEL_SUFFIXES, *IMAGE_ENDINGS))
+
+
 class FoundImages(NamedTuple):
     """The images in some folders.
 
@@ -73,7 +111,9 @@ class FoundImages(NamedTuple):
 
     def describe(self) -> str:
         """Say in one line how many images there are and what was left out."""
-        line = f'{len(self.files)} images ({_counts(count_endings(self.files))})'
+        count = len(self.files)
+        counts = _counts(count_endings(self.files))
+        line = f'{count} image{"s" * (count != 1)} ({counts})'
         if self.left_out:
             line += f'; left out: {_counts(self.left_out)}'
         return line
@@ -96,6 +136,7 @@ class Pairs(NamedTuple):
 def find_images(
     paths: str | os.PathLike | Sequence[str | os.PathLike],
     endings: Sequence[str] = IMAGE_ENDINGS,
+    what: str = 'images',
 ) -> FoundImages:
     """Find all images in folders of any layout and depth.
 
@@ -110,6 +151,7 @@ def find_images(
             ``#`` are skipped.
         endings (Sequence[str]): Endings of the images, in lower case; those of the
             files may have capitals. Defaults to :data:`.image_files.IMAGE_ENDINGS`.
+        what (str): What the files are, for the message. Defaults to ``'images'``.
 
     Returns:
         FoundImages: The images, and how many other files there are.
@@ -136,7 +178,7 @@ def find_images(
     if not found.files:
         there = f'only {_counts(left_out)}' if left_out else 'no file'
         raise ConfigError(
-            f'no images in {first_few([repr(str(p)) for p in paths])}: expected files '
+            f'no {what} in {first_few([repr(str(p)) for p in paths])}: expected files '
             f'that end with {", ".join(endings)}, and there is {there}'
         )
     return found
@@ -161,9 +203,10 @@ def pair_labels(
     """Find the label of each image.
 
     An image and its label have the same path below their folders, apart from the
-    ending. For those that have no such partner, what their names commonly end with is
-    left out: ``a_leftImg8bit.png`` and ``a_gtFine_labelIds.png``, ``a.jpg`` and
-    ``a_mask.png`` or ``a.jpg.png``. At last, so are folders that are named after what
+    ending. For those that have no such partner, what their names commonly begin and
+    end with is left out: ``a_leftImg8bit.png`` and ``a_gtFine_labelIds.png``, ``a.jpg``
+    and ``a_mask.png`` or ``a.jpg.png``, ``img_1.jpg`` and ``mask_1.png``. At last, so
+    are folders that are named after what
     they hold: ``street/images/a.jpg`` and ``street/labels/a.png``.
 
     Args:
@@ -181,27 +224,31 @@ def pair_labels(
     Raises:
         ConfigError: If an image has two labels, or a label two images.
     """
-    suffixes = (*LABEL_SUFFIXES, *IMAGE_ENDINGS)
+    of_images, of_labels = IMAGE_EXTRAS, LABEL_EXTRAS
     if label_suffix:
         labels = [f for f in labels if osp.splitext(f)[0].endswith(label_suffix)]
-        suffixes = (label_suffix,)
+        of_labels = _Extras(suffixes=(label_suffix,))
     of_image = {}
     lone_images, lone_labels = list(images), list(labels)
-    for left_out, left_out_of_labels in (
-        (((), ()), ((), ())),
-        ((IMAGE_SUFFIXES, ()), (suffixes, ())),
-        ((IMAGE_SUFFIXES, IMAGE_FOLDERS), (suffixes, LABEL_FOLDERS)),
+    for extras, extras_of_labels in (
+        (_Extras(), _Extras()),
+        (of_images, of_labels),
+        (
+            of_images._replace(folders=IMAGE_FOLDERS),
+            of_labels._replace(folders=LABEL_FOLDERS),
+        ),
     ):
-        by_name = _by_name(lone_images, image_root, *left_out)
-        labels_by_name = _by_name(lone_labels, label_root, *left_out_of_labels)
+        by_name = _by_name(lone_images, image_root, extras)
+        labels_by_name = _by_name(lone_labels, label_root, extras_of_labels)
         for name in sorted(by_name.keys() & labels_by_name.keys()):
             found, theirs = by_name[name], labels_by_name[name]
             if len(theirs) > 1:
                 raise ConfigError(
                     f"the image '{found[0]}' has {len(theirs)} labels, "
                     f'{first_few([repr(file) for file in theirs])}: expected one. Move '
-                    'the others elsewhere, or set label_suffix to what the names of '
-                    'the right ones end with'
+                    'the others elsewhere, or say what the names of the right ones end '
+                    'with (label_suffix of the data set, or --label-suffix of '
+                    'start_project.py)'
                 )
             if len(found) > 1:
                 raise ConfigError(
@@ -264,13 +311,63 @@ def find_images_and_labels(
         ConfigError: If a folder does not exist, or there is no image in it.
     """
     found = find_images(image_root)
-    if osp.realpath(image_root) == osp.realpath(label_root):
-        images, labels = separate_labels(found.files, image_root, label_suffix)
-    else:
-        labels = find_images(label_root).files
-        images = [f for f in found.files if not _is_below(f, label_root, image_root)]
-        labels = [f for f in labels if not _is_below(f, image_root, label_root)]
+    labels = find_labels(image_root, label_root, label_suffix)
+    taken = set(labels)
+    if _is_inside(label_root, image_root):  # what else is there is no image, either
+        taken |= {file for file in found.files if _is_inside(file, label_root)}
+    images = [file for file in found.files if file not in taken]
     return found._replace(files=images), labels
+
+
+def find_labels(
+    image_root: str, label_root: str, label_suffix: str | None = None
+) -> list[str]:
+    """Find the labels below a folder, in which there may also be images.
+
+    Args:
+        image_root (str): Folder of the images.
+        label_root (str): Folder of the labels.
+        label_suffix (str, optional): See :func:`pair_labels`. Defaults to None.
+
+    Returns:
+        list[str]: The labels.
+
+    Raises:
+        ConfigError: If the folder of the labels does not exist, or has no label.
+    """
+    files = find_images(label_root, LABEL_ENDINGS, 'labels').files
+    if osp.realpath(image_root) == osp.realpath(label_root):
+        return separate_labels(files, image_root, label_suffix)[1]
+    if _is_inside(image_root, label_root):
+        return [file for file in files if not _is_inside(file, image_root)]
+    return files
+
+
+def common_suffixes(
+    images: Sequence[str], image_root: str, labels: Sequence[str], label_root: str
+) -> dict[str, int]:
+    """Find what the names of labels have behind the names of their images.
+
+    Args:
+        images (Sequence[str]): The images.
+        image_root (str): The images' folder.
+        labels (Sequence[str]): The labels.
+        label_root (str): The labels' folder.
+
+    Returns:
+        dict[str, int]: Such as ``{'_label2': 12}``: each suffix that at least half of
+        the images have a label with, and how many have one.
+    """
+    names = {name_below(image, image_root) for image in images}
+    counts = Counter()
+    for label in labels:
+        name = name_below(label, label_root)
+        # The longest name of an image counts: img_10_seg belongs to img_10.
+        for length in range(len(name) - 1, 0, -1):
+            if name[:length] in names:
+                counts[name[length:]] += 1
+                break
+    return {s: n for s, n in counts.items() if '/' not in s and 2 * n >= len(names)}
 
 
 def separate_labels(
@@ -290,47 +387,46 @@ def separate_labels(
     Returns:
         tuple[list[str], list[str]]: The images and the labels.
     """
-    suffixes = (label_suffix,) if label_suffix else LABEL_SUFFIXES
+    of_labels = LABEL_EXTRAS._replace(suffixes=LABEL_SUFFIXES)
+    if label_suffix:
+        of_labels = _Extras(suffixes=(label_suffix,))
+    in_folders = of_labels._replace(folders=LABEL_FOLDERS)
     names = [name_below(file, root) for file in files]
-    stems = {*names, *(_stem(name, IMAGE_SUFFIXES, ()) for name in names)}
-    stems |= {_stem(name, IMAGE_SUFFIXES, IMAGE_FOLDERS) for name in names}
+    stems = {*names, *(_stem(name, IMAGE_EXTRAS) for name in names)}
+    stems |= {_stem(n, IMAGE_EXTRAS._replace(folders=IMAGE_FOLDERS)) for n in names}
     images, labels = [], []
     for file, name in zip(files, names):
-        possible = {_stem(name, suffixes, ()), _stem(name, suffixes, LABEL_FOLDERS)}
+        possible = {_stem(name, of_labels), _stem(name, in_folders)}
         is_label = not stems.isdisjoint(possible - {name})
         (labels if is_label else images).append(file)
     return images, labels
 
 
-def _is_below(file: str, folder: str, other: str) -> bool:
-    """Tell whether a file is in a folder, which itself lies in another one."""
-    folder, other = osp.join(osp.abspath(folder), ''), osp.join(osp.abspath(other), '')
-    return folder.startswith(other) and osp.abspath(file).startswith(folder)
+def _is_inside(path: str, folder: str) -> bool:
+    """Tell whether a file or folder is in a folder, and not this folder itself."""
+    return osp.abspath(path).startswith(osp.join(osp.abspath(folder), ''))
 
 
-def _by_name(
-    files: list[str], root: str, suffixes: Sequence[str], folders: Sequence[str]
-) -> dict[str, list[str]]:
+def _by_name(files: list[str], root: str, extras: _Extras) -> dict[str, list[str]]:
     names = {}
     for file in files:
-        stem = _stem(name_below(file, root), suffixes, folders)
-        names.setdefault(stem, []).append(file)
+        names.setdefault(_stem(name_below(file, root), extras), []).append(file)
     return names
 
 
-def _stem(name: str, suffixes: Sequence[str], folders: Sequence[str]) -> str:
-    """Return a name without a suffix and without some of the folders in it."""
+def _stem(name: str, extras: _Extras) -> str:
+    """Return a name without a prefix, a suffix and some of the folders in it."""
     *above, last = name.split('/')
-    above = [folder for folder in above if folder.lower() not in folders]
-    return '/'.join([*above, _without(last, suffixes)])
-
-
-def _without(name: str, suffixes: Sequence[str]) -> str:
-    """Return a name without the first of the suffixes that it ends with."""
-    for suffix in suffixes:
-        if name.lower().endswith(suffix.lower()) and len(name) > len(suffix):
-            return name[: -len(suffix)]
-    return name
+    above = [folder for folder in above if folder.lower() not in extras.folders]
+    for suffix in extras.suffixes:
+        if last.lower().endswith(suffix.lower()) and len(last) > len(suffix):
+            last = last[: -len(suffix)]
+            break
+    for prefix in extras.prefixes:
+        if last.lower().startswith(prefix) and len(last) > len(prefix):
+            last = last[len(prefix) :]
+            break
+    return '/'.join([*above, last])
 
 
 def _resolved(paths: Sequence[str | os.PathLike]) -> Iterator[str]:
@@ -340,6 +436,7 @@ def _resolved(paths: Sequence[str | os.PathLike]) -> Iterator[str]:
         if osp.isfile(path) and path.lower().endswith(LIST_ENDINGS):
             for line in read_list(path):
                 listed = osp.join(osp.dirname(path), osp.expanduser(line))
+                listed = osp.normpath(listed)
                 if not osp.exists(listed):
                     raise ConfigError(
                         f"the list '{path}' names '{line}', but there is no "

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 import cv2
 import numpy as np
 from mmengine import fileio
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from mmmaskdistill.errors import ConfigError
 
@@ -32,12 +32,18 @@ IMAGE_ENDINGS = (
     '.tiff',
     '.webp',
 )
+# Labels may also be GIF files, as those of DRIVE and Carvana are.
+LABEL_ENDINGS = (*IMAGE_ENDINGS, '.gif')
 ORIENTATION = 0x0112
 TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 # Numbers of TIFF's tags, and the photometric interpretations in which samples are
 # quantities: of darkness or light, or of red, green and blue.
 WIDTH, HEIGHT, BITS, PHOTOMETRIC, SAMPLES = 256, 257, 258, 262, 277
 BLACK_IS_ZERO, RGB = 1, 2
+# Number of channels for each kind of color in the header of a PNG
+PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
+# The widest stack of bands that is not taken for the columns of an image
+MOST_BANDS = 32
 NEEDS_TIFFFILE = 'to read it, pip install "mmmaskdistill[tiff]"'
 
 
@@ -85,7 +91,7 @@ def read_image(path: str, backend_args: dict | None = None) -> np.ndarray:
         ConfigError: If the file is a TIFF that only the package ``tifffile`` can read,
             which is not installed.
     """
-    return use_file(path, _decode, backend_args)
+    return use_file(path, decode, backend_args)[0]
 
 
 def image_info(path: str, backend_args: dict | None = None) -> ImageInfo:
@@ -205,18 +211,25 @@ def explain(error: Exception) -> str:
     return str(error)
 
 
-def _decode(file: BinaryIO) -> np.ndarray:
+def decode(file: BinaryIO) -> tuple[np.ndarray, str]:
+    """Decode an image as :func:`read_image` does.
+
+    Args:
+        file (BinaryIO): The open file.
+
+    Returns:
+        tuple[ndarray, str]: The image [h, w, C], and the name of the format.
+    """
     if is_measured_tiff(file):
-        return decode_tiff(file)
+        return decode_tiff(file), 'TIFF'
     image = Image.open(file)
     array = _decode_deep(image, file)
     if array is None:
         # Pillow rotates a TIFF when it loads it, and only then forgets the rotation.
         image.load()
-        array = np.asarray(ImageOps.exif_transpose(_plain(image)))
-    else:
-        array = orient(array, image.getexif().get(ORIENTATION, 1))
-    return array if array.ndim == 3 else array[..., None]
+        array = np.asarray(_plain(image))
+    array = orient(array, image.getexif().get(ORIENTATION, 1))
+    return array if array.ndim == 3 else array[..., None], image.format
 
 
 def _describe(file: BinaryIO) -> ImageInfo:
@@ -224,17 +237,44 @@ def _describe(file: BinaryIO) -> ImageInfo:
         return _describe_tiff(file)
     image = Image.open(file)
     width, height = image.size
-    if image.getexif().get(ORIENTATION, 1) > 4:
+    if _orientation(image, file) > 4:
         stored = (width, height)
         if image.format == 'TIFF':
             # Newer versions of Pillow have already exchanged the sides.
             stored = image.tag_v2[WIDTH], image.tag_v2[HEIGHT]
         height, width = stored
+    if image.format == 'PNG' and (channels := _deep_png(file)):
+        return ImageInfo(height, width, channels, 'uint16', 'PNG')
     sample = _decode_deep(image, file)
     if sample is None:
         sample = np.asarray(_plain(Image.new(image.mode, (1, 1))))
     channels = sample.shape[2] if sample.ndim == 3 else 1
     return ImageInfo(height, width, channels, sample.dtype.name, image.format)
+
+
+def _orientation(image: Image.Image, file: BinaryIO) -> int:
+    """Return the EXIF orientation of an image, without decoding it."""
+    if image.format != 'PNG' or 'exif' in image.info:
+        return image.getexif().get(ORIENTATION, 1)
+    # Pillow decodes a PNG to find EXIF data behind the pixels.
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        length, kind = int.from_bytes(head[:4], 'big'), head[4:]
+        if kind == b'eXIf':
+            exif = Image.Exif()
+            exif.load(file.read(length))
+            return exif.get(ORIENTATION, 1)
+        if kind == b'IEND':
+            break
+        file.seek(length + 4, io.SEEK_CUR)
+    return 1
+
+
+def _deep_png(file: BinaryIO) -> int:
+    """Return the number of channels of a PNG of 16 bits, 0 of another one."""
+    file.seek(24)  # where the header has the depth and the kind of color
+    depth, kind = file.read(2)
+    return PNG_CHANNELS[kind] if depth == 16 else 0
 
 
 def _plain(image: Image.Image) -> Image.Image:
@@ -254,11 +294,10 @@ def _decode_deep(image: Image.Image, file: BinaryIO) -> np.ndarray | None:
     """
     gray_and_alpha = False
     if image.format == 'PNG':
-        file.seek(24)  # where the header has the depth and the kind of color
-        depth, kind = file.read(2)
-        if depth != 16:
+        channels = _deep_png(file)
+        if not channels:
             return None
-        gray_and_alpha = kind == 4
+        gray_and_alpha = channels == 2
     elif image.format not in ('PPM', 'JPEG2000'):
         return None
     file.seek(0)
@@ -266,13 +305,17 @@ def _decode_deep(image: Image.Image, file: BinaryIO) -> np.ndarray | None:
     array = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None:
         return None
-    array = _red_first(array)
+    array = red_first(array)
     # OpenCV repeats the gray value of a gray image that has an alpha channel.
     return array[..., [0, 3]] if gray_and_alpha else array
 
 
-def _red_first(array: np.ndarray) -> np.ndarray:
-    """Turn OpenCV's order of the channels, blue first, into red first."""
+def red_first(array: np.ndarray) -> np.ndarray:
+    """Turn OpenCV's order of the channels, blue first, into red first.
+
+    Args:
+        array (ndarray): [h, w] or [h, w, C]. Only 3 or 4 channels have this order.
+    """
     if array.ndim == 3 and array.shape[2] in (3, 4):
         return array[..., [2, 1, 0, 3][: array.shape[2]]]
     return array
@@ -310,7 +353,7 @@ def is_measured_tiff(file: BinaryIO) -> bool:
     file.seek(0)
     if start not in TIFF:
         return False
-    tags = _tags(file)
+    tags = read_tags(file)
     bits = tags.get(BITS, (1,))
     return (
         tags.get(PHOTOMETRIC, BLACK_IS_ZERO) in (BLACK_IS_ZERO, RGB)
@@ -318,8 +361,12 @@ def is_measured_tiff(file: BinaryIO) -> bool:
     ) and np.max(bits) > 1
 
 
-def _tags(file: BinaryIO) -> TiffImagePlugin.ImageFileDirectory_v2:
-    """Read the tags of the first page of a TIFF, and wind the file back."""
+def read_tags(file: BinaryIO) -> TiffImagePlugin.ImageFileDirectory_v2:
+    """Read the tags of the first page of a TIFF, and wind the file back.
+
+    Args:
+        file (BinaryIO): The file.
+    """
     header = file.read(8)
     if b'+' in header[:4]:  # BigTIFF
         header += file.read(8)
@@ -343,7 +390,7 @@ def decode_tiff(file: BinaryIO) -> np.ndarray:
         ConfigError: If neither an installed ``tifffile`` nor OpenCV can decode it.
         ValueError: If the file has more dimensions than rows, columns and channels.
     """
-    tags = _tags(file)
+    tags = read_tags(file)
     try:
         import tifffile
     except ImportError:
@@ -357,7 +404,7 @@ def decode_tiff(file: BinaryIO) -> np.ndarray:
                     raise
                 array, problem = None, str(error)
             else:
-                array = _channels_last(array, tiff.series[0].axes)
+                array = channels_last(array, tiff.series[0].axes)
     if array is None:
         file.seek(0)
         array = _decode_by_opencv(file.read(), tags)
@@ -383,21 +430,28 @@ def _decode_by_opencv(
     )
     if array is None:
         return None
-    array = _red_first(array)
+    array = red_first(array)
     return array if array.ndim == 3 else array[..., None]
 
 
-def _channels_last(array: np.ndarray, axes: str) -> np.ndarray:
+def channels_last(array: np.ndarray, axes: str) -> np.ndarray:
     """Bring the axes of a TIFF into the order [h, w, C].
 
     Args:
         array (ndarray): The content of the file.
         axes (str): A letter for each axis: ``Y`` and ``X`` are rows and columns.
 
+    Returns:
+        ndarray: [h, w, C], a view of the array where possible.
+
     Raises:
         ValueError: If there are two further axes.
     """
     rows, columns = axes.index('Y'), axes.index('X')
+    if axes == 'QYX' and array.shape[2] <= MOST_BANDS < min(array.shape[:2]):
+        # tifffile.imwrite takes an array [h, w, C] for h pages of w rows, unless it is
+        # told otherwise.
+        rows, columns = 0, 1
     others = [
         axis
         for axis in range(array.ndim)
@@ -413,7 +467,7 @@ def _channels_last(array: np.ndarray, axes: str) -> np.ndarray:
 
 
 def _describe_tiff(file: BinaryIO) -> ImageInfo:
-    tags = _tags(file)
+    tags = read_tags(file)
     try:
         import tifffile
     except ImportError:
@@ -423,5 +477,5 @@ def _describe_tiff(file: BinaryIO) -> ImageInfo:
         series = tiff.series[0]
         # An array without memory, which has the shape alone.
         array = np.broadcast_to(np.zeros((), series.dtype), series.shape)
-        array = orient(_channels_last(array, series.axes), tags.get(ORIENTATION, 1))
+        array = orient(channels_last(array, series.axes), tags.get(ORIENTATION, 1))
     return ImageInfo(*array.shape, array.dtype.name, 'TIFF')

@@ -272,4 +272,4 @@ class LoadLabels(BaseTransform):
 
 
 def _size(shape: tuple[int, ...]) -> str:
-    return f'{shape[0]} x {shape[1]}'
+    return f'{shape[1]} x {shape[0]}'

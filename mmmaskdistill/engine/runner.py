@@ -1,6 +1,7 @@
 """A runner whose resumed runs end with the same weights as uninterrupted runs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import torch
 from mmengine.config import ConfigDict
@@ -22,9 +23,12 @@ from mmmaskdistill.errors import CheckpointError, ConfigError, first_line
 from mmmaskdistill.models.checkpoints import fit_content
 from mmmaskdistill.registry import HOOKS, RUNNERS
 
+from .channels_last import use_channels_last
 from .checkpoints import latest_checkpoint, read_resume_point
 from .compiling import transformer_blocks
 from .log_hooks import HighestRateHook, RunTimerHook
+from .optimizer_state import fit_state, implementation
+from .prefetching import check_prefetch, prefetched
 from .rescheduling import (
     advance,
     all_schedulers,
@@ -159,10 +163,13 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
         runner = self.runner
         runner.call_hook('before_train')
         runner.call_hook('before_train_epoch')
-        while self._iter < self._max_iters and not self.stop_training:
+        left = self._max_iters - self._iter
+        for batch in runner.batches(islice(self.dataloader_iterator, max(left, 0))):
             runner.model.train()
-            self.run_iter(next(self.dataloader_iterator))
+            self.run_iter(batch)
             validate_if_due(runner, self._iter, self._max_iters)
+            if self.stop_training:
+                break
         runner.call_hook('after_train_epoch')
         runner.call_hook('after_train')
         return runner.model
@@ -175,7 +182,8 @@ class FiniteEpochBasedTrainLoop(EpochBasedTrainLoop):
         """Train on as many batches as the data loader says that it has."""
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
-        for k, batch in zip(range(len(self.dataloader)), self.dataloader):
+        batches = islice(self.dataloader, len(self.dataloader))
+        for k, batch in enumerate(self.runner.batches(batches)):
             self.run_iter(k, batch)
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
@@ -202,6 +210,11 @@ class ResumableRunner(Runner):
     resumes with another length, learning rate or batch size than the stopped run had
     goes on at the same iteration, or at the same epoch if it counts epochs, with the
     learning rate that a new run of this config has there, and says so in the log.
+
+    With ``prefetch = True`` in the config, the next batch is copied to the GPU while
+    the GPU works on the current one, see :func:`prefetched`. With ``channels_last =
+    True``, convolutions keep their channels last in memory, see
+    :func:`use_channels_last`.
 
     The runner also raises an error for a checkpoint that does not fit the model
     (:class:`CheckpointFitHook`), and runs a validation that the stopped run may
@@ -275,6 +288,24 @@ class ResumableRunner(Runner):
             return self.seed - get_rank()
         return self.seed
 
+    def wrap_model(
+        self, model_wrapper_cfg: dict | None, model: torch.nn.Module
+    ) -> torch.nn.Module:
+        """Move the model to the device and wrap it if there are several processes.
+
+        Args:
+            model_wrapper_cfg (dict | None): Config of the wrapper.
+            model (torch.nn.Module): The model.
+
+        Returns:
+            torch.nn.Module: The model or its wrapper.
+
+        Raises:
+            ConfigError: If the config's ``channels_last`` is not True or False.
+        """
+        use_channels_last(model, self.cfg.get('channels_last', False))
+        return super().wrap_model(model_wrapper_cfg, model)
+
     def _maybe_compile(self, target: str):
         """Compile the Transformer blocks one by one instead of the whole step.
 
@@ -293,6 +324,19 @@ class ResumableRunner(Runner):
                 'for the first time, so the first iterations take longer'
             )
 
+    def batches(self, batches: Iterable) -> Iterable:
+        """Return the batches of the training loop, prefetched if the config says so.
+
+        Args:
+            batches (Iterable): Batches of the data loader.
+
+        Returns:
+            Iterable: The same batches.
+        """
+        if self.cfg.get('prefetch', False):
+            return prefetched(batches, self.model)
+        return batches
+
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Build the training loop over a data loader that starts at the resume point.
 
@@ -307,6 +351,13 @@ class ResumableRunner(Runner):
             return loop
         loop = ConfigDict(loop)
         kind = self._loop_class(loop)
+        prefetch = self.cfg.get('prefetch', False)
+        check_prefetch(prefetch, self.model)
+        if prefetch and kind not in (IterBasedTrainLoop, EpochBasedTrainLoop):
+            raise ConfigError(
+                f'prefetch=True is for IterBasedTrainLoop and EpochBasedTrainLoop, but '
+                f'train_cfg has type={kind.__name__}: set prefetch=False'
+            )
         start, point = 0, self._resume_point
         if kind is IterBasedTrainLoop:
             self._check_length(loop, kind, 'max_iters', 'max_epochs')
@@ -507,6 +558,7 @@ class ResumableRunner(Runner):
             self._configured_settings = group_settings(self.optim_wrapper)
             self._configured_schedule = None
         configured = scheduler_settings(all_schedulers(self.param_schedulers))
+        chosen = implementation(self.optim_wrapper.optimizer)
         try:
             super().resume(filename, *args, **kwargs)
         except ValueError as error:
@@ -518,6 +570,7 @@ class ResumableRunner(Runner):
                 'optim_wrapper of the stopped run, or start a new run from it with '
                 f'--cfg-options load_from={filename}'
             ) from error
+        fit_state(self.optim_wrapper.optimizer, chosen)
         self._follow_config(configured)
 
     def _follow_config(self, configured: list[dict]) -> None:

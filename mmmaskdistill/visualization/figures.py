@@ -34,12 +34,33 @@ def to_numpy(array: np.ndarray | Tensor) -> np.ndarray:
     return np.asarray(array)
 
 
+def plain_text(text: str, characters: int) -> str:
+    """Prepare a text of unknown content, such as the name of a class, for a figure.
+
+    Matplotlib would read formulas between dollar signs, and leave a legend's entry out
+    if it begins with an underscore.
+
+    Args:
+        text (str): The text.
+        characters (int): Maximum length. The middle of a longer text is left out.
+
+    Returns:
+        str: What to give to matplotlib.
+    """
+    if len(text) > characters:
+        end = characters // 2
+        text = f'{text[: characters - end - 1]}…{text[-end:]}'
+    text = text.replace('$', r'\$')
+    return f' {text}' if text.startswith('_') else text
+
+
 def tile_grid(
     num_rows: int,
     titles: list[str],
     caption: float = 0,
     bottom: float = 0,
     right: float = 0,
+    tile: float = TILE,
 ) -> tuple[Figure, np.ndarray]:
     """Make a figure of square tiles with a title above each column.
 
@@ -51,6 +72,7 @@ def tile_grid(
         caption (float): Space below every tile in inches. Defaults to 0.
         bottom (float): Space below the grid in inches. Defaults to 0.
         right (float): Space to the right of the grid in inches. Defaults to 0.
+        tile (float): Side of a tile in inches. Defaults to 1.4.
 
     Returns:
         tuple[Figure, np.ndarray]: The figure, and the axes of its tiles
@@ -61,7 +83,7 @@ def tile_grid(
         for title in titles
     ]
     head = LINE * max(title.count('\n') + 1 for title in titles)
-    step_x, step_y = TILE + GAP, TILE + GAP + caption
+    step_x, step_y = tile + GAP, tile + GAP + caption
     width = 2 * MARGIN + len(titles) * step_x - GAP + right
     height = MARGIN + head + num_rows * step_y - GAP + max(bottom, MARGIN)
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor='white')
@@ -69,7 +91,7 @@ def tile_grid(
     for row in range(num_rows):
         for column, title in enumerate(titles):
             left, top = MARGIN + column * step_x, MARGIN + head + row * step_y
-            box = (left / width, 1 - (top + TILE) / height, TILE / width, TILE / height)
+            box = (left / width, 1 - (top + tile) / height, tile / width, tile / height)
             axes[row, column] = figure.add_axes(box)
             axes[row, column].set_axis_off()
             if row == 0:

@@ -102,7 +102,7 @@ def classification(classes=4):
 
 def pretraining(**parts):
     """The config of a pre-training model, whose teacher cannot be built."""
-    teacher = dict(tiny.TEACHER, pretrained=False, checkpoint='/elsewhere/teacher.pth')
+    teacher = dict(tiny.TEACHER, checkpoint='https://elsewhere.org/teacher.pth')
     return Config(
         dict(
             default_scope='mmpretrain',

@@ -13,6 +13,7 @@ from PIL import Image
 
 import mmmaskdistill  # noqa: F401  (needed before configs are read)
 from mmmaskdistill.apis import configs
+from mmmaskdistill.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -126,3 +127,17 @@ def test_tta_without_labels_has_no_step_for_them(tmp_path):
     views = Compose(cfg.test_dataloader.dataset.pipeline)(sample)
     assert len(views['inputs']) == 12
     assert 'gt_sem_seg' not in views['data_samples'][0]
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('a = dict(b=1 c=2)', 'SyntaxError: invalid syntax'),
+        ('a = dict(b=wrong)', "NameError: name 'wrong' is not defined"),
+        ('a = 1 + "b"', 'TypeError: unsupported operand'),
+    ],
+)
+def test_configs_that_are_no_python_are_named(tmp_path, text, message):
+    (tmp_path / 'a.py').write_text(text)
+    with pytest.raises(ConfigError, match=f"config '.*a.py' cannot be read: {message}"):
+        configs.load_config(str(tmp_path / 'a.py'))

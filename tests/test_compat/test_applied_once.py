@@ -8,24 +8,28 @@ from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.runner import checkpoint
+from mmpretrain.models import AverageClsScoreTTA
 from mmseg.datasets import PhotoMetricDistortion
 from mmseg.models.backbones.swin import ShiftWindowMSA
-from mmseg.models.losses import cross_entropy_loss
+from mmseg.models.losses import DiceLoss, OhemCrossEntropy, cross_entropy_loss
 
 from mmmaskdistill.compat import (
     amp,
     atomic_files,
+    averaged_scores,
     checkpoint_rotation,
     class_weights,
     color_transforms,
     compiled_ops,
     config_merging,
     deferred_scalars,
+    dice_loss,
     focal_loss,
     gloo,
     interp2d,
     multimodal,
     numpy2,
+    ohem_loss,
     package_paths,
     safe_loading,
     window_batches,
@@ -46,6 +50,9 @@ def patched_functions():
         Config._merge_a_into_b,
         photometric.adjust_hue,
         cross_entropy_loss.cross_entropy,
+        AverageClsScoreTTA._merge_single_sample,
+        DiceLoss.forward,
+        OhemCrossEntropy.forward,
         ShiftWindowMSA.window_reverse,
     )
 
@@ -59,7 +66,9 @@ def test_applying_the_patches_again_changes_nothing():
         multimodal,
         interp2d,
         class_weights,
+        dice_loss,
         focal_loss,
+        ohem_loss,
         config_merging,
         numpy2,
         safe_loading,
@@ -69,6 +78,7 @@ def test_applying_the_patches_again_changes_nothing():
         amp,
         gloo,
         color_transforms,
+        averaged_scores,
         window_batches,
     ):
         module.apply()

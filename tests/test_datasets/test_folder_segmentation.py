@@ -9,7 +9,13 @@ from mmseg.datasets import BaseSegDataset
 from mmseg.evaluation import IoUMetric
 from PIL import Image
 
-from mmmaskdistill.datasets import ClassRow, ClassTable, FolderSegDataset
+from mmmaskdistill.datasets import (
+    ClassRow,
+    ClassTable,
+    FolderSegDataset,
+    folder_segmentation,
+    for_validation,
+)
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import DATASETS
 
@@ -153,6 +159,27 @@ def test_a_list_chooses_images(root):
     (root / 'own.txt').write_text('')
     with pytest.raises(ConfigError, match="own.txt' names no image: expected"):
         build(root, ann_file='own.txt')
+
+
+def test_a_list_with_endings_needs_no_search(root, monkeypatch):
+    """The folder of the images may have many others."""
+
+    def search(*args):
+        raise AssertionError(args)
+
+    monkeypatch.setattr(folder_segmentation, 'find_images_and_labels', search)
+    (root / 'own.txt').write_text('b/2.jpg\n3.jpg\n')
+    assert names(build(root, ann_file='own.txt')) == ['b/2', '3']
+    (root / 'own.txt').write_text('b/2.jpg\n3\n')
+    with pytest.raises(AssertionError):
+        build(root, ann_file='own.txt')
+
+
+def test_of_several_images_one_is_for_training_and_one_for_validation():
+    for share in (1e-9, 0.999999999):
+        chosen = for_validation(['a', 'b', 'c'], share)
+        assert 0 < sum(chosen) < 3
+    assert for_validation(['a'], 0.5) == [True] and for_validation([], 0.5) == []
 
 
 def test_parts_do_not_change_when_images_are_added(tmp_path):

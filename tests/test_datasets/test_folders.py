@@ -168,6 +168,8 @@ PAIRS = [
     ('0001TP.png', '0001TP_L.png'),
     ('town/images/a.jpg', 'town/masks/a.png'),
     ('town/image/a_sat.jpg', 'town/Label/a_mask.png'),
+    ('img_001.jpg', 'Mask_001.png'),
+    ('21_training.tif', '21_manual1.gif'),
 ]
 
 
@@ -200,7 +202,7 @@ def test_two_labels_for_an_image_are_named():
     with pytest.raises(ConfigError, match=r"'in/a.jpg' has 2 .*'gt/a.png', 'gt/a.tif'"):
         pair_labels(['in/a.jpg'], 'in', ['gt/a.png', 'gt/a.tif'], 'gt')
     labels = ['gt/a_labelIds.png', 'gt/a_labelTrainIds.png']
-    with pytest.raises(ConfigError, match='a_labelIds.png.*set label_suffix'):
+    with pytest.raises(ConfigError, match='a_labelIds.png.*label_suffix of the data'):
         pair_labels(['in/a.jpg'], 'in', labels, 'gt')
     found = pair_labels(['in/a.jpg'], 'in', labels, 'gt', '_labelTrainIds')
     assert found.pairs == [('in/a.jpg', 'gt/a_labelTrainIds.png')]
@@ -223,6 +225,14 @@ def test_images_and_labels_of_one_folder_are_separated():
     assert separate_labels(files, 'd') == (files[:1], files[1:])
     files = ['d/1.jpg', 'd/1-truth.png']
     assert separate_labels(files, 'd', '-truth') == (files[:1], files[1:])
+
+
+def test_gif_files_are_labels_and_no_images(tmp_path):
+    for name in ('a.tif', 'a_mask.gif', 'b.gif'):
+        touch(tmp_path / name)
+    found, labels = find_images_and_labels(str(tmp_path), str(tmp_path))
+    assert relative(found.files, tmp_path) == ['a.tif']
+    assert relative(labels, tmp_path) == ['a_mask.gif']
 
 
 def test_one_folder_may_lie_in_the_other(tmp_path):

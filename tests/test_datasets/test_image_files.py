@@ -61,6 +61,16 @@ def test_tiffs_of_any_number_of_bands_and_type(tmp_path, channels, dtype):
         assert_reads(tmp_path / f'{name}.tif', expected)
 
 
+def test_bands_behind_each_pixel_are_no_columns(tmp_path):
+    """tifffile.imwrite takes [h, w, C] for h pages unless it is told otherwise."""
+    expected = values(13, np.uint16, (50, 60))
+    tifffile.imwrite(tmp_path / 'x.tif', expected)
+    assert_reads(tmp_path / 'x.tif', expected)
+    bands = values(13, np.uint16, (60, 50))
+    tifffile.imwrite(tmp_path / 'x.tif', np.moveaxis(bands, -1, 0))
+    assert_reads(tmp_path / 'x.tif', bands)
+
+
 @pytest.mark.parametrize('dtype', TYPES)
 @pytest.mark.parametrize('channels', [1, 3, 4])
 def test_opencv_reads_what_it_can_without_tifffile(

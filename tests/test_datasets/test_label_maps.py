@@ -205,8 +205,8 @@ def test_the_transform_checks_the_size(tmp_path, index):
     with pytest.raises(ConfigError) as error:
         load(dict(results, ori_shape=(18, 26)))
     assert str(error.value) == (
-        f"the label '{tmp_path}/x.png' has 9 x 13 pixels, its image 'i.jpg' has "
-        '18 x 26: expected the same size'
+        f"the label '{tmp_path}/x.png' has 13 x 9 pixels, its image 'i.jpg' has "
+        '26 x 18: expected the same size'
     )
     with pytest.raises(ConfigError, match='same size. The image is turned as its EXIF'):
         load(dict(results, ori_shape=(13, 9)))

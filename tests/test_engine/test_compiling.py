@@ -1,19 +1,27 @@
 """Compiled blocks compute the same numbers, with few graphs and no breaks."""
 
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers import tiny
+from helpers.small_configs import shrink_recipe
+from mmengine.config import Config
 from mmpretrain.structures import DataSample
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounter
 
+from mmmaskdistill.apis.memory import build_without_values, random_batch
 from mmmaskdistill.engine import ResumableRunner
 from mmmaskdistill.engine.compiling import transformer_blocks
 from mmmaskdistill.models.layers import Block
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+CLASSIFIER = 'finetune/vit-b16_maskdistill-300e_8xb128-amp-coslr-100e_in1k'
+SEGMENTOR = 'segmentation/vit-b16_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512'
 
 
 def pretraining(drop_path_rate=0.0, **backbone):
@@ -127,6 +135,57 @@ def test_compiled_blocks_have_the_same_loss_under_autocast(tmp_path):
     with torch.autocast('cpu', torch.bfloat16):
         (loss, _), (expected, _) = map(loss_and_gradients, (compiled, plain))
     torch.testing.assert_close(loss, expected, rtol=1e-3, atol=0)
+
+
+def downstream(name):
+    """Make a small classifier or segmentor with drop path, and a step of it."""
+    cfg = Config.fromfile(CONFIGS / f'{name}.py', format_python_code=False)
+    shrink_recipe(cfg)
+    cfg.model.backbone.update(drop_path_rate=0.3)
+    model = build_without_values(cfg)
+
+    def step(seed):
+        np.random.seed(seed)
+        losses = model.loss(**random_batch(cfg, model, 4, 0.4))
+        sum(v for key, v in losses.items() if 'loss' in key).backward()
+
+    return model, step
+
+
+@pytest.mark.parametrize('name', ['pretraining', CLASSIFIER, SEGMENTOR])
+def test_nothing_is_compiled_after_the_second_iteration(name):
+    """The shapes of a step are numbers, whatever is hidden or dropped."""
+    torch._dynamo.reset()
+    if name == 'pretraining':
+        model = pretraining(drop_path_rate=0.3)
+
+        def step(seed):
+            loss_and_gradients(model, seed=seed)
+    else:
+        model, step = downstream(name)
+    sizes = []
+
+    def backend(graph, inputs):
+        sizes.extend(size for x in inputs for size in getattr(x, 'shape', (x,)))
+        return graph.forward
+
+    for block in transformer_blocks(model):
+        block.compile(backend=backend)
+    for seed in range(2):
+        step(seed)
+    assert sizes and all(type(size) is int for size in sizes)
+    count = len(sizes)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for seed in range(2, 6):
+            step(seed)
+    assert len(sizes) == count
+
+
+def test_recipes_are_not_compiled():
+    """Until it was measured on a GPU that it pays."""
+    for folder in ('pretrain', 'finetune', 'segmentation', 'unified', 'own_data'):
+        for path in (CONFIGS / folder).glob('*.py'):
+            assert 'compile' not in path.read_text(), path
 
 
 @pytest.mark.parametrize('cfg', [{}, dict(compile=False), dict(compile=None)])

@@ -25,7 +25,7 @@ def test_wheel_holds_configs_tools_and_the_model_index(wheel):
         'mmmaskdistill/.mim/tools/dist_train.sh',
         'mmmaskdistill/.mim/tools/launch.sh',
     } <= names
-    unwanted = ('.png', '.pyc', 'quickstart.sh', 'run_tests.sh')
+    unwanted = ('.png', '.pyc', 'quickstart.sh', 'run_tests.sh', 'gpu_report.sh')
     assert not [name for name in names if name.endswith(unwanted)]
     assert not [name for name in names if name.startswith(('tests/', 'configs/'))]
 

@@ -1,6 +1,7 @@
 """Each job of tools/analysis_tools/benchmark.py, at small sizes."""
 
 import json
+import sys
 from contextlib import contextmanager
 
 import pytest
@@ -17,6 +18,7 @@ FIGURES = {
     'images_per_second',
     'flops',
     'share_of_product_rate',
+    'share_of_peak_rate',
     'peak_bytes',
     'state_bytes',
 }
@@ -164,7 +166,74 @@ def test_side_that_runs_out_of_memory_has_no_point(figures, tmp_path, monkeypatc
     small, great = result['sweeps']['size']
     assert set(small['sides']) == {'ours', 'timm'}
     assert set(great['sides']) == {'ours'}
+    assert small['left_out'] == {} and great['left_out'] == dict(timm='out of memory')
     assert (tmp_path / 'sweep.png').is_file()
+
+
+def test_sweep_ends_where_all_sides_fit(figures, monkeypatch):
+    limited, calls = measure.limited_memory, []
+
+    @contextmanager
+    def limit():
+        calls.append(1)
+        with limited():
+            # The second call is timm's at the first batch size.
+            if len(calls) == 2:
+                torch.empty(2**45)
+            yield
+
+    monkeypatch.setattr(measure, 'limited_memory', limit)
+    words = (
+        '--against',
+        'timm',
+        '--depth',
+        '1',
+        '--img-size',
+        '32',
+        '--sweep',
+        'batch',
+    )
+    words += ('--batches', '4', '2', '1', '--until-all-fit')
+    points = figures('finetune', *TINY, *words)['sweeps']['batch']
+    assert [(p['batch'], sorted(p['sides'])) for p in points] == [
+        (4, ['ours']),
+        (2, ['ours', 'timm']),
+    ]
+
+
+def test_compiled_sides_are_left_out_only_if_they_do_not_compile(figures, monkeypatch):
+    """The operations are those of the same step without compilation."""
+
+    @torch._dynamo.register_backend(name='breaks')
+    def breaks(graph, inputs):
+        raise NotImplementedError('not today')
+
+    words = (
+        '--depth',
+        '1',
+        '--img-size',
+        '32',
+        '--against',
+        'timm',
+        '--adamw',
+        'fused',
+    )
+    plain = figures('finetune', *TINY, *words)
+    compiled = figures('finetune', *TINY, *words, '--compile', 'aot_eager')
+    assert plain['left_out'] == compiled['left_out'] == {}
+    for name in ('ours', 'timm'):
+        flops = [result['sides'][name]['flops'] for result in (plain, compiled)]
+        assert flops[0] == flops[1]
+    try:
+        broken = figures('finetune', *TINY, *words, '--compile', 'breaks')
+    finally:
+        torch._dynamo.reset()
+    assert broken['sides'] == {}
+    assert set(broken['left_out']) == {'ours', 'timm'}
+    reason = broken['left_out']['timm']
+    assert reason.startswith('does not compile: BackendCompilerFailed') and (
+        'not today' in reason
+    )
 
 
 def test_amp_changes_both_sides(figures):
@@ -246,3 +315,25 @@ def test_check_counts_files_of_all_kinds(figures, capsys):
     }
     assert all(part['cpu_seconds'] > 0 for part in checks.values())
     assert 'files / CPU second' in capsys.readouterr().out
+
+
+def test_predict_needs_no_more_memory_for_more_images(figures):
+    arguments = ('--images', '2', '--img-size', '64', '--repeats', '1')
+    sides = figures('predict', *arguments)['sides']
+    assert set(sides) == {'ours', 'mmseg'}
+    few, many = sides['ours']['bytes']
+    assert many == few
+    few, many = sides['mmseg']['bytes']
+    # The logits of six more images of 64 x 85 pixels and 150 classes.
+    assert many - few >= 6 * 4 * 150 * 64 * 85
+    assert all(side['seconds']['median'] > 0 for side in sides.values())
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc/self/status')
+def test_tiles_of_a_large_picture_need_little_memory(figures):
+    pytest.importorskip('rasterio')
+    size, classes = ('4000', '4000'), 60
+    result = figures('tile', '--size', *size, '--classes', str(classes))
+    assert result['tiles'] == 12**2 and result['seconds'] > 0
+    logits = 4 * classes * 4000**2
+    assert result['peak_bytes'] - result['start_bytes'] < logits / 3

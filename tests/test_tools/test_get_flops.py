@@ -70,3 +70,69 @@ def test_teacher_whose_features_are_resized_sees_its_own_images():
     _, flops = count(model, (64, 64), 0.4)['teacher']
     images = torch.randn(1, 3, 64, 64)
     assert flops == count_flops(lambda: model.teacher.model.forward_features(images))
+
+
+def test_memory_is_predicted_for_each_batch_with_and_without_checkpointing(
+    tool, capsys
+):
+    tool(
+        'analysis_tools/get_flops.py',
+        osp.join(
+            CONFIGS, 'finetune/vit-ti16_maskdistill-300e_8xb128-amp-coslr-100e_in1k.py'
+        ),
+        '--memory',
+        '--batch',
+        '2',
+        '4',
+        '--precision',
+        'fp32',
+    )
+    output = capsys.readouterr().out
+    assert 'GiB per GPU, predicted, not measured' in output
+    rows = [
+        [cell.strip() for cell in line.split('|')[1:-1]]
+        for line in output.split('\n')
+        if line.startswith('|')
+    ]
+    cells = [dict(zip(rows[0], row)) for row in rows[1:]]
+    assert [(c['batch'], c['precision'], c['with_cp']) for c in cells] == [
+        (batch, 'fp32', with_cp) for batch in '24' for with_cp in ('no', 'yes')
+    ]
+    assert all(c['fits into'] == '24 GB' for c in cells)
+    # 5.7 million parameters of 4 bytes, and AdamW's state of twice as many
+    assert {(c['parameters'], c['optimizer'], c['teacher']) for c in cells} == {
+        ('0.02', '0.04', '0.00')
+    }
+    kept = [float(c['activations']) for c in cells]
+    assert kept[2] == pytest.approx(2 * kept[0], abs=0.011)
+    assert all(plain > checkpointed for plain, checkpointed in zip(*[iter(kept)] * 2))
+
+
+@pytest.mark.parametrize(
+    'config, options, message',
+    [
+        (
+            'unified/mae.py',
+            ['--batch', '2'],
+            '--batch and --precision are for --memory',
+        ),
+        (
+            'unified/mae.py',
+            ['--memory', '--batch', '0'],
+            '--batch 0: expected at least',
+        ),
+        (
+            'unified/mae.py',
+            ['--memory', '--shape', '64', '64'],
+            '--memory takes the size of the images from the config',
+        ),
+        (
+            'unified/milan.py',
+            ['--memory', '--batch', '2'],
+            'the loss of MaskDistill depends on values',
+        ),
+    ],
+)
+def test_memory_that_cannot_be_predicted_is_refused(tool, config, options, message):
+    with pytest.raises(SystemExit, match=f'error: {message}'):
+        tool('analysis_tools/get_flops.py', osp.join(CONFIGS, config), *options)

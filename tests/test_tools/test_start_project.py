@@ -107,9 +107,36 @@ def test_only_usable_files_are_listed(tool, data, capsys):
     said = ' '.join(capsys.readouterr().out.split())
     assert f"left out: '{data / 'rgb/1.jpg'}': " in said
     assert f"left out: '{data / 'rgb/2.jpg'}': has no label" in said
+    assert 'validation 1 of 3 labeled images, chosen by their names' in said
+    assert 'with 1 image for validation, the metrics depend on chance' in said
     assert (out / 'labeled.txt').read_text().split() == ['0.jpg', '3.jpg', '4.jpg']
     cfg = load_config(str(out / 'segment.py'), ['model.backbone.init_cfg=None'])
     assert not checks.check(cfg).errors
+
+
+def test_images_and_labels_of_one_folder_train(tool, data, capsys):
+    """The labels have a suffix of their own, and lie between the images."""
+    for k in range(5):
+        (data / f'ann/{k}.png').rename(data / f'rgb/{k}_left.png')
+    options = ['--labels', data / 'rgb', '--label-suffix', '_left']
+    out = start(tool, data, 'rgb', *options)
+    assert '5 images (5 .jpg)' in capsys.readouterr().out
+    seen = (out / 'pretrain.txt').read_text().split()
+    assert len(seen) == 4 and not any('_left' in name for name in seen)
+    cfg = load_config(str(out / 'segment.py'), ['model.backbone.init_cfg=None'])
+    assert cfg.val_dataloader.dataset.label_suffix == '_left'
+    assert not checks.check(cfg).errors
+
+
+def test_a_folder_for_tests_next_to_class_folders_is_left_alone(tool, data):
+    (data / 'cls').rename(data / 'train')
+    (data / 'all').mkdir()
+    (data / 'train').rename(data / 'all/train')
+    (data / 'all/test').mkdir()
+    Image.new('RGB', (64, 64)).save(data / 'all/test/a.jpg')
+    out = start(tool, data, 'all')
+    lines = (out / 'classify_train.txt').read_text().splitlines()
+    assert len(lines) == 8 and not any('test' in line for line in lines)
 
 
 def test_class_folders_become_a_classifier(tool, data):
@@ -146,7 +173,7 @@ def test_a_budget_is_measured(tool, data, capsys, monkeypatch):
     monkeypatch.setattr(timing, 'STEPS', 1)
     out = start(tool, data, 'rgb', '--minutes', 0.001, epochs=None)
     said = capsys.readouterr().out
-    assert 'pre-training    1 steps of 5 images, 1 times 5 images, about' in said
+    assert 'pre-training    1 step of 5 images, 1 times 5 images, about' in said
     assert 'measured here' in said and 'random weights' not in said
     assert Config.fromfile(out / 'pretrain.py').train_cfg.max_epochs == 1
 
@@ -182,7 +209,7 @@ def test_pretraining_goes_on_from_a_checkpoint(tool, data):
 @pytest.mark.parametrize(
     'options, message',
     [
-        (['rgb', '--labels', 'empty'], "no images in '.*empty': expected files"),
+        (['rgb', '--labels', 'empty'], "no labels in '.*empty': expected files"),
         (['rgb', '--labels', 'single'], "have a single class, 'class_0': expected"),
         (['nowhere'], "no file or folder '.*nowhere'"),
         (['rgb', '--labels', 'cls'], "no image in '.*rgb' has a label in '.*cls'"),
@@ -191,8 +218,9 @@ def test_pretraining_goes_on_from_a_checkpoint(tool, data):
         (['rgb', '--labels', 'ann', '--val-images', 'cls'], 'goes with --val-labels'),
         (['rgb', '--val-share', '1.5'], '--val-share 1.5: expected more than 0'),
         (['rgb', '--minutes', '3'], 'give --minutes or --epochs, not both'),
-        (['cls', '--labels', 'cls/cat'], "the labels 'cls/cat' are in the folder"),
-        (['rgb', '--labels', 'rgb'], "the labels 'rgb' are in the folder of images"),
+        (['rgb', '--labels', 'rgb/0.jpg'], "--labels '.*0.jpg' is a file: expected a"),
+        (['rgb', '--labels', 'rgb'], r"no label in '.*rgb': .* a.jpg and a_mask.png"),
+        (['rgb', '--label-suffix', '_x'], '--label-suffix goes with --labels'),
         (['cls', '--val-images', 'cls/cat'], "--val-images 'cls/cat' is in the"),
         (['rgb', '--out', 'rgb/project'], 'is in the folder of images'),
         (['rgb', '--out', 'rgb/0.jpg'], 'is a file: expected a folder'),

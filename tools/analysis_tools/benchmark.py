@@ -22,7 +22,22 @@ import argparse
 import json
 import os
 
-from benchmarks import check, data, evaluate, finetune, pretrain, resume, segment, start
+from benchmarks import (
+    attention,
+    check,
+    data,
+    evaluate,
+    finetune,
+    predict,
+    pretrain,
+    profiling,
+    resume,
+    segment,
+    start,
+    tile,
+    transfer,
+)
+from command_line import fail
 
 # Each job is a module. Its docstring is printed by --help, `add_arguments(parser)`
 # adds its options, and `run(args)` measures, prints the table and returns the
@@ -32,10 +47,15 @@ JOBS = dict(
     finetune=finetune,
     segment=segment,
     eval=evaluate,
+    profile=profiling,
+    attention=attention,
+    transfer=transfer,
     data=data,
     resume=resume,
     start=start,
     check=check,
+    predict=predict,
+    tile=tile,
 )
 
 
@@ -66,7 +86,15 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Run the job and write its measurements."""
     args = parse_args()
-    result = dict(job=args.job, options=vars(args), **JOBS[args.job].run(args))
+    try:
+        figures = JOBS[args.job].run(args)
+    except ValueError as error:
+        from mmmaskdistill.errors import ConfigError  # a slow import
+
+        if isinstance(error, ConfigError):
+            fail(error)
+        raise
+    result = dict(job=args.job, options=vars(args), **figures)
     if args.out:
         with open(args.out + '.tmp', 'w') as file:
             json.dump(result, file, indent=2)

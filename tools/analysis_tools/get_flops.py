@@ -4,8 +4,12 @@ For example:
 
   python tools/analysis_tools/get_flops.py CONFIG
   python tools/analysis_tools/get_flops.py CONFIG --shape 512 683
+  python tools/analysis_tools/get_flops.py CONFIG --memory --batch 64 128
 
-The tool runs a forward pass with one random image on the CPU. A classifier or
+With --memory, the tool instead predicts from shapes how much memory a training step
+needs on each GPU, with and without gradient checkpointing (with_cp). No GPU is needed,
+and the prediction has not been compared with one. Otherwise the tool runs a
+forward pass with one random image on the CPU. A classifier or
 segmentor computes its logits. A pre-training model computes what the loss needs:
 the predictions of the student and its head, and the features of the teacher; both
 are counted separately. Only matrix products and convolutions are counted, and a
@@ -21,6 +25,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mmengine.config import Config
     from torch import nn
 
 # command_line.py is in tools/.
@@ -79,6 +84,68 @@ def count(
         }
 
 
+def print_memory(cfg: 'Config', args: argparse.Namespace) -> None:
+    """Print the predicted memory of a training step.
+
+    Args:
+        cfg (Config): The config.
+        args (argparse.Namespace): The command line.
+    """
+    from prettytable import PrettyTable
+
+    from mmmaskdistill.apis.memory import (
+        GPUS,
+        RESERVE,
+        predict_memory,
+        recipe_precision,
+        takes_with_cp,
+    )
+    from mmmaskdistill.errors import ConfigError
+
+    gib = 2**30
+    table = PrettyTable(
+        [
+            'batch',
+            'precision',
+            'with_cp',
+            'parameters',
+            'teacher',
+            'optimizer',
+            'gradients',
+            'activations',
+            'peak, one GPU',
+            'peak, several GPUs',
+            'fits into',
+        ],
+        align='r',
+    )
+    try:
+        for batch in args.batch or [None]:
+            for precision in args.precision or [recipe_precision(cfg)]:
+                for with_cp in (False, True)[: 1 + takes_with_cp(cfg)]:
+                    memory = predict_memory(cfg, batch, precision, with_cp, args.masked)
+                    need = memory.distributed_peak + RESERVE
+                    fits = [f'{size} GB' for size in GPUS if need <= size * gib]
+                    sizes = (*memory[:5], memory.peak, memory.distributed_peak)
+                    table.add_row(
+                        [
+                            memory.batch,
+                            precision,
+                            'yes' if with_cp else 'no',
+                            *(f'{size / gib:.2f}' for size in sizes),
+                            fits[0] if fits else 'none',
+                        ]
+                    )
+    except ConfigError as error:
+        fail(error)
+    print(f'{args.config}: GiB per GPU, predicted, not measured')
+    print(table)
+    print(
+        f'"fits into" is for several GPUs and leaves {RESERVE / gib:.0f} GiB for what '
+        'is not predicted: CUDA, its libraries and gaps between tensors.'
+    )
+
+
 def main() -> None:
     """Parse the command line and print the table."""
     parser = argparse.ArgumentParser(
@@ -101,6 +168,25 @@ def main() -> None:
         '(default: 75/196)',
     )
     parser.add_argument(
+        '--memory',
+        action='store_true',
+        help='predict the memory of a training step instead (default: off)',
+    )
+    parser.add_argument(
+        '--batch',
+        type=int,
+        nargs='+',
+        metavar='N',
+        help='images per GPU in a forward pass, for --memory (default: the batch size '
+        'of the config)',
+    )
+    parser.add_argument(
+        '--precision',
+        nargs='+',
+        choices=['fp32', 'bf16', 'fp16'],
+        help='precisions for --memory (default: that of the config)',
+    )
+    parser.add_argument(
         '--cfg-options',
         nargs='+',
         metavar='KEY=VALUE',
@@ -111,6 +197,15 @@ def main() -> None:
     check_options(args.cfg_options)
     if not osp.isfile(args.config):
         fail(f'config not found: {args.config!r}')
+    if not args.memory and (args.batch or args.precision):
+        fail('--batch and --precision are for --memory: add --memory')
+    if args.batch and min(args.batch) < 1:
+        fail(f'--batch {min(args.batch)}: expected at least 1')
+    if args.memory and args.shape:
+        fail(
+            '--memory takes the size of the images from the config: leave --shape out, '
+            'or set model.backbone.img_size with --cfg-options'
+        )
 
     # These imports are slow and come last, so that --help answers at once.
     from mmengine.logging import MMLogger
@@ -124,6 +219,9 @@ def main() -> None:
 
     MMLogger.get_current_instance().setLevel('ERROR')
     cfg = load_config(args.config, args.cfg_options)
+    if args.memory:
+        print_memory(cfg, args)
+        return
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     make_teachers_random(cfg.model.get('teacher'))
     shape = args.shape or cfg.model.backbone.get('img_size', 224)

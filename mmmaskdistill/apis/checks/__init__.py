@@ -6,6 +6,7 @@ from pathlib import Path
 from mmengine.registry import init_default_scope
 
 from . import batches, classes, labels, names, paths
+from .failures import explain_failure
 from .findings import Findings, WarningHook, frame
 from .heads import find_heads
 from .inspection import (
@@ -32,6 +33,7 @@ __all__ = [
     'check_data',
     'check_masks',
     'check_weights',
+    'explain_failure',
     'frame',
     'image_table',
     'inspect_images',

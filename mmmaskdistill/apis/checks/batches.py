@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from mmseg.models.decode_heads import ASPPHead, PSPHead, UPerHead
 
+from mmmaskdistill.datasets import LoadImage
 from mmmaskdistill.errors import first_line
 
 from .findings import Findings
@@ -22,6 +23,14 @@ from .labels import Contents
 from .sources import Source, fixed_random_state
 
 BATCH_NORMS = ('BN', 'BN1d', 'BN2d')
+# The setting of each data preprocessor that reverses the order of three channels
+ORDER_FLAGS = dict(
+    SegDataPreProcessor='bgr_to_rgb',
+    ClsDataPreprocessor='to_rgb',
+    SelfSupDataPreprocessor='to_rgb',
+    TwoNormDataPreprocessor='to_rgb',
+    TwoViewDataPreprocessor='to_rgb',
+)
 # How often the pipeline of a data set is tried: at least, and at most in this many
 # seconds.
 FEWEST_TRIALS, MOST_TRIALS, TRIAL_SECONDS = 4, 16, 0.5
@@ -257,6 +266,7 @@ def _check_channels(
 ) -> None:
     option, preprocessor = data_preprocessor(cfg)
     channels = {shape[0] for shapes in trial.shapes.values() for shape in shapes}
+    _check_order(source, channels, option, preprocessor, findings)
     for name in ('mean', 'std'):
         values = preprocessor.get(name)
         if not isinstance(values, (list, tuple)) or len(values) == 1:
@@ -269,6 +279,27 @@ def _check_channels(
                 # One channel is broadcast against the mean of three.
                 fatal=count != 1 and source.known_pipeline,
             )
+
+
+def _check_order(
+    source: Source, channels: set, option: str, preprocessor: dict, findings: Findings
+) -> None:
+    """Check that the mean of three bands meets the bands in the same order."""
+    flag = ORDER_FLAGS.get(name_of(preprocessor.get('type', '')))
+    statistics = [preprocessor.get(name) or () for name in ('mean', 'std')]
+    if (
+        isinstance(source.step('Image'), LoadImage)
+        and channels == {3}
+        and flag
+        and not preprocessor.get(flag)
+        and any(len(set(values)) > 1 for values in statistics)
+    ):
+        findings.warn(
+            f'LoadImage of {source.option} loads three channels in reverse order, as '
+            f"mmcv's loader does, and {option}.{flag} is not set, so that mean and std "
+            f'belong to the channels in the order 2, 1, 0: set {option}.{flag}=True, '
+            'and give mean and std in the order of the file'
+        )
 
 
 def _check_written_labels(

@@ -14,19 +14,25 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
 from mmmaskdistill.datasets import image_files
-from mmmaskdistill.errors import ConfigError, first_few, first_line
+from mmmaskdistill.datasets.channels import (
+    ImageStatistics,
+    join_statistics,
+    measure_image,
+)
+from mmmaskdistill.datasets.label_maps import read_values
+from mmmaskdistill.errors import first_few
 
 # Files that a process gets at once, so that it is not called for each file.
 CHUNK = 32
-TIFF_ENDINGS = ('.tif', '.tiff')
 # A photograph that is taken for a label has a different color in nearly every pixel.
 MOST_COLORS = 4096
 
@@ -42,8 +48,10 @@ class ImageFile:
         channels (int): Number of channels.
         dtype (str): Type of the values, such as ``'uint8'``.
         format (str): Such as ``'JPEG'``, ``'PNG'`` or ``'TIFF'``.
-        mean (tuple[float, ...]): Mean of each channel, in the file's order. Like the
-            next three, it is empty if the image was not decoded.
+        count (tuple[int, ...]): Number of values of each channel that are numbers. Like
+            the next four, it is in the file's order of the channels, and empty if the
+            image was not decoded.
+        mean (tuple[float, ...]): Mean of each channel.
         std (tuple[float, ...]): Standard deviation of each channel.
         low (tuple[float, ...]): Lowest value of each channel.
         high (tuple[float, ...]): Highest value of each channel.
@@ -56,6 +64,7 @@ class ImageFile:
     channels: int = 0
     dtype: str = ''
     format: str = ''
+    count: tuple = ()
     mean: tuple = ()
     std: tuple = ()
     low: tuple = ()
@@ -67,6 +76,11 @@ class ImageFile:
         """Width and height in pixels."""
         return self.width, self.height
 
+    @property
+    def has_gaps(self) -> bool:
+        """Whether some values are NaN or infinite."""
+        return any(count < self.width * self.height for count in self.count)
+
 
 @dataclass
 class LabelFile:
@@ -74,8 +88,8 @@ class LabelFile:
 
     Attributes:
         path (str): The path.
-        width (int): Width in pixels.
-        height (int): Height in pixels.
+        width (int): Width in pixels, turned as the file's EXIF orientation says.
+        height (int): Height in pixels, likewise.
         mode (str): Pillow's name of the pixel type, such as ``'L'``, ``'P'`` (with a
             palette), ``'I;16'`` or ``'RGB'``.
         format (str): Such as ``'PNG'``.
@@ -166,7 +180,7 @@ def inspect_images(
     Returns:
         list[ImageFile]: One for each file, in their order.
     """
-    kind = 'image' if decode else 'header'
+    kind = 'image values' if decode else 'header'
     read = read_image if decode else read_header
     found = in_processes(read, files, kind, workers, cache, progress)
     return [ImageFile(**{k: _tuple(v) for k, v in part.items()}) for part in found]
@@ -177,6 +191,7 @@ def inspect_labels(
     workers: int | None = None,
     cache: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    colours: bool = False,
 ) -> list[LabelFile]:
     """Read label files and count the pixels of each value.
 
@@ -185,11 +200,15 @@ def inspect_labels(
         workers (int, optional): See :func:`inspect_images`.
         cache (str | Path, optional): See :func:`inspect_images`.
         progress (Callable, optional): See :func:`inspect_images`.
+        colours (bool): Whether to count the colors of a palette and not the indices
+            into it. Defaults to False.
 
     Returns:
         list[LabelFile]: One for each file, in their order.
     """
-    found = in_processes(read_label, files, 'label', workers, cache, progress)
+    read = partial(read_label, colours=colours)
+    kind = 'label with colors' if colours else 'label values'
+    found = in_processes(read, files, kind, workers, cache, progress)
     return [
         LabelFile(**{**part, 'values': {_tuple(v): n for v, n in part['values']}})
         for part in found
@@ -345,13 +364,10 @@ def read_header(path: str | Path) -> dict:
     """
     path = str(path)
     try:
-        return asdict(_tiff_header(path) or _pillow_header(path))
-    except Exception as error:
-        # Pillow does not know images of other than 1, 3 or 4 channels, for example.
-        found = read_image(path)
-        if found['error']:
-            found['error'] = _reason(path, error)
-        return dict(found, mean=(), std=(), low=(), high=())
+        return asdict(_header(path))
+    except Exception:
+        # Other libraries may know formats that Pillow does not.
+        return _without_statistics(read_image(path))
 
 
 def read_image(path: str | Path) -> dict:
@@ -366,21 +382,18 @@ def read_image(path: str | Path) -> dict:
     path = str(path)
     try:
         pixels, kind = _decode(path)
-        turned = _turned(path) if kind == 'JPEG' else False
     except Exception as error:
         return asdict(ImageFile(path, error=_reason(path, error)))
-    height, width = pixels.shape[:2]
-    if turned:
-        height, width = width, height
+    height, width, channels = pixels.shape
     return asdict(
         ImageFile(
             path,
             width,
             height,
-            pixels.shape[2] if pixels.ndim == 3 else 1,
+            channels,
             str(pixels.dtype),
             kind,
-            *_measure(pixels),
+            *measure_image(pixels),
         )
     )
 
@@ -395,25 +408,30 @@ def decode_image(path: str | Path) -> dict:
         dict: The fields of :class:`ImageFile`.
     """
     path = str(path)
-    if path.lower().endswith(TIFF_ENDINGS):
-        return dict(read_image(path), mean=(), std=(), low=(), high=())
     try:
-        found = _pillow_header(path)
         with Image.open(path) as image:
-            # A JPEG is read to its end, but its pixels are computed at an eighth of
-            # its size, which takes half of the time. Other formats ignore it.
-            image.draft('RGB', (image.width // 8, image.height // 8))
-            image.load()
-        return asdict(found)
+            if image.format == 'JPEG':
+                # A JPEG is read to its end, but its pixels are computed at an eighth
+                # of its size, which takes half of the time.
+                image.draft('RGB', (image.width // 8, image.height // 8))
+                image.load()
+                return asdict(_header(path))
+        image_files.read_image(path)
+        return asdict(_header(path))
     except Exception:
-        return dict(read_image(path), mean=(), std=(), low=(), high=())
+        return _without_statistics(read_image(path))
 
 
-def read_label(path: str | Path) -> dict:
-    """Decode a label and count its values.
+def _without_statistics(found: dict) -> dict:
+    return dict(found, **dict.fromkeys(ImageStatistics._fields, ()))
+
+
+def read_label(path: str | Path, colours: bool = False) -> dict:
+    """Decode a label as the data sets do, and count its values.
 
     Args:
         path (str | Path): The path.
+        colours (bool): See :func:`inspect_labels`. Defaults to False.
 
     Returns:
         dict: The fields of :class:`LabelFile`. ``values`` is a list of pairs (value,
@@ -422,16 +440,15 @@ def read_label(path: str | Path) -> dict:
     path = str(path)
     found = LabelFile(path)
     try:
-        with Image.open(path) as image:
-            found.mode, found.format = image.mode, image.format or ''
-            pixels = np.asarray(image)
-    except Exception as error:
+        pixels = read_values(path, colours)
         try:
-            pixels, found.format = _decode(path)
-            found.mode = str(pixels.dtype)
-        except Exception:
-            found.error = _reason(path, error)
-            return dict(asdict(found), values=[])
+            with Image.open(path) as image:
+                found.mode, found.format = image.mode, image.format or ''
+        except Exception:  # a TIFF that Pillow does not know
+            found.mode, found.format = str(pixels.dtype), 'TIFF'
+    except Exception as error:
+        found.error = _reason(path, error)
+        return dict(asdict(found), values=[])
     found.height, found.width = pixels.shape[:2]
     return dict(asdict(found), values=count_values(pixels))
 
@@ -478,84 +495,25 @@ def _count_colors(pixels: np.ndarray) -> list:
     )
 
 
-def _pillow_header(path: str) -> ImageFile:
-    with Image.open(path) as image:
-        width, height = image.size
-        if (
-            image.format == 'JPEG'
-            and image.getexif().get(ExifTags.Base.Orientation, 1) > 4
-        ):
-            width, height = height, width
-        mode = image.mode
-        dtype = {'F': 'float32', 'I': 'int32', '1': 'bool'}.get(mode, 'uint8')
-        if mode.startswith('I;16'):
-            dtype = 'uint16'
-        channels = 3 if mode == 'P' else len(image.getbands())
-        return ImageFile(path, width, height, channels, dtype, image.format or '')
-
-
-def _tiff_header(path: str) -> ImageFile | None:
-    """Read the header of a TIFF as ``LoadImage`` does, for any types and channels.
-
-    Returns:
-        ImageFile | None: None for other files, and if the file cannot be read so.
-    """
-    if not path.lower().endswith(TIFF_ENDINGS):
-        return None
-    try:
-        info = image_files.image_info(path)
-    except ConfigError:
-        return None
+def _header(path: str) -> ImageFile:
+    info = image_files.image_info(path)
     return ImageFile(
         path, info.width, info.height, info.channels, info.dtype, info.format
     )
 
 
-def _measure(pixels: np.ndarray) -> tuple[tuple, ...]:
-    """Compute mean, standard deviation, lowest and highest value of each channel."""
-    flat = pixels.reshape(pixels.shape[0] * pixels.shape[1], -1)
-    if pixels.dtype != np.uint8:
-        wide = flat.astype(np.float64)
-        parts = wide.mean(0), wide.std(0), wide.min(0), wide.max(0)
-        return tuple(tuple(map(float, part)) for part in parts)
-    # All four follow from the histogram, which is quickly computed.
-    values, channels = np.arange(256.0), []
-    for k in range(flat.shape[1]):
-        counts = cv2.calcHist([pixels], [k], None, [256], [0, 256]).ravel()
-        share = counts.astype(np.float64) / counts.sum(dtype=np.float64)
-        mean = float(share @ values)
-        std = float(np.sqrt(share @ (values - mean) ** 2))
-        present = counts.nonzero()[0]
-        channels.append((mean, std, float(present[0]), float(present[-1])))
-    return tuple(zip(*channels))
-
-
-def _turned(path: str) -> bool:
-    """Tell whether the EXIF orientation of a file exchanges width and height."""
-    with Image.open(path) as image:
-        return image.getexif().get(ExifTags.Base.Orientation, 1) > 4
-
-
 def _decode(path: str) -> tuple[np.ndarray, str]:
-    """Decode all channels of an image, in the file's order."""
-    if path.lower().endswith(TIFF_ENDINGS):
-        try:
-            return image_files.read_image(path), 'TIFF'
-        except ConfigError:  # Pillow may know more, and says why it does not.
-            pass
+    """Decode all channels [h, w, C] of an image, in the file's order."""
     try:
-        with Image.open(path) as image:
-            kind = image.format or ''
-            if image.mode == 'P':
-                image = image.convert('RGB')
-            return np.asarray(image), kind
+        return image_files.use_file(path, image_files.decode)
     except Exception:
-        pixels = cv2.imread(path, cv2.IMREAD_UNCHANGED)
         # OpenCV fills the rest of a damaged JPEG with gray, so it decides nothing.
-        if pixels is None or path.lower().endswith(('.jpg', '.jpeg', '.png')):
+        if path.lower().endswith(image_files.IMAGE_ENDINGS) or not os.path.isfile(path):
             raise
-        if pixels.ndim == 3 and pixels.shape[2] >= 3:
-            pixels[..., :3] = pixels[..., 2::-1].copy()
+        pixels = cv2.imread(path, cv2.IMREAD_UNCHANGED)
+        if pixels is None:
+            raise
+        pixels = image_files.red_first(np.atleast_3d(pixels))
         return pixels, Path(path).suffix.lstrip('.').upper()
 
 
@@ -564,7 +522,7 @@ def _reason(path: str, error: Exception) -> str:
         return 'the file does not exist'
     if not os.path.getsize(path):
         return 'the file is empty'
-    return first_line(error).replace(f" '{path}'", '')
+    return image_files.explain(error.__cause__ or error).split('\n')[0]
 
 
 def _tuple(value: Any) -> Any:
@@ -580,20 +538,20 @@ def mean_and_std(images: Iterable[ImageFile]) -> tuple[list[float], list[float]]
 
     Returns:
         tuple[list[float], list[float]]: Mean and standard deviation of each channel,
-        empty if no image is left.
+        empty if no image is left. See :class:`ChannelStatistics`.
     """
     images = [image for image in images if image.mean]
     if not images:
         return [], []
     ((channels, _),) = Counter(len(image.mean) for image in images).most_common(1)
-    images = [image for image in images if len(image.mean) == channels]
-    weights = np.array([image.width * image.height for image in images], float)
-    weights /= weights.sum()
-    means = np.array([image.mean for image in images])
-    squares = np.array([image.std for image in images]) ** 2 + means**2
-    mean = weights @ means
-    std = np.sqrt(np.maximum(weights @ squares - mean**2, 0))
-    return mean.tolist(), std.tolist()
+    found = join_statistics(
+        [
+            ImageStatistics(i.count, i.mean, i.std, i.low, i.high)
+            for i in images
+            if len(i.mean) == channels
+        ]
+    )
+    return found.mean, found.std
 
 
 def image_table(images: Sequence[ImageFile]) -> str:

@@ -145,7 +145,7 @@ def build_sources(
                 findings.error(*text)
             continue
         built[name] = dataset
-        for option, leaf in _leaves(dataset, f'{name}.dataset'):
+        for option, leaf in leaves(dataset, f'{name}.dataset'):
             try:
                 sources.append(Source(name, option, leaf))
             except Exception:  # a data set of another kind
@@ -240,13 +240,21 @@ def fixed_random_state() -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
-def _leaves(dataset: Any, option: str) -> Iterator[tuple[str, Any]]:
-    """Yield the data sets inside of ``ConcatDataset``, ``RepeatDataset`` and others."""
+def leaves(dataset: Any, option: str) -> Iterator[tuple[str, Any]]:
+    """Yield the data sets inside of ``ConcatDataset``, ``RepeatDataset`` and others.
+
+    Args:
+        dataset (Any): A built data set.
+        option (str): Where the config has it.
+
+    Yields:
+        tuple[str, Any]: Where the config has the data set, and the data set.
+    """
     if isinstance(getattr(dataset, 'datasets', None), (list, tuple)):
         for k, part in enumerate(dataset.datasets):
-            yield from _leaves(part, f'{option}.datasets.{k}')
+            yield from leaves(part, f'{option}.datasets.{k}')
     elif 'dataset' in vars(dataset):
-        yield from _leaves(dataset.dataset, f'{option}.dataset')
+        yield from leaves(dataset.dataset, f'{option}.dataset')
     else:
         yield option, dataset
 

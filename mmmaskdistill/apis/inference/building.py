@@ -17,7 +17,6 @@ from .sources import Trained, find_class
 
 # Settings that name files of weights from which the training started.
 START_WEIGHTS = ('init_cfg', 'pretrained', 'checkpoint_path')
-TASKS = ('segmentation', 'classification', 'pretraining')
 
 
 class StudentModel(BaseModel):
@@ -66,10 +65,22 @@ def build(trained: Trained) -> tuple[nn.Module, str]:
         settings.setdefault('data_preprocessor', deepcopy(config.data_preprocessor))
     tensors = trained.tensors
     with trained.building():
+        pretraining = _is_pretraining(settings)
+    if pretraining:
+        # Nothing else of it is built, and its teacher may name files and addresses.
+        parts = ('backbone', 'data_preprocessor')
+        settings = {key: settings[key] for key in parts if key in settings}
+    with trained.building(settings):
         try:
-            pretraining = _is_pretraining(settings)
             model = (_student_model if pretraining else MODELS.build)(settings)
-        except (TypeError, KeyError, ValueError, AssertionError) as error:
+        except (
+            AssertionError,
+            ImportError,
+            KeyError,
+            OSError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise ConfigError(
                 f'the model in the config of {trained.checkpoint!r} cannot be built: '
                 f'{type(error).__name__}: {first_line(error)}'
@@ -89,7 +100,9 @@ def build(trained: Trained) -> tuple[nn.Module, str]:
 
 
 def without_start_weights(node: Any) -> Any:
-    """Copy the config of a model without the weights from which its training started.
+    """Copy the config of a model without the files that only its training needs.
+
+    These are the weights from which it started, and files of the losses' class weights.
 
     Args:
         node (Any): The config, or a part of it.
@@ -102,7 +115,11 @@ def without_start_weights(node: Any) -> Any:
             {
                 key: without_start_weights(value)
                 for key, value in node.items()
-                if not (key in START_WEIGHTS and 'type' in node)
+                if 'type' not in node
+                or not (
+                    key in START_WEIGHTS
+                    or (key == 'class_weight' and isinstance(value, str))
+                )
             }
         )
     if isinstance(node, (list, tuple)):
@@ -111,7 +128,7 @@ def without_start_weights(node: Any) -> Any:
 
 
 def _is_pretraining(settings: dict) -> bool:
-    kind = find_class(MODELS, settings['type'])
+    kind = find_class(MODELS, settings.get('type'))
     return isinstance(kind, type) and issubclass(kind, MaskDistill)
 
 
@@ -126,16 +143,17 @@ def _student_model(settings: dict) -> StudentModel:
             to_rgb=given.get('to_rgb', False),
         )
     )
-    return StudentModel(MODELS.build(settings.backbone), preprocessor)
+    return StudentModel(MODELS.build(settings['backbone']), preprocessor)
 
 
 def _task_of(model: nn.Module) -> str:
     from mmpretrain.models import BaseClassifier
-    from mmseg.models import BaseSegmentor
+    from mmseg.models import BaseSegmentor, DepthEstimator
 
-    for kind, task in ((BaseSegmentor, TASKS[0]), (BaseClassifier, TASKS[1])):
-        if isinstance(model, kind):
-            return task
+    if isinstance(model, BaseSegmentor) and not isinstance(model, DepthEstimator):
+        return 'segmentation'
+    if isinstance(model, BaseClassifier):
+        return 'classification'
     raise ConfigError(
         f"the config's model is a {type(model).__name__}: expected one that segments "
         '(mmseg), classifies (mmpretrain) or is pre-trained (MaskDistill)'

@@ -1,6 +1,7 @@
 """A trained model that predicts."""
 
 import copy
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -11,7 +12,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.runner.amp import autocast
 from torch import Tensor, nn
 
-from mmmaskdistill.errors import ConfigError
+from mmmaskdistill.errors import ConfigError, first_line
 from mmmaskdistill.models import MaskDistillViT
 from mmmaskdistill.registry import MODELS
 
@@ -43,6 +44,9 @@ class LoadedModel:
         palette (list[list[int]] | None): RGB color of each class of a segmentor.
         num_classes (int | None): Number of classes; None for pre-training.
         device (torch.device): Device of the model.
+        steps (list[dict]): The transforms of an image, which are those of the config's
+            test pipeline.
+        preprocessing (Preprocessing): Applies them.
     """
 
     def __init__(
@@ -53,6 +57,11 @@ class LoadedModel:
         self._trained = trained
         self.num_classes = _number_of_classes(model, task)
         self.classes = names_of(trained.meta) if self.num_classes else None
+        palette = trained.meta.get('palette')
+        if self.num_classes == 2 and self.classes and len(self.classes) == 1:
+            # mmseg's heads of a single channel may have a single name, too.
+            self.classes = ('background', *self.classes)
+            palette = [[0, 0, 0], *palette] if palette else None
         if self.classes and len(self.classes) != self.num_classes:
             raise ConfigError(
                 f'the model in {trained.checkpoint!r} has {self.num_classes} classes, '
@@ -61,11 +70,10 @@ class LoadedModel:
             )
         self.palette = None
         if task == 'segmentation':
-            palette = trained.meta.get('palette')
             self.palette = complete_palette(palette, self.num_classes)
-        with trained.building():
-            self._steps = test_steps(self.config, model, task)
-            self._preprocessing = Preprocessing(self._steps)
+        self.steps = test_steps(self.config, model, task)
+        with trained.building(self.steps):
+            self.preprocessing = Preprocessing(self.steps)
 
     def __repr__(self) -> str:
         return (
@@ -89,7 +97,7 @@ class LoadedModel:
         Raises:
             UnreadableImage: If the file is missing, empty, damaged or no image.
         """
-        return (self._tta[0] if tta else self._preprocessing)(image)
+        return (self._tta[0] if tta else self.preprocessing)(image)
 
     def predict(
         self,
@@ -168,32 +176,53 @@ class LoadedModel:
             )
         if tta:
             _ = self._tta  # An error in the config is none of the images'.
+        settings = dict(probabilities=probabilities, tta=tta, amp=amp)
         batch = []
         for image in images:
-            try:
-                batch.append((image, self.preprocess(image, tta)))
-            except ConfigError as error:
-                if skip is None:
-                    raise
-                skip(image, error)
-                batch.append((image, None))
+            batch.append((image, self._sample(image, tta, skip)))
             if len(batch) == batch_size:
-                yield from self._predict_batch(batch, probabilities, tta, amp)
+                yield from self._predict_batch(batch, skip, settings)
                 batch = []
-        yield from self._predict_batch(batch, probabilities, tta, amp)
+        yield from self._predict_batch(batch, skip, settings)
 
-    @torch.no_grad()
+    def _sample(self, image: Any, tta: bool, skip: Report | None) -> dict | None:
+        """Preprocess an image; None if it is skipped."""
+        try:
+            return self.preprocess(image, tta)
+        except ConfigError as error:
+            if skip is None:
+                raise
+            skip(image, error)
+            return None
+
     def _predict_batch(
-        self, batch: list[tuple], probabilities: bool, tta: bool, amp: bool
+        self, batch: list[tuple], skip: Report | None, settings: dict
     ) -> list[Result | None]:
         results = [None] * len(batch)
-        for group in _of_one_size([sample for _, sample in batch]):
-            data = pseudo_collate([batch[i][1] for i in group])
-            with autocast(device_type=self.device.type, enabled=amp):
-                predicted = self._compute(data, probabilities, tta)
+        groups = _of_one_size([sample for _, sample in batch])
+        while groups:
+            group = groups.pop(0)
+            try:
+                predicted = self._predict_group([batch[i][1] for i in group], settings)
+            except (RuntimeError, ValueError, AssertionError) as error:
+                if len(group) > 1:  # Memory may be enough for each alone.
+                    groups = [[i] for i in group] + groups
+                    continue
+                image, sample = batch[group[0]]
+                failed = ConfigError(_failed(image, sample, error))
+                if skip is None:
+                    raise failed from error
+                skip(image, failed)
+                continue
             for i, result in zip(group, predicted):
                 results[i] = result(batch[i][0])
         return results
+
+    @torch.no_grad()
+    def _predict_group(self, samples: list[dict], settings: dict) -> list[Callable]:
+        with autocast(device_type=self.device.type, enabled=settings['amp']):
+            data = pseudo_collate(samples)
+            return self._compute(data, settings['probabilities'], settings['tta'])
 
     def _compute(self, data: dict, probabilities: bool, tta: bool) -> list[Callable]:
         """Compute the results of a batch; the image is yet to be put into each."""
@@ -260,8 +289,8 @@ class LoadedModel:
     @cached_property
     def _tta(self) -> tuple[Preprocessing, nn.Module]:
         """The pipeline of test-time augmentation, and what merges predictions."""
-        steps, merging = tta_steps(self.config, self._steps)
-        with self._trained.building():
+        steps, merging = tta_steps(self.config, self.steps)
+        with self._trained.building([steps, merging]):
             return Preprocessing(steps), MODELS.build(dict(merging, module=self.model))
 
 
@@ -281,7 +310,7 @@ def _number_of_classes(model: nn.Module, task: str) -> int | None:
     if task == 'segmentation':
         head = model.decode_head
         head = head[-1] if isinstance(head, nn.ModuleList) else head
-        return head.num_classes
+        return 2 if head.out_channels == 1 else head.num_classes
     if task == 'classification':
         return getattr(model.head, 'num_classes', None)
     return None
@@ -296,6 +325,17 @@ def _of_one_size(samples: list[dict | None]) -> list[list[int]]:
             views = views if isinstance(views, list) else [views]
             groups.setdefault(tuple(view.shape for view in views), []).append(i)
     return list(groups.values())
+
+
+def _failed(image: Any, sample: dict, error: Exception) -> str:
+    """Say that the model fails on an image."""
+    name = f"'{image}'" if isinstance(image, (str, os.PathLike)) else 'in memory'
+    view = sample['inputs'][0] if isinstance(sample['inputs'], list) else None
+    height, width = (sample['inputs'] if view is None else view).shape[-2:]
+    return (
+        f'the model fails on the image {name}, which the pipeline gives it as '
+        f'{height} x {width} pixels: {type(error).__name__}: {first_line(error)}'
+    )
 
 
 def _probabilities(sample: Any) -> Tensor:

@@ -18,7 +18,9 @@ from mmmaskdistill.errors import ConfigError, first_few
 
 from .files import InputFile
 from .loaded_model import LoadedModel
+from .rasters import is_georeferenced
 from .results import Classification, Segmentation
+from .tiling import check_model, predict_large
 from .videos import Video, VideoWriter
 from .writing import write_labels, write_picture, written
 
@@ -29,8 +31,9 @@ EXISTING = ('error', 'skip', 'overwrite')
 CLASSES, TABLE, SCORES = 'classes.json', 'predictions.csv', 'predictions.json'
 TOP = 5
 
-# Is called with the number of images so far, also those of videos.
-Progress = Callable[[int], None]
+# Is called with the number of images so far, also those of videos. It has a fraction
+# while the tiles of an image are computed.
+Progress = Callable[[float], None]
 
 
 class Options(NamedTuple):
@@ -46,6 +49,10 @@ class Options(NamedTuple):
         opacity (float): Opacity of the colors in an overlay, 0 to 1.
         existing (str): What to do if a file is already there: ``'error'``, ``'skip'``
             the image, or ``'overwrite'``.
+        tile (float | None): Resolution at which large pictures are segmented in tiles,
+            relative to their own, see :func:`.tiling.predict_large`; or None.
+        tile_batch (int | None): Number of tiles that are computed together. None
+            chooses it by the memory.
     """
 
     out: str
@@ -55,6 +62,8 @@ class Options(NamedTuple):
     amp: bool = False
     opacity: float = 0.5
     existing: str = 'error'
+    tile: float | None = None
+    tile_batch: int | None = None
 
 
 class Summary(NamedTuple):
@@ -113,6 +122,8 @@ def predict_files(
         writer = _SegmentationWriter(model, options)
     else:
         writer = _ClassificationWriter(model, options)
+    if options.tile is not None:
+        _check_tiles(model, files, options)
     left = writer.left(files)
     run = _Run(model, options, writer, progress, report)
     start = time.perf_counter()
@@ -121,6 +132,9 @@ def predict_files(
             if is_video:
                 for file in group:
                     run.predict_video(file)
+            elif options.tile is not None:
+                for file in group:
+                    run.predict_tiles(file)
             else:
                 run.predict_images(list(group))
     seconds = time.perf_counter() - start
@@ -138,7 +152,7 @@ class _Run:
         progress: Progress,
         report: Callable[[str], None],
     ):
-        self.model, self.writer = model, writer
+        self.model, self.writer, self.options = model, writer, options
         self.progress, self.report = progress, report
         self.images, self.broken = 0, []
         self.settings = dict(
@@ -155,6 +169,23 @@ class _Run:
             if result is not None:
                 self.writer.write(file, result)
                 self._count()
+
+    def predict_tiles(self, file: InputFile):
+        done, options = self.images, self.options
+        try:
+            predict_large(
+                self.model,
+                file.path,
+                self.writer._target('labels', file),
+                scale=options.tile,
+                tile_batch=options.tile_batch,
+                amp=options.amp,
+                progress=lambda tiles, of: self.progress(done + tiles / of),
+            )
+        except ConfigError as error:
+            self._leave_out(file.path, error)
+        else:
+            self._count()
 
     def predict_video(self, file: InputFile):
         try:
@@ -225,6 +256,8 @@ class _SegmentationWriter:
 
     def _target(self, kind: str, file: InputFile) -> Path:
         ending = ENDINGS[kind]
+        if self.options.tile is not None and is_georeferenced(file.path):
+            ending = '.tif'
         if file.is_video:
             ending = '.mp4' if kind == 'overlay' else ''
         return self.out / kind / (file.name + ending)
@@ -344,6 +377,29 @@ class _VideoRows:
     def write(self, result: Classification, shown: int | None):
         self.number += 1
         self.writer.write(self.file, result, f'{self.file.path}#{self.number}')
+
+
+def _check_tiles(
+    model: LoadedModel, files: Sequence[InputFile], options: Options
+) -> None:
+    """Check that files can be predicted in tiles.
+
+    Raises:
+        ConfigError: If the model is no segmentor, anything but labels is to be written,
+            or a file is a video.
+    """
+    if list(options.save) != ['labels'] or options.tta:
+        raise ConfigError(
+            f'save={list(options.save)}, tta={options.tta}: with tiles, expected '
+            "save=['labels'] and no test-time augmentation"
+        )
+    videos = [repr(file.path) for file in files if file.is_video]
+    if videos:
+        raise ConfigError(
+            f'{first_few(videos)} are videos: expected pictures, which alone are '
+            'segmented in tiles'
+        )
+    check_model(model)
 
 
 def _already_there(found: list[str]) -> ConfigError:

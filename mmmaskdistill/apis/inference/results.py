@@ -60,7 +60,7 @@ class Segmentation:
         if not 0 <= opacity <= 1:
             raise ValueError(f'opacity={opacity}: expected 0 to 1')
         picture = as_picture(self.source)
-        mixed = picture * (1 - opacity) + self.colors() * np.float32(opacity)
+        mixed = picture * np.float32(1 - opacity) + self.colors() * np.float32(opacity)
         return np.rint(mixed).astype(np.uint8)
 
     def shares(self) -> np.ndarray:

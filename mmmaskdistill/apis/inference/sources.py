@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope, Registry
 from torch import Tensor
 
-from mmmaskdistill.compat.named_types import only_parts
+from mmmaskdistill.compat.named_types import check_scope, only_parts, refuse_files
 from mmmaskdistill.errors import CheckpointError, ConfigError
 from mmmaskdistill.models.checkpoints.files import POINTER, read_weights
 
@@ -42,8 +42,11 @@ class Trained(NamedTuple):
     trusted: bool
 
     @contextmanager
-    def building(self) -> Iterator[None]:
+    def building(self, settings: Any = None) -> Iterator[None]:
         """Build parts of the config: names are looked up in the config's toolkit.
+
+        Args:
+            settings (Any): What is to be built. Defaults to None.
 
         Yields:
             None: Unless the config is trusted, only registered parts are built inside
@@ -52,8 +55,11 @@ class Trained(NamedTuple):
         Raises:
             CheckpointError: If the config names anything else.
         """
-        limit = nullcontext() if self.trusted else only_parts(repr(self.checkpoint))
         scope = self.config.get('default_scope')
+        if not self.trusted:
+            check_scope(scope, repr(self.checkpoint))
+            refuse_files(settings, repr(self.checkpoint))
+        limit = nullcontext() if self.trusted else only_parts(repr(self.checkpoint))
         with limit, DefaultScope.overwrite_default_scope(scope):
             yield
 

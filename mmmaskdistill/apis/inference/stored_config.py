@@ -8,15 +8,12 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmmaskdistill.compat.named_types import ADVICE
 from mmmaskdistill.errors import CheckpointError, first_few, first_line
 
 # Far above every config, and low enough that parsing one needs little memory.
 LONGEST = 4_000_000
 DEEPEST = 100
-ADVICE = (
-    'Give the config as well (load_model(CONFIG, CHECKPOINT), --config CONFIG), or set '
-    'trust_checkpoint=True (--trust-checkpoint) if you trust its author'
-)
 # mmengine writes these two numbers by their names, although Python has no such names.
 NUMBERS = dict(inf=math.inf, nan=math.nan)
 # What is imported in any case.
@@ -60,8 +57,7 @@ def read_config(text: str, source: str, trust: bool = False) -> Config:
     if unknown:
         raise CheckpointError(
             f'the config in {source} asks to import {first_few(unknown)}, and '
-            'importing a module runs it: import it yourself first, or set '
-            'trust_checkpoint=True (--trust-checkpoint) if you trust its author'
+            f'importing a module runs it. Import it yourself first. {ADVICE}'
         )
     try:
         config = Config(values)

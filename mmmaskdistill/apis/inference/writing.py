@@ -27,7 +27,7 @@ def written(path: str | os.PathLike) -> Iterator[Path]:
     _remove(temporary)
     try:
         yield temporary
-        if path.is_dir():
+        if path.is_dir() and temporary.is_dir():
             _remove(path)
         os.replace(temporary, path)
     finally:

@@ -1,6 +1,5 @@
 """Look at the images and labels of a new project."""
 
-import math
 import os.path as osp
 from collections import Counter
 from collections.abc import Sequence
@@ -17,13 +16,20 @@ from mmmaskdistill.apis.checks import (
     mean_and_std,
 )
 from mmmaskdistill.datasets import (
+    IMAGE_ENDINGS,
     ClassTable,
+    FoundImages,
+    common_suffixes,
     find_images,
-    measure_channels,
+    find_images_and_labels,
+    find_labels,
+    for_validation,
     pair_labels,
     read_palette,
+    separate_labels,
 )
-from mmmaskdistill.datasets.folders import LIST_ENDINGS
+from mmmaskdistill.datasets.folders import SYSTEM_FOLDERS, name_below
+from mmmaskdistill.datasets.label_maps import TURNED
 from mmmaskdistill.errors import ConfigError, first_few
 
 TRAIN_NAMES = ('train', 'training')
@@ -31,8 +37,9 @@ VAL_NAMES = ('val', 'valid', 'validation', 'dev')
 TEST_NAMES = ('test', 'testing')
 # Formats whose second or fourth channel is transparency, and not another band.
 WITH_ALPHA = ('PNG', 'WEBP', 'GIF')
-# Of so many images the channels are measured again if some of them have no number.
-MEASURED = 300
+
+# How many folders above images are tried to find the layout that their labels have
+PARENTS = 4
 
 
 class Images(NamedTuple):
@@ -93,6 +100,12 @@ class Split(NamedTuple):
     train_labels: str = ''
     val_labels: str = ''
 
+    @property
+    def folders(self) -> list[tuple[str, str]]:
+        """The folders of images and labels; one pair if there is a share."""
+        train = (self.train, self.train_labels)
+        return [train] if self.share else [train, (self.val, self.val_labels)]
+
 
 class Labels(NamedTuple):
     """The labels of a project.
@@ -101,20 +114,27 @@ class Labels(NamedTuple):
         split (Split): The folders.
         table (ClassTable): The classes.
         is_draft (bool): Whether the table was made from the values of the files.
+        suffix (str | None): What the names of the labels end with, if that is needed to
+            find them.
         files (list[LabelFile]): The labels that can be used.
         train (list[str]): Labeled images for training.
-        val (list[str]): Labeled images for validation; empty with a share.
+        val (list[str]): Labeled images for validation.
+        all_used (bool): Whether these are all images in their folders.
         left_out (dict[str, str]): Why other labels or images are not used, by their
             path.
+        notes (list[str]): What the user should know of them.
     """
 
     split: Split
     table: ClassTable
     is_draft: bool
+    suffix: str | None
     files: list[LabelFile]
     train: list[str]
     val: list[str]
+    all_used: bool
     left_out: dict[str, str]
+    notes: list[str]
 
 
 class ClassFolders(NamedTuple):
@@ -124,14 +144,21 @@ class ClassFolders(NamedTuple):
         split (Split): The folders.
         names (list[str]): The classes.
         counts (dict[str, int]): Number of images of each class.
+        empty (list[str]): Folders without an image, which are no classes.
     """
 
     split: Split
     names: list[str]
     counts: dict[str, int]
+    empty: list[str]
 
 
-def look_at_images(paths: Sequence[str], cache: str | None) -> Images:
+def look_at_images(
+    paths: Sequence[str],
+    cache: str | None,
+    labels: Sequence[str] = (),
+    suffix: str | None = None,
+) -> Images:
     """Read all images of a project.
 
     Images of another kind than most of them (the number of channels, the type) are left
@@ -140,6 +167,10 @@ def look_at_images(paths: Sequence[str], cache: str | None) -> Images:
     Args:
         paths (Sequence[str]): Folders of any layout, images, and lists of them.
         cache (str | None): JSON file that keeps what was read.
+        labels (Sequence[str]): Folders of labels, which are no images even if they lie
+            in a folder of images. Defaults to none.
+        suffix (str, optional): What the names of the labels end with. Defaults to None,
+            any common suffix.
 
     Returns:
         Images: The images.
@@ -148,7 +179,7 @@ def look_at_images(paths: Sequence[str], cache: str | None) -> Images:
         ConfigError: If a path does not exist, or no image can be used.
     """
     paths = [osp.abspath(osp.expanduser(path)) for path in paths]
-    found = find_images(paths)
+    found = _without_labels(find_images(paths), paths, labels, suffix)
     names = found.files
     files = inspect_images(names, cache=cache, progress=ProgressLine('images'))
     left_out = {file.path: file.error for file in files if file.error}
@@ -163,18 +194,36 @@ def look_at_images(paths: Sequence[str], cache: str | None) -> Images:
         if _kind(file) != kind:
             left_out[file.path] = f'{_describe(_kind(file))}, not {_describe(kind)}'
     files = [file for file in files if file.path not in left_out]
-    channels, dtype = kind
+    channels = kind[0]
     plain = kind == PLAIN
     mean, std = ([], []) if plain else mean_and_std(files)
     fill = None
-    if dtype.startswith('float') and not all(map(math.isfinite, (*mean, *std))):
-        measured = measure_channels([file.path for file in files[:MEASURED]])
-        mean, std = measured.mean, measured.std
+    if any(file.has_gaps for file in files):
         fill = sum(mean) / len(mean)
-    std = [value or 1.0 for value in std]
     return Images(
         paths, files, left_out, plain, channels, mean, std, fill, found.describe()
     )
+
+
+def _without_labels(
+    found: FoundImages, paths: list[str], labels: Sequence[str], suffix: str | None
+) -> FoundImages:
+    """Take the labels out of the images, if they lie in a folder of images."""
+    taken = set()
+    for label_root in map(_absolute, labels):
+        for path in filter(osp.isdir, paths):
+            below = [file for file in found.files if is_below(file, [path])]
+            if osp.realpath(label_root) == osp.realpath(path):
+                taken |= set(separate_labels(below, path, suffix)[1])
+            elif is_below(label_root, [path]):
+                taken |= {file for file in below if is_below(file, [label_root])}
+    files = [file for file in found.files if file not in taken]
+    if not files:
+        raise ConfigError(
+            f'all images in {_quoted(paths)} are labels: give the folder of the images '
+            'first, and that of the labels behind --labels'
+        )
+    return found._replace(files=files)
 
 
 # What mmcv's loader makes of pictures of 8 bits, with or without color and alpha
@@ -183,12 +232,10 @@ PLAIN = (3, 'uint8')
 
 def _kind(file: ImageFile) -> tuple[int, str]:
     """Return the number of channels and the type with which an image is loaded."""
-    channels = file.channels
-    if file.dtype in ('uint8', 'bool'):
-        if channels in (1, 3) or (channels in (2, 4) and file.format in WITH_ALPHA):
-            return PLAIN
-        return channels, 'uint8'
-    return channels, file.dtype
+    has_alpha = file.channels in (2, 4) and file.format in WITH_ALPHA
+    if file.dtype == 'uint8' and (file.channels in (1, 3) or has_alpha):
+        return PLAIN
+    return file.channels, file.dtype
 
 
 def _describe(kind: tuple[int, str]) -> str:
@@ -203,105 +250,191 @@ def look_at_labels(
     share: float,
     usable: Sequence[ImageFile],
     cache: str | None,
+    suffix: str | None = None,
 ) -> Labels:
     """Read all labels of a project, and find the images that they belong to.
 
     Args:
-        images (Sequence[str]): Folders of images. The labels belong to one of them.
+        images (Sequence[str]): Folders, images and lists of them.
         labels (str): Folder of the labels.
         classes (str | None): CSV file of the classes. None drafts a table.
         val (tuple[str, str] | None): Folders of images and labels for validation.
         share (float): Share of the images for validation if there is no such folder.
         usable (Sequence[ImageFile]): Images that can be used.
         cache (str | None): JSON file that keeps what was read.
+        suffix (str, optional): What the names of the labels end with. Defaults to None,
+            any common suffix.
 
     Returns:
         Labels: The labels.
 
     Raises:
-        ConfigError: If no image has a label, a file cannot be read, or the table lacks
-            a value.
+        ConfigError: If no image has a label, or no label can be used.
     """
-    root = _folder_of(images, labels)
-    split = find_split(root, labels, val, share)
+    labels = _absolute(labels)
+    if not osp.isdir(labels):
+        what = 'is a file' if osp.isfile(labels) else 'does not exist'
+        raise ConfigError(f"--labels '{labels}' {what}: expected a folder")
+    split, suffix, notes = _find_folders(images, labels, val, share, suffix)
     known = {file.path: file for file in usable}
-    left_out, pairs = {}, []
-    for part, label_folder in (
-        (split.train, split.train_labels),
-        *([] if split.share else [(split.val, split.val_labels)]),
-    ):
-        found = pair_labels(
-            find_images(part).files, part, find_images(label_folder).files, label_folder
-        )
-        left_out |= dict.fromkeys(found.images_without_label, 'has no label')
-        left_out |= dict.fromkeys(found.labels_without_image, 'has no image')
-        if not found.pairs:
-            raise ConfigError(
-                f"no image in '{part}' has a label in '{label_folder}': an image and "
-                'its label have the same path below these folders, such as '
-                f"'{osp.relpath(find_images(part).files[0], part)}' here and "
-                f"'{osp.relpath(find_images(label_folder).files[0], label_folder)}' "
-                'there'
-            )
-        pairs.append(found.pairs)
-    names = [label for part in pairs for _, label in part]
-    files = inspect_labels(names, cache=cache, progress=ProgressLine('labels'))
+    paths = [_absolute(path) for path in (*images, *([val[0]] if val else []))]
+    given = find_images(paths).files
+    left_out, parts, everything = {}, [], set()
+    for part, label_folder in split.folders:
+        names = find_labels(part, label_folder, suffix)
+        own = _images_below(given, part, names)
+        pairs = pair_labels(own, part, names, label_folder, suffix)
+        left_out |= dict.fromkeys(pairs.images_without_label, 'has no label')
+        left_out |= dict.fromkeys(pairs.labels_without_image, 'has no image')
+        if not pairs.pairs:
+            raise ConfigError(_nothing_paired(own, part, names, label_folder))
+        parts.append(pairs.pairs)
+        if any(part == path or is_below(part, [path]) for path in paths):
+            everything |= set(find_images_and_labels(part, label_folder, suffix)[0][0])
+        else:  # images of several folders, or of a list
+            everything.add(None)
+    table = ClassTable.read(classes) if classes else None
+    files = inspect_labels(
+        [label for part in parts for _, label in part],
+        cache=cache,
+        progress=ProgressLine('labels'),
+        colours=table is not None and table.by_colour,
+    )
     by_path = {file.path: file for file in files}
-    for image, label in (pair for part in pairs for pair in part):
-        file, of = by_path[label], known.get(image)
-        if file.error:
-            left_out[label] = file.error
-        elif of is not None and sorted(of.size) != sorted(file.size):
-            left_out[label] = (
-                f'{file.width} x {file.height} pixels, its image has {of.width} x '
-                f'{of.height}'
-            )
-    files = [file for file in files if file.path not in left_out]
-    if not files:
-        raise ConfigError(
-            f"no label in '{labels}' can be used, such as '{names[0]}': "
-            f'{left_out[names[0]]}'
-        )
-    files = [_as_values(file) for file in files]
-    if all(_is_gray(file) for file in files):
-        files = [_without_color(file) for file in files]
-    table = ClassTable.read(classes) if classes else draft_table(files)
+    for image, label in (pair for part in parts for pair in part):
+        problem = _problem(by_path[label], known.get(image))
+        if problem:
+            left_out[label] = problem
     good = [
-        [image for image, label in part if label not in left_out and image in known]
-        for part in pairs
+        [(i, label) for i, label in part if label not in left_out and i in known]
+        for part in parts
     ]
+    files = [by_path[label] for part in good for _, label in part]
+    if not files:
+        label = parts[0][0][1]
+        raise ConfigError(
+            f"no label in '{labels}' can be used, such as '{label}': "
+            f'{left_out.get(label, "its image cannot be used")}'
+        )
+    if split.share:
+        (pairs,) = good
+        names = [name_below(image, split.train) for image, _ in pairs]
+        held_out = for_validation(names, split.share)
+        good = [[p for p, v in zip(pairs, held_out) if v == val] for val in (0, 1)]
+    if table is None:
+        _refuse_lossy(files)
+        table = draft_table(files)
+        notes += _soft_edges(files)
+    notes += _classes_missing(table, good, by_path)
+    train, val = ([image for image, _ in part] for part in good)
     return Labels(
         split,
         table,
         not classes,
+        suffix,
         files,
-        good[0],
-        [] if split.share else good[1],
+        train,
+        val,
+        everything == {*train, *val},
         left_out,
+        notes,
     )
 
 
-def _as_values(file: LabelFile) -> LabelFile:
-    """Return a label whose gray values with transparency are numbers."""
-    if all(isinstance(value, tuple) and len(value) == 2 for value in file.values):
-        values = Counter()
-        for value, count in file.values.items():
-            values[value[0]] += count
-        file.values = dict(values)
-    return file
+def _problem(label: LabelFile, image: ImageFile | None) -> str:
+    """Say why a label cannot be used; nothing if it can."""
+    if label.error or image is None or image.size == label.size:
+        return label.error
+    problem = (
+        f'{label.width} x {label.height} pixels, its image has {image.width} x '
+        f'{image.height}'
+    )
+    if label.size == image.size[::-1]:
+        return problem + TURNED
+    return f'{problem}: resize the labels, without interpolation (nearest neighbor)'
 
 
-def _is_gray(file: LabelFile) -> bool:
-    return not file.colored or all(
-        isinstance(value, tuple) and len(set(value)) == 1 for value in file.values
+def _nothing_paired(
+    images: Sequence[str], part: str, labels: Sequence[str], label_folder: str
+) -> str:
+    """Say how the names of images and labels differ if no two belong together."""
+    if not images or not labels:
+        lacks, folder = ('image', part) if not images else ('label', label_folder)
+        return (
+            f"no {lacks} in '{folder}': labels in a folder of images have the names of "
+            'the images and a suffix, such as a.jpg and a_mask.png. Give another one '
+            'with --label-suffix, or give separate folders'
+        )
+    return (
+        f"no image in '{part}' has a label in '{label_folder}': an image and its "
+        'label have the same path below these folders, such as '
+        f"'{osp.relpath(images[0], part)}' here and "
+        f"'{osp.relpath(labels[0], label_folder)}' there. If the names of the labels "
+        'have a further suffix, give it with --label-suffix'
     )
 
 
-def _without_color(file: LabelFile) -> LabelFile:
-    """Return a label whose colors are all gray as one with values."""
-    if file.colored:
-        file.values = {value[0]: count for value, count in file.values.items()}
-    return file
+def _refuse_lossy(files: Sequence[LabelFile]) -> None:
+    """Refuse to take all values of JPEG files for classes."""
+    lossy = [repr(file.path) for file in files if file.format in ('JPEG', 'MPO')]
+    if lossy:
+        count = len(set().union(*(file.values for file in files)))
+        raise ConfigError(
+            f'{len(lossy)} of {len(files)} labels are JPEG files, whose compression '
+            f'changes values, so that there are {count} of them: {first_few(lossy)}. '
+            'Save labels as PNG, and masks of black and white only after a threshold'
+        )
+
+
+def _soft_edges(files: Sequence[LabelFile]) -> list[str]:
+    """Recognize masks whose edges were smoothed, in which every gray is a value."""
+    pixels = Counter()
+    for file in files:
+        pixels.update(file.values)
+    others = [value for value in pixels if value not in (0, 255)]
+    share = sum(pixels[value] for value in others) / pixels.total()
+    if len(others) < 3 or share > 0.1 or 0 not in pixels or 255 not in pixels:
+        return []
+    return [
+        f'{100 * (1 - share):.1f} % of the pixels of the labels are 0 or 255, and '
+        f'{len(others)} other values have the rest: if the labels are masks with soft '
+        'edges, apply a threshold to them, or in classes.csv give the lines of the '
+        'other values a name that they share with 0 or 255'
+    ]
+
+
+def _classes_missing(
+    table: ClassTable, good: Sequence[list[tuple[str, str]]], files: dict
+) -> list[str]:
+    """Name classes that no label for training, or none for validation, has."""
+    notes = []
+    for part, pairs in zip(('training', 'validation'), good):
+        values = set().union(*(files[label].values for _, label in pairs))
+        present = {index_of(value, table) for value in values}
+        absent = [name for k, name in enumerate(table.names) if k not in present]
+        if absent and pairs:
+            meaning = dict(
+                training='cannot be learned', validation='have no IoU in validations'
+            )[part]
+            notes.append(
+                f'{len(absent)} of {len(table.names)} classes {meaning}, since they '
+                f'have no pixel in the labels for {part} ({len(pairs)}): '
+                f'{first_few(absent, 8)}'
+            )
+    return notes
+
+
+def index_of(value: int | tuple, table: ClassTable) -> int | None:
+    """Return the index of a value or color of a label file, None if it has none.
+
+    Args:
+        value (int | tuple[int, int, int]): The value or color.
+        table (ClassTable): The table of classes.
+    """
+    if table.by_colour or isinstance(value, tuple):
+        colour = value if isinstance(value, tuple) else (value,) * 3
+        return table.colours.get(colour)
+    return table.values.get(value)
 
 
 def draft_table(files: Sequence[LabelFile]) -> ClassTable:
@@ -345,14 +478,11 @@ def unknown_values(labels: Labels) -> dict:
     Returns:
         dict: For each such value or color the first file with it.
     """
-    known = set(labels.table.colours if labels.table.by_colour else labels.table.values)
-    unknown = {}
+    table, unknown = labels.table, {}
     for file in labels.files:
         for value in file.values:
-            if labels.table.by_colour and not isinstance(value, tuple):
-                value = (value,) * 3
-            one_bit = file.mode == '1' and value in (0, 1) and 255 in known
-            if value not in known and not one_bit:
+            one_bit = file.mode == '1' and value in (0, 1) and 255 in table.values
+            if index_of(value, table) is None and not one_bit:
                 unknown.setdefault(value, file.path)
     return unknown
 
@@ -394,40 +524,48 @@ def look_at_class_folders(
     if len(images) != 1 or not osp.isdir(images[0]):
         return None
     split = find_split(osp.abspath(images[0]), '', (val, '') if val else None, share)
-    train, others = _classes(split.train), _classes(split.val)
-    if train is None or (others is None and not split.share):
+    counts = _classes(split.train)
+    if counts is None:
         return None
-    if not set(train) & set(others or train):
+    names = sorted(name for name, count in counts.items() if count)
+    empty = sorted(name for name, count in counts.items() if not count)
+    if split.share:
+        return ClassFolders(split, names, counts, empty)
+    others = _classes(split.val)
+    if others is None or not set(names) & set(others):
         return None  # Folders of days, for example, have other names in each part.
-    if not split.share and set(train) != set(others):
-        absent = sorted(set(train) ^ set(others))
+    wrong = set(names) - set(others) | {n for n in others if others[n]} - set(names)
+    if wrong:
         raise ConfigError(
-            f"'{split.train}' has {len(train)} class folders, '{split.val}' has "
-            f'{len(others)}: only one of them has {first_few(list(map(repr, absent)))}'
-            '. Each class needs images for training and for validation, in folders of '
-            'the same name'
+            f"'{split.train}' has {len(counts)} class folders, '{split.val}' has "
+            f'{len(others)}: only one of them has {first_few(sorted(map(repr, wrong)))}'
+            '. Each class needs images for training, and a folder of the same name in '
+            'both; it may be empty for validation'
         )
-    counts = Counter(train)
-    if not split.share:
-        counts.update(others)
-    return ClassFolders(split, sorted(train), dict(counts))
+    counts = {name: counts[name] + others[name] for name in names}
+    return ClassFolders(split, names, counts, sorted({*empty, *others} - set(names)))
 
 
 def _classes(folder: str) -> dict[str, int] | None:
     """Count the images of each folder; None if these cannot be classes."""
     entries = [e for e in Path(folder).iterdir() if not e.name.startswith('.')]
+    entries = [entry for entry in entries if entry.name not in SYSTEM_FOLDERS]
     folders = [entry for entry in entries if entry.is_dir()]
     if len(folders) < 2 or len({name.name.lower() for name in folders} & SPLITS):
         return None
-    try:
-        counts = {entry.name: len(find_images(entry).files) for entry in folders}
-        if any(entry.is_file() for entry in entries) and find_images(
-            [entry for entry in entries if entry.is_file()]
-        ):
-            return None
-    except ConfigError:  # A folder without an image is no class.
+    if any(
+        entry.suffix.lower() in IMAGE_ENDINGS for entry in set(entries) - {*folders}
+    ):
         return None
-    return counts if min(counts.values()) > 1 else None
+    counts = {}
+    for entry in folders:
+        try:
+            counts[entry.name] = len(find_images(entry).files)
+        except ConfigError:
+            counts[entry.name] = 0
+    filled = [count for count in counts.values() if count]
+    # Folders of a single image, for example of each patient, are no classes.
+    return counts if len(filled) > 1 and sum(filled) >= 2 * len(filled) else None
 
 
 SPLITS = {*TRAIN_NAMES, *VAL_NAMES, *TEST_NAMES, 'images', 'labels'}
@@ -486,24 +624,80 @@ def subfolder(root: str, names: Sequence[str]) -> str | None:
     return None
 
 
-def _folder_of(images: Sequence[str], labels: str) -> str:
-    """Return the one of several folders of images that labels belong to."""
-    folders = [osp.abspath(osp.expanduser(path)) for path in images]
-    wrong = [path for path in folders if path.lower().endswith(LIST_ENDINGS)]
-    folders = [path for path in folders if osp.isdir(path)]
-    if not folders:
-        raise ConfigError(
-            f'--labels {labels!r} goes with a folder of images, which has the same '
-            f'layout, not with {_quoted(wrong or images)}'
-        )
-    if len(folders) == 1:
-        return folders[0]
-    files = find_images(labels).files
-    counts = {
-        folder: len(pair_labels(find_images(folder).files, folder, files, labels).pairs)
-        for folder in folders
-    }
-    return max(folders, key=counts.get)
+def _find_folders(
+    images: Sequence[str],
+    labels: str,
+    val: tuple[str, str] | None,
+    share: float,
+    suffix: str | None,
+) -> tuple[Split, str | None, list[str]]:
+    """Find the folder below which images have the same paths as their labels.
+
+    Returns:
+        tuple[Split, str | None, list[str]]: The folders for training and validation,
+        the suffix of the labels, and what the user should know.
+    """
+    paths = [_absolute(path) for path in images]
+    given = find_images(paths).files
+    folders = [path for path in paths if osp.isdir(path)]
+    candidates = {folder: find_split(folder, labels, val, share) for folder in folders}
+    # Images of several folders, or of a list, may have a common folder, which the
+    # layout of the labels is that of.
+    common = Path(osp.commonpath([*folders, *map(osp.dirname, given)]))
+    for folder in map(str, [common, *common.parents][:PARENTS]):
+        ends = (folder, share, labels, labels)
+        if val:
+            ends = (_absolute(val[0]), None, labels, _absolute(val[1]))
+        candidates.setdefault(folder, Split(folder, *ends))
+    found = {}
+    for folder, split in candidates.items():
+        if folder not in folders and any(count for count, *_ in found.values()):
+            continue
+        names = find_labels(split.train, split.train_labels, suffix)
+        own = _images_below(given, split.train, names)
+        try:
+            pairs = pair_labels(own, split.train, names, split.train_labels, suffix)
+        except ConfigError as error:  # An image has two labels, or a label two images.
+            if folder in folders:
+                raise
+            problem = error
+            continue
+        found[folder] = (len(pairs.pairs), split, own, names)
+    if not found:
+        raise problem
+    best = max(found, key=lambda folder: found[folder][0])
+    count, split, own, names = found[best]
+    if not count and not suffix:
+        rest = common_suffixes(own, split.train, names, split.train_labels)
+        if len(rest) == 1:
+            (suffix,) = rest
+            return split, suffix, []
+        if rest:
+            counts = [f'{suffix!r} ({n})' for suffix, n in rest.items()]
+            raise ConfigError(
+                f"the names of the labels in '{labels}' end with {first_few(counts)}: "
+                'choose one with --label-suffix'
+            )
+    notes = [
+        f"'{folder}' has {other[0]} labels, too, but images of a single folder are "
+        f"segmented, '{best}': to use both, bring the images into one folder with the "
+        'layout of the labels'
+        for folder, other in found.items()
+        if other[0] and folder != best
+    ]
+    return split, suffix, notes
+
+
+def _images_below(
+    files: Sequence[str], folder: str, labels: Sequence[str]
+) -> list[str]:
+    """Return the files in a folder that are no labels."""
+    labels = set(labels)
+    return [file for file in files if is_below(file, [folder]) and file not in labels]
+
+
+def _absolute(path: str) -> str:
+    return osp.abspath(osp.expanduser(path))
 
 
 def held_out(images: Sequence[str]) -> list[str]:

@@ -238,10 +238,9 @@ def choose_length(
     else:
         steps, most = max(fewest, epochs * per_epoch), math.inf
     count = _validations(steps, validation)
-    note = (
-        f'{steps} steps of {batch} images, {steps * batch / images:.3g} times {images}'
-    )
-    note += ' images'
+    step, image = ('step' + 's' * (steps > 1), 'image' + 's' * (images > 1))
+    note = f'{steps} {step} of {batch} image{"s" * (batch > 1)}, '
+    note += f'{steps * batch / images:.3g} times {images} {image}'
     if per_step:
         total = (steps + count * validation) * per_step
         note += f', about {_minutes(total)} ({per_step:.2g} s a step, measured here)'

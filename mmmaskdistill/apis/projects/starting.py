@@ -9,7 +9,7 @@ from typing import NamedTuple
 from mmengine.config import Config
 
 from mmmaskdistill.apis.checks import frame, image_table, label_table
-from mmmaskdistill.datasets import FolderSegDataset, find_images
+from mmmaskdistill.datasets import find_images
 from mmmaskdistill.errors import ConfigError, first_few
 
 from . import looking, start_weights, teachers, writing
@@ -25,6 +25,8 @@ from .settings import (
 from .timing import seconds_per_step
 
 MINUTES = dict(gpu=60, cpu=30)
+# So few images for validation are worth a warning.
+FEW = 5
 
 
 class Options(NamedTuple):
@@ -34,6 +36,7 @@ class Options(NamedTuple):
         images (list[str]): Folders of any layout, images, and lists of them.
         out (str): Folder that is written to.
         labels (str | None): Folder of the labels.
+        label_suffix (str | None): What the names of the labels end with.
         classes (str | None): CSV file of the classes.
         val_images (str | None): Folder of images for validation.
         val_labels (str | None): Folder of labels for validation.
@@ -48,6 +51,7 @@ class Options(NamedTuple):
     images: list[str]
     out: str
     labels: str | None = None
+    label_suffix: str | None = None
     classes: str | None = None
     val_images: str | None = None
     val_labels: str | None = None
@@ -116,17 +120,13 @@ def start_project(
     labels, table, lists, labeled = None, '', {}, 0
     if options.labels:
         labels, table = look_at_labels(options, folder, images, cache, say)
-        write_lists_of_labels(folder, images, labels)
+        write_lists_of_labels(folder, labels)
     elif classes:
         say_classes(classes, say)
         lists, labeled = write_lists_of_classes(folder, images, classes)
-    seen = pretraining_files(options, folder, images, labels, classes)
+    seen = pretraining_files(options, images, labels, classes)
     if labels:
-        labeled = len(seen & set(labels.train))
-        if not labeled:
-            raise ConfigError(
-                'no labeled image for training is left, only one for validation'
-            )
+        labeled = len(labels.train)
 
     machine = find_machine()
     say(f'machine         {machine.describe()}')
@@ -202,7 +202,7 @@ def plan_trainings(
             by_epoch=False,
             text=lambda length: writing.segment_config(project, labels, table, length),
             validation=validation_steps(
-                len(labels.val) or len(labels.train) - labeled,
+                len(labels.val),
                 settings.seg_batch,
                 [file.size for file in labels.files],
                 settings,
@@ -242,8 +242,9 @@ def check_options(options: Options) -> None:
         raise ConfigError(
             '--val-images goes with --val-labels, because there are --labels'
         )
-    if options.classes and not options.labels:
-        raise ConfigError('--classes goes with --labels')
+    for name in ('classes', 'label_suffix'):
+        if getattr(options, name) and not options.labels:
+            raise ConfigError(f'--{name.replace("_", "-")} goes with --labels')
     if not 0 < options.val_share < 1:
         raise ConfigError(
             f'--val-share {options.val_share:g}: expected more than 0 and less than 1'
@@ -271,14 +272,6 @@ def check_options(options: Options) -> None:
                 f"'{path}', and would be trained on: give the folder that has the "
                 'images for training alone'
             )
-        for labels in filter(None, (options.labels, options.val_labels)):
-            inside = osp.join(osp.abspath(osp.expanduser(labels)), '')
-            if osp.isdir(path) and looking.is_below(inside, [path]):
-                raise ConfigError(
-                    f"the labels '{labels}' are in the folder of images '{path}' and "
-                    'would be taken for images: give the folder that has the images '
-                    'alone'
-                )
         if osp.isdir(path) and looking.is_below(osp.join(out, 'x'), [path]):
             raise ConfigError(
                 f"--out '{options.out}' is in the folder of images '{path}', where "
@@ -321,7 +314,8 @@ def look_at_images(options: Options, cache: str, say: Callable) -> Images:
         Images: The images.
     """
     paths = [*options.images, *([options.val_images] if options.val_images else [])]
-    images = looking.look_at_images(paths, cache)
+    folders = [path for path in (options.labels, options.val_labels) if path]
+    images = looking.look_at_images(paths, cache, folders, options.label_suffix)
     say(f'{images.endings}\n{image_table(images.files)}')
     say_left_out(images.left_out, 'images', say)
     if images.fill is not None:
@@ -337,10 +331,28 @@ def say_left_out(left_out: dict[str, str], what: str, say: Callable) -> None:
         what (str): Such as ``'images'``.
         say (Callable): Called with the text.
     """
-    if left_out:
-        lines = [f"left out: '{path}': {why}" for path, why in left_out.items()]
-        more = [f'and {len(lines) - 10} more {what}'] if len(lines) > 10 else []
-        say(frame([*lines[:10], *more]))
+    reasons = {}
+    for path, why in left_out.items():
+        reasons.setdefault(why, []).append(repr(path))
+    lines = [
+        f'left out: {first_few(paths)}: {why}'
+        if len(paths) == 1
+        else f'{len(paths)} {what} left out ({why}): {first_few(paths)}'
+        for why, paths in reasons.items()
+    ]
+    more = [f'and {len(lines) - 10} more reasons'] if len(lines) > 10 else []
+    say_warnings([*lines[:10], *more], say)
+
+
+def say_warnings(lines: list[str], say: Callable) -> None:
+    """Print lines in a frame, if there are any.
+
+    Args:
+        lines (list[str]): The lines.
+        say (Callable): Called with the text.
+    """
+    if lines:
+        say(frame(lines))
 
 
 def look_at_labels(
@@ -374,7 +386,10 @@ def look_at_labels(
         options.val_share,
         images.files,
         cache,
+        options.label_suffix,
     )
+    if labels.suffix != options.label_suffix:
+        say(f'label suffix    {labels.suffix}, which all names of labels end with')
     names = looking.names_of_values(labels.table)
     say(label_table(labels.files, names))
     say_left_out(labels.left_out, 'labels or images', say)
@@ -390,16 +405,31 @@ def look_at_labels(
             f'the labels have a single class, {labels.table.names[0]!r}: expected two '
             'or more, such as background and foreground. See the values above'
         )
+    if not labels.train or not labels.val:
+        raise ConfigError(
+            f'{len(labels.files)} image with a label can be used: expected at least '
+            'two, one to train on and one for validation'
+            if labels.split.share
+            else f'{len(labels.train)} images with a label are for training and '
+            f'{len(labels.val)} for validation: expected at least one each'
+        )
     if table is None:
         labels.table.write(draft)
         say(f'classes         drafted in {draft}: give them names there')
+    count, total = len(labels.val), len(labels.val) + len(labels.train)
     if labels.split.share:
         say(
-            f'validation      {labels.split.share:g} of the labeled images, chosen by '
-            'their names (--val-share or --val-images change it)'
+            f'validation      {count} of {total} labeled images, chosen by their names '
+            '(--val-share or --val-images change it)'
         )
+        if count < FEW:
+            labels.notes.append(
+                f'with {count} image{"s" * (count > 1)} for validation, the metrics '
+                'depend on chance: a larger --val-share, such as 0.3, takes more'
+            )
     else:
-        say(f"validation      {len(labels.val)} labeled images in '{labels.split.val}'")
+        say(f"validation      {count} labeled images in '{labels.split.val}'")
+    say_warnings(labels.notes, say)
     return labels, table or draft
 
 
@@ -415,11 +445,12 @@ def say_classes(classes: ClassFolders, say: Callable) -> None:
         f'class folders   {first_few(counts, 12)}; if they are no classes, do not use '
         'classify.py'
     )
+    if classes.empty:
+        say(f'                without an image: {first_few(classes.empty, 12)}')
 
 
 def pretraining_files(
     options: Options,
-    folder: str,
     images: Images,
     labels: Labels | None,
     classes: ClassFolders | None,
@@ -428,7 +459,6 @@ def pretraining_files(
 
     Args:
         options (Options): What the user says.
-        folder (str): Folder of the project.
         images (Images): The images.
         labels (Labels | None): The labels.
         classes (ClassFolders | None): The classes.
@@ -444,16 +474,8 @@ def pretraining_files(
     if options.val_images:
         folders.append(osp.abspath(osp.expanduser(options.val_images)))
     held_out = {path for path in every if looking.is_below(path, folders)}
-    if labels and labels.split.share:
-        lists = writing.lists_of_labels(folder, images, labels)
-        dataset = FolderSegDataset(
-            labels.table,
-            ann_file=lists.get('val', ''),
-            data_prefix=dict(img_path=labels.split.train),
-            share=labels.split.share,
-            part='val',
-        )
-        held_out |= {sample['img_path'] for sample in dataset}
+    if labels:
+        held_out |= set(labels.val)
     if classes and classes.split.share:
         held_out |= set(choose_val(classes, every))
     seen = every - held_out
@@ -532,17 +554,18 @@ def write_text(path: str, text: str) -> None:
         file.write(text)
 
 
-def write_lists_of_labels(folder: str, images: Images, labels: Labels) -> None:
+def write_lists_of_labels(folder: str, labels: Labels) -> None:
     """Write lists of the labeled images if others are left out.
 
     Args:
         folder (str): Folder of the project.
-        images (Images): The images.
         labels (Labels): The labels.
     """
-    for part, path in writing.lists_of_labels(folder, images, labels).items():
+    for part, path in writing.lists_of_labels(folder, labels).items():
         root = labels.split.train if part == 'train' else labels.split.val
-        files = labels.train if labels.split.share or part == 'train' else labels.val
+        files = labels.train if part == 'train' else labels.val
+        if labels.split.share:
+            files = sorted([*labels.train, *labels.val])
         write_list(path, [osp.relpath(file, root) for file in files])
 
 
@@ -591,14 +614,15 @@ def write_lists_of_classes(
     split = classes.split
     if split.share:
         val = set(choose_val(classes, every))
-        parts = dict(train=every - val, val=val)
+        below = {path for path in every if looking.is_below(path, [split.train])}
+        parts = dict(train=below - val, val=val)
     else:
         parts = {
             part: {path for path in every if looking.is_below(path, [root])}
             for part, root in (('train', split.train), ('val', split.val))
         }
     count = len(parts['train'])
-    if not split.share and not images.left_out:
+    if not (split.share or images.left_out or classes.empty):
         return {}, count
     lists = {}
     for part, files in parts.items():

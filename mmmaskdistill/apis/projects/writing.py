@@ -260,7 +260,7 @@ def segment_config(project: Project, labels: Labels, table: str, length: Length)
     Returns:
         str: The text of the config.
     """
-    settings, images, split = project.settings, project.images, labels.split
+    settings, images = project.settings, project.images
     window, stride = settings.window, settings.window * 2 // 3
     file = project.shown('segment.py')
     photometric = (
@@ -268,7 +268,7 @@ def segment_config(project: Project, labels: Labels, table: str, length: Length)
         if images.plain
         else ['    # PhotoMetricDistortion is for RGB images of 8 bits only.']
     )
-    lists = lists_of_labels(project.folder, images, labels)
+    lists = lists_of_labels(project.folder, labels)
     lines = [
         f'# Segmentation with {len(labels.files)} labels, written by '
         'tools/start_project.py. Edit it as you like.',
@@ -323,17 +323,8 @@ def segment_config(project: Project, labels: Labels, table: str, length: Length)
         '',
         '# Which value of the labels is which class, and which is ignored',
         f'classes = {project.place(table)}',
-        *_seg_loader(
-            project,
-            'train',
-            split.train,
-            split.train_labels,
-            split.share,
-            lists.get('train'),
-        ),
-        *_seg_loader(
-            project, 'val', split.val, split.val_labels, split.share, lists.get('val')
-        ),
+        *_seg_loader(project, labels, 'train', lists.get('train')),
+        *_seg_loader(project, labels, 'val', lists.get('val')),
         'test_dataloader = val_dataloader',
         '',
         '# If another --cfg-options train_cfg.max_iters is given, the schedule is '
@@ -358,18 +349,17 @@ def segment_config(project: Project, labels: Labels, table: str, length: Length)
     return _text(lines)
 
 
-def lists_of_labels(folder: str, images: Images, labels: Labels) -> dict[str, str]:
+def lists_of_labels(folder: str, labels: Labels) -> dict[str, str]:
     """Name the lists of labeled images, which are used if other images are left out.
 
     Args:
         folder (str): Folder of the project.
-        images (Images): The images.
         labels (Labels): The labels.
 
     Returns:
         dict[str, str]: Files for ``train`` and ``val``; empty if nothing is left out.
     """
-    if not labels.left_out and not images.left_out:
+    if labels.all_used:
         return {}
     if labels.split.share:
         path = osp.join(folder, 'labeled.txt')
@@ -378,17 +368,18 @@ def lists_of_labels(folder: str, images: Images, labels: Labels) -> dict[str, st
 
 
 def _seg_loader(
-    project: Project,
-    part: str,
-    images: str,
-    labels: str,
-    share: float | None,
-    names: str | None,
+    project: Project, labels: Labels, part: str, names: str | None
 ) -> list[str]:
     """Write a data loader of segmentation."""
-    split = [] if share is None else [f'        share={share:g},']
+    folders, share = labels.split.folders, labels.split.share
+    image_folder, label_folder = folders[0] if part == 'train' else folders[-1]
+    suffix = labels.suffix
+    split = [] if suffix is None else [f'        label_suffix={suffix!r},']
+    split += [] if share is None else [f'        share={share:g},']
     split += [] if share is None else [f'        part={part!r},']
-    chosen = [f'        ann_file={project.place(names)},'] if names else []
+    chosen = []
+    if names:
+        chosen += [f'        ann_file={project.place(names)},  # the images to use']
     pipeline = 'train_pipeline' if part == 'train' else 'test_pipeline'
     batch = (
         [f'    batch_size={project.settings.seg_batch},  # at least 2']
@@ -401,8 +392,8 @@ def _seg_loader(
         *_workers(project.settings.workers),
         '    dataset=dict(',
         '        data_prefix=dict(',
-        f'            img_path={project.place(images)},',
-        f'            seg_map_path={project.place(labels)},',
+        f'            img_path={project.place(image_folder)},',
+        f'            seg_map_path={project.place(label_folder)},',
         '        ),',
         '        classes=classes,',
         *chosen,

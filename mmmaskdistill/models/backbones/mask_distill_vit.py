@@ -22,16 +22,21 @@ from ..checkpoints import (
     vit_settings,
 )
 from ..layers import (
+    ONLY_ON_CUDA,
+    WAYS,
     Block,
     Draw,
     PatchEmbed,
     PatchIndex,
     RelativePositionBias,
+    choose_way,
     draw_drop_path,
     find,
+    gather_gradients,
     resize_position_embedding,
     select,
 )
+from ..layers.memory_saving import keeps_for_backward
 from .student import Student
 
 ARCHS = {
@@ -107,6 +112,12 @@ class MaskDistillViT(FitsCheckpoints, Student):
         contiguous_maps (bool): Whether feature maps are contiguous in memory, as some
             heads of mmseg need. Otherwise they are views of the tokens, whose channels
             come last in memory. Defaults to True.
+        attention (str): How attention with a relative position bias is computed in
+            training: ``'recompute'``, ``'gather'``, ``'efficient'`` or ``'flex'``,
+            which differ in time and memory, see
+            :mod:`mmmaskdistill.models.layers.attention_kernels`. ``'gather'`` needs
+            ``use_shared_rel_pos_bias`` and no compilation, the last two need a CUDA
+            device. Defaults to ``'auto'``: what was found best for the device.
         pretrained (str, optional): A checkpoint, short for
             ``init_cfg=dict(type='Pretrained', checkpoint=pretrained)``. mmseg's
             segmentors pass their own ``pretrained`` on to this argument. It is not used
@@ -118,8 +129,8 @@ class MaskDistillViT(FitsCheckpoints, Student):
 
     Raises:
         ConfigError: If ``arch``, ``out_type``, ``out_indices``, ``output_cls_token``,
-            ``drop_path_rate`` or ``frozen_stages`` has a value that is not described
-            above.
+            ``drop_path_rate``, ``frozen_stages`` or ``attention`` has a value that is
+            not described above.
         ValueError: If the number of heads does not divide the width.
     """
 
@@ -143,6 +154,7 @@ class MaskDistillViT(FitsCheckpoints, Student):
         with_cp: bool = False,
         output_cls_token: bool = False,
         contiguous_maps: bool = True,
+        attention: str = 'auto',
         pretrained: str | None = None,
         init_cfg: dict | Sequence[dict] | None = None,
     ):
@@ -183,6 +195,8 @@ class MaskDistillViT(FitsCheckpoints, Student):
             )
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
+        _check_attention(attention, use_rel_pos_bias, use_shared_rel_pos_bias)
+        self.attention = attention
 
         if isinstance(img_size, int):
             img_size = (img_size, img_size)
@@ -218,6 +232,7 @@ class MaskDistillViT(FitsCheckpoints, Student):
                 arch['feedforward_channels'],
                 layer_scale_init_value,
                 self.grid if use_rel_pos_bias else None,
+                attention,
             )
             for _ in range(self.num_layers)
         )
@@ -299,6 +314,8 @@ class MaskDistillViT(FitsCheckpoints, Student):
 
     def _embed(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, tuple]:
         """Embed images [B, C, H, W]; return tokens [B, 1+N, D] and the patch grid."""
+        if self.training and torch.is_grad_enabled():
+            self._check_device(x.device)
         x, grid = self.patch_embed(x)
         if mask is not None:
             if mask.shape != x.shape[:2]:
@@ -315,7 +332,34 @@ class MaskDistillViT(FitsCheckpoints, Student):
 
     def _shared_bias(self, grid: tuple[int, int]) -> Tensor | None:
         """Compute the bias [heads, 1+N, 1+N] that all blocks share, if there is one."""
-        return None if self.rel_pos_bias is None else self.rel_pos_bias(grid)
+        if self.rel_pos_bias is None:
+            return None
+        bias = self.rel_pos_bias(grid)
+        if keeps_for_backward() and self._way(bias) == 'gather':
+            return gather_gradients(bias)
+        return bias
+
+    def _check_device(self, device: torch.device):
+        """Refuse to train with a way of attention that cannot be taken here."""
+        if self.attention in ONLY_ON_CUDA and device.type != 'cuda':
+            raise ConfigError(
+                f'attention={self.attention!r} of the backbone needs a CUDA device, '
+                f"but the images are on {device.type}: set attention='auto'"
+            )
+        if self.attention == 'gather' and self._compiled:
+            raise ConfigError(
+                "attention='gather' of the backbone does not work in compiled blocks: "
+                "set attention='auto' or compile=False"
+            )
+
+    def _way(self, bias: Tensor) -> str:
+        """Return how attention with a bias [heads, 1+N, 1+N] is computed."""
+        if self.attention != 'auto':
+            return self.attention
+        device = bias.device.type
+        autocast = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if autocast else bias.dtype
+        return choose_way(bias.device, dtype, bias.shape[-1], self._compiled)
 
     def _draw_drop_path(
         self, blocks: Sequence[Block], rates: Sequence[float], tokens: Tensor
@@ -333,13 +377,17 @@ class MaskDistillViT(FitsCheckpoints, Student):
         rates = [rate if b.training else 0.0 for b, rate in zip(blocks, rates)]
         if not any(rates):
             return [(None, None)] * len(rates)
-        compiled = torch.compiler.is_compiling() or any(
-            block._compiled_call_impl is not None for block in blocks
-        )
         draws = draw_drop_path(
-            np.repeat(rates, 2).tolist(), len(tokens), tokens.device, compiled
+            np.repeat(rates, 2).tolist(), len(tokens), tokens.device, self._compiled
         )
         return list(zip(draws[::2], draws[1::2]))
+
+    @property
+    def _compiled(self) -> bool:
+        """Whether the blocks are compiled, or the whole model is being compiled."""
+        return torch.compiler.is_compiling() or any(
+            block._compiled_call_impl is not None for block in self.blocks
+        )
 
     def _run(self, block: Block, *args) -> Tensor:
         """Call a block, with gradient checkpointing if ``with_cp`` is set."""
@@ -479,6 +527,24 @@ def _parse_arch(arch: str | dict) -> dict:
             f'arch has the keys {sorted(arch)}: expected {sorted(ARCHS["base"])}'
         )
     return arch
+
+
+def _check_attention(way: str, use_rel_pos_bias: bool, use_shared_rel_pos_bias: bool):
+    if way not in ('auto', *WAYS):
+        raise ConfigError(
+            f'attention={way!r}: expected auto or one of {", ".join(WAYS)}'
+        )
+    if way != 'auto' and not (use_rel_pos_bias or use_shared_rel_pos_bias):
+        raise ConfigError(
+            f'attention={way!r} has no effect without a relative position bias: set '
+            "attention='auto', or use_rel_pos_bias or use_shared_rel_pos_bias"
+        )
+    if way == 'gather' and (use_rel_pos_bias or not use_shared_rel_pos_bias):
+        raise ConfigError(
+            "attention='gather' has no effect where blocks have a relative position "
+            'table of their own: set use_shared_rel_pos_bias=True and '
+            'use_rel_pos_bias=False'
+        )
 
 
 def _parse_indices(indices: int | Sequence[int], depth: int) -> list:

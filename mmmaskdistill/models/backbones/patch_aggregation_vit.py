@@ -70,6 +70,7 @@ class PatchAggregationViT(MaskDistillViT):
                 arch['feedforward_channels'],
                 layer_scale_init_value,
                 self.grid if kwargs.get('use_rel_pos_bias') else None,
+                self.attention,
             )
             for _ in range(num_aggregation_layers)
         )

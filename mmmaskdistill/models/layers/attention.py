@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .memory_saving import biased_attention, join_heads, split_heads
+from .attention_kernels import trained_attention
+from .memory_saving import join_heads, split_heads
 from .relative_position import (
     look_up,
     relative_position_index,
@@ -30,19 +31,26 @@ class Attention(nn.Module):
         num_heads (int): Number of attention heads. Must divide ``dim``.
         table_grid (tuple[int, int], optional): Patch grid (h, w) that this block's own
             relative position table is made for. Defaults to None, no table.
+        way (str): How attention with a relative position bias is computed in training,
+            see :func:`.trained_attention`. Defaults to ``'auto'``.
 
     Raises:
         ValueError: If ``num_heads`` does not divide ``dim``.
     """
 
     def __init__(
-        self, dim: int, num_heads: int, table_grid: tuple[int, int] | None = None
+        self,
+        dim: int,
+        num_heads: int,
+        table_grid: tuple[int, int] | None = None,
+        way: str = 'auto',
     ):
         super().__init__()
         if dim % num_heads:
             raise ValueError(f'num_heads={num_heads} does not divide embed_dims={dim}')
         self.num_heads = num_heads
         self.table_grid = table_grid
+        self.way = way
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(dim))
         self.v_bias = nn.Parameter(torch.zeros(dim))
@@ -97,7 +105,7 @@ class Attention(nn.Module):
         """Compute the outputs of all heads from their queries, keys and values.
 
         Args:
-            projected (list[Tensor]): See :func:`biased_attention`.
+            projected (list[Tensor]): See :func:`trained_attention`.
             grid (tuple[int, int]): As in :meth:`forward`.
             shared_bias (Tensor | None): As in :meth:`forward`.
             queries (Tensor | None): As in :meth:`forward`.
@@ -107,7 +115,9 @@ class Attention(nn.Module):
         """
         bias, index = self._bias(grid, shared_bias)
         if bias is not None:
-            return biased_attention(projected, self.num_heads, bias, queries, index)
+            return trained_attention(
+                projected, self.num_heads, bias, queries, index, self.way
+            )
         q, k, v = split_heads(projected, self.num_heads)
         x = F.scaled_dot_product_attention(q, k, v)  # [B, heads, M, d]
         return join_heads(x)
@@ -138,7 +148,7 @@ class Attention(nn.Module):
     def _bias(
         self, grid: tuple[int, int], shared_bias: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Return the ``bias`` and ``index`` arguments of :func:`biased_attention`.
+        """Return the ``bias`` and ``index`` arguments of :func:`trained_attention`.
 
         A table of this block's own is passed on as a table and its index rather than
         as a bias [heads, 1+N, 1+N]: all blocks share one index, so less is kept for

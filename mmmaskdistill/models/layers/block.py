@@ -38,6 +38,8 @@ class Block(nn.Module):
             to 0.1.
         table_grid (tuple[int, int], optional): Patch grid (h, w) that the block's own
             relative position table is made for. Defaults to None, no table.
+        attention (str): How attention with a relative position bias is computed in
+            training, see :func:`.trained_attention`. Defaults to ``'auto'``.
 
     Raises:
         ValueError: If ``num_heads`` does not divide ``dim``.
@@ -50,10 +52,11 @@ class Block(nn.Module):
         mlp_dim: int,
         layer_scale_init_value: float = 0.1,
         table_grid: tuple[int, int] | None = None,
+        attention: str = 'auto',
     ):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = Attention(dim, num_heads, table_grid)
+        self.attn = Attention(dim, num_heads, table_grid, attention)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = Mlp(dim, mlp_dim)
         if layer_scale_init_value:

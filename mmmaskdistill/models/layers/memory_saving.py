@@ -17,6 +17,10 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from .linear import linear, weight_gradient
 from .relative_position import look_up
 
+# How many attention weights the backward pass computes at a time: they fit a CPU's
+# cache, or take a small part of a GPU's memory.
+CPU_PART, GPU_PART = 2**19, 2**28
+
 
 def biased_attention(
     projected: Sequence[Tensor],
@@ -155,6 +159,7 @@ class _BiasedAttention(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(bias, queries, index, *projected)
         ctx.num_heads = num_heads
+        ctx.gather = None if torch.compiler.is_compiling() else _gather_node(bias)
         return _attend(num_heads, bias.detach(), queries, index, projected)
 
     @staticmethod
@@ -167,7 +172,8 @@ class _BiasedAttention(torch.autograd.Function):
         grad = grad.unflatten(2, (ctx.num_heads, -1)).transpose(1, 2)
         d_projected = [torch.empty_like(t) for t in projected]
         dq, dk, dv = split_heads(d_projected, ctx.num_heads)
-        d_bias = torch.zeros_like(bias)
+        gathers = ctx.gather is not None and ctx.needs_input_grad[1]
+        d_bias = _total(ctx.gather, bias) if gathers else torch.zeros_like(bias)
         for samples, heads in _parts(q, k):
             part = samples, heads
             rows = None if queries is None else queries[samples]
@@ -185,11 +191,60 @@ class _BiasedAttention(torch.autograd.Function):
             else:
                 d_bias[heads] += d_logits
         if index is None:
+            d_bias = None if gathers else d_bias
             return None, d_bias, None, None, *d_projected
         d_table = torch.zeros_like(table.t()).index_add_(
             1, index.flatten(), d_bias.flatten(1)
         )
         return None, d_table.t(), None, None, *d_projected
+
+
+def gather_gradients(bias: Tensor) -> Tensor:
+    """Let :func:`biased_attention` add the gradients of a shared bias in one tensor.
+
+    Every call of it that gets the result as its bias then adds to the same tensor in
+    its backward pass, in place of returning a gradient [heads, N, N] of its own.
+
+    Args:
+        bias (Tensor): Bias [heads, N, N] that all blocks share.
+
+    Returns:
+        Tensor: The same bias.
+    """
+    return _GatherGradients.apply(bias)
+
+
+class _GatherGradients(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, bias: Tensor) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.total, ctx.backward_pass = None, None
+        return bias.view_as(bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor | None) -> Tensor | None:
+        total, ctx.total = ctx.total, None
+        if total is None or ctx.backward_pass != torch._C._current_graph_task_id():
+            return grad
+        # Calls that do not add to the total have sent a gradient.
+        return total if grad is None else total.add_(grad)
+
+
+def _gather_node(bias: Tensor) -> FunctionCtx | None:
+    """Return the object that collects a bias's gradients, if there is one."""
+    # The graph's node of a bias is what torch passes as `ctx` to its functions.
+    node = bias.grad_fn
+    return node if isinstance(node, _GatherGradients._backward_cls) else None
+
+
+def _total(node: FunctionCtx, bias: Tensor) -> Tensor:
+    """Return the tensor that collects a bias's gradients in this backward pass."""
+    this = torch._C._current_graph_task_id()
+    # A backward pass that does not lead to the bias leaves its total behind.
+    if node.total is None or node.backward_pass != this:
+        node.total, node.backward_pass = torch.zeros_like(bias), this
+    return node.total
 
 
 def _parts(q: Tensor, k: Tensor) -> Iterator[tuple]:
@@ -203,9 +258,7 @@ def _parts(q: Tensor, k: Tensor) -> Iterator[tuple]:
         yield slice(None), slice(None)
         return
     samples, heads, queries, _ = q.shape
-    # The attention weights of one part fit a CPU's cache, or take a small part of a
-    # GPU's memory.
-    most = (2**19 if q.is_cpu else 2**28) // max(1, queries * k.shape[2])
+    most = (CPU_PART if q.is_cpu else GPU_PART) // max(1, queries * k.shape[2])
     if most >= 2 * heads:
         step = most // heads
         for i in range(0, samples, step):

@@ -1,5 +1,6 @@
 """mmseg's segmentor with less memory for losses and faster sliding windows."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,9 +10,11 @@ from mmseg.utils import add_prefix
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.registry import MODELS
 
 from ..checkpoints import init_model
+from .windows import compute_windows, free_memory, place_windows
 
 
 @MODELS.register_module()
@@ -21,9 +24,39 @@ class EncoderDecoder(MMSegEncoderDecoder):
     The backward pass computes the logits at the resolution of the labels a
     second time; they are not kept in memory. In sliding-window inference, the
     logits of a window are added to its part of the image; mmseg pads them to
-    the size of the image first. A GPU computes all windows of a batch at once.
-    Losses and logits are the same as mmseg's, and so are the arguments.
+    the size of the image first. Windows are computed in batches. Losses and logits
+    are the same as mmseg's, and so are the arguments, except for one more key of
+    ``test_cfg``.
+
+    ``test_cfg=dict(mode='slide', window_batch=...)`` is the number of windows in a
+    batch. By default, it is one on the CPU, and as many as fit into half of the free
+    memory on a GPU, see :func:`.windows.compute_windows`.
+
+    Args:
+        *args: Arguments of mmseg's ``EncoderDecoder``.
+        **kwargs: Arguments of mmseg's ``EncoderDecoder``.
+
+    Raises:
+        ConfigError: If ``window_batch`` is no positive integer, or is set without
+            ``mode='slide'``.
     """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        test_cfg = self.test_cfg or {}
+        batch = test_cfg.get('window_batch')
+        if batch is None:
+            return
+        if type(batch) is not int or batch < 1:
+            raise ConfigError(
+                f'test_cfg has window_batch={batch!r}: expected a number of windows, '
+                'at least 1, or None to choose it by the free memory'
+            )
+        if test_cfg.get('mode', 'whole') != 'slide':
+            raise ConfigError(
+                f"test_cfg has window_batch={batch} but mode='whole': set mode='slide' "
+                'with crop_size and stride, or remove window_batch'
+            )
 
     def init_weights(self) -> None:
         """Initialize the model, and load the checkpoints of its ``init_cfg``.
@@ -60,23 +93,33 @@ class EncoderDecoder(MMSegEncoderDecoder):
                 ``img_shape`` of the first one is set to the window's size.
 
         Returns:
-            Tensor: Logits [B, classes, H, W].
+            Tensor: Logits [B, classes, H, W]. They are on the CPU if the inputs are on
+            a GPU whose free memory is less than three times as large: one for the
+            logits, one for their copy at the size of the image, one for the windows.
         """
         sizes = inputs.shape[2:]
         rows, columns = (
-            _windows(*numbers)
+            place_windows(*numbers)
             for numbers in zip(sizes, self.test_cfg.crop_size, self.test_cfg.stride)
         )
-        windows = [(..., y, x) for y in rows for x in columns]
-        at_once = len(windows) if inputs.is_cuda else 1
-        logits = inputs.new_zeros(len(inputs), self.out_channels, *sizes)
-        for i in range(0, len(windows), at_once):
-            part = windows[i : i + at_once]
+
+        def compute(part: Sequence[tuple]) -> tuple[Tensor, ...]:
             crops = torch.cat([inputs[window] for window in part])
             batch_img_metas[0]['img_shape'] = crops.shape[2:]
-            outs = self.encode_decode(crops, batch_img_metas)
-            for window, out in zip(part, outs.split(len(inputs))):
-                logits[window] += out
+            return self.encode_decode(crops, batch_img_metas).split(len(inputs))
+
+        shape = (len(inputs), self.out_channels, *sizes)
+        free, device = free_memory(inputs.device), inputs.device
+        if free is not None and free < 3 * math.prod(shape) * inputs.element_size():
+            device = torch.device('cpu')
+        logits = inputs.new_zeros(shape, device=device)
+        for window, out in compute_windows(
+            [(..., y, x) for y in rows for x in columns],
+            compute,
+            inputs.device,
+            self.test_cfg.get('window_batch'),
+        ):
+            logits[window] += out.to(device)
         return logits.div_(_cover(rows, logits)[:, None] * _cover(columns, logits))
 
 
@@ -93,13 +136,6 @@ def _loss(
     return checkpoint(
         head.loss_by_feat, head(inputs), data_samples, use_reentrant=False
     )
-
-
-def _windows(size: int, crop: int, stride: int) -> list[slice]:
-    """Place windows along a side; the last one ends at the border."""
-    number = max(size - crop + stride - 1, 0) // stride + 1
-    ends = (min(k * stride + crop, size) for k in range(number))
-    return [slice(max(end - crop, 0), end) for end in ends]
 
 
 def _cover(windows: list[slice], like: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """The data preprocessor of masked distillation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
+from mmengine.model.base_model.data_preprocessor import CastData
 from mmpretrain.models.utils import TwoNormDataPreprocessor
 from mmpretrain.structures import DataSample
 from torch import Tensor
@@ -114,13 +115,10 @@ class TwoViewDataPreprocessor(TwoNormDataPreprocessor):
         Raises:
             ConfigError: If the images have another number of channels than the means.
         """
-        index = _index(data['data_samples'])
-        inputs, samples = data['inputs'], self.cast_data(data['data_samples'])
-        if isinstance(inputs, Tensor):
-            # The batch is moved to the device once and is used twice.
-            views = [self.cast_data(inputs)] * 2
-        else:
-            views = self.cast_data(list(inputs))
+        data = self.cast_data(data)
+        inputs, samples = data['inputs'], data['data_samples']
+        # A batch of single pictures is moved to the device once and is used twice.
+        views = [inputs] * 2 if isinstance(inputs, Tensor) else inputs
         student, teacher = map(self._in_order, views)
         if self.teacher_bands is not None:
             self._check_bands(self.teacher_bands, teacher.shape[1])
@@ -131,14 +129,32 @@ class TwoViewDataPreprocessor(TwoNormDataPreprocessor):
             _check_channels(teacher, self.second_mean, 'second_mean')
             student = (student - self.mean) / self.std
             teacher = (teacher - self.second_mean) / self.second_std
+        return dict(inputs=[student, teacher], data_samples=samples)
+
+    def cast_data(self, data: CastData) -> CastData:
+        """Copy data to the device, with the indices of its masks if it is a batch.
+
+        Args:
+            data (CastData): See mmengine's ``BaseDataPreprocessor``. A dict with
+                ``data_samples`` is a batch.
+
+        Returns:
+            CastData: The data. The data samples of a batch have the indices of their
+            ``hidden`` and ``visible`` patches, which can only be made on the CPU
+            without waiting for the device.
+        """
+        index = None
+        if isinstance(data, Mapping) and 'data_samples' in data:
+            index = _index(data['data_samples'])
+        data = super().cast_data(data)
         if index is not None:
             # One copy to the device for both.
-            order = self.cast_data(torch.cat(index, 1))
+            order = super().cast_data(torch.cat(index, 1))
             parts = order.tensor_split([index.hidden.shape[1]], 1)
-            for sample, hidden, visible in zip(samples, *parts):
+            for sample, hidden, visible in zip(data['data_samples'], *parts):
                 sample.set_field(hidden, 'hidden', Tensor)
                 sample.set_field(visible, 'visible', Tensor)
-        return dict(inputs=[student, teacher], data_samples=samples)
+        return data
 
     def _in_order(self, images: Tensor) -> Tensor:
         """Turn BGR images into RGB images, if the config says so."""

@@ -208,8 +208,9 @@ class MaskDistill(BaseSelfSupervisor):
 
         Returns:
             dict[str, Tensor]: ``loss``, a scalar. With ``predict='all'`` and indices
-            of hidden and visible patches, also ``distance_hidden`` and ``distance_visible`` for the
-            log: the mean distances L of the hidden and of the visible patches.
+            of hidden and visible patches, also ``distance_hidden`` and
+            ``distance_visible`` for the log: the mean distances L of the hidden and
+            of the visible patches.
 
         Raises:
             ConfigError: If the samples have no mask, or no noise where it is

@@ -215,3 +215,17 @@ def test_steps_of_others_do_not_stop_the_training(pairs, segment, found, foreign
     assert errors == []
     assert 'has label 3 ' in warnings[0]
     assert any('(Foreign) fails on' in text for text in warnings)
+
+
+def test_three_bands_in_reverse_order_are_named(pairs, segment, found):
+    """LoadImage loads three channels in reverse order, as mmcv's loader does."""
+    pairs()
+    option, flag = 'model.data_preprocessor', 'bgr_to_rgb'
+    segment[TRAIN].dataset.pipeline[0] = dict(type='mmmaskdistill.LoadImage')
+    _, (warning,) = found(segment, {f'{option}.{flag}': False})
+    assert warning.startswith(f'LoadImage of {TRAIN}.dataset loads three channels in r')
+    assert f'set {option}.{flag}=True, and give mean and std in the order' in warning
+    assert found(segment, {f'{option}.{flag}': True}) == ([], [])
+    # One number for all channels has no order.
+    same = {f'{option}.mean': [9] * 3, f'{option}.std': [1] * 3, f'{option}.{flag}': 0}
+    assert found(segment, same) == ([], [])

@@ -12,6 +12,7 @@ from mmmaskdistill.apis.checks import (
     image_table,
     inspect_images,
     inspect_labels,
+    inspection,
     label_table,
     mean_and_std,
 )
@@ -63,7 +64,7 @@ def test_unreadable_images_say_why(tmp_path):
     assert found[0].error.startswith('image file is truncated')
     assert [image.error for image in found[1:]] == [
         'the file is empty',
-        'cannot identify image file',
+        'it contains no image that can be decoded',
         'the file does not exist',
     ]
     table = image_table(found)
@@ -113,9 +114,9 @@ def test_processes_and_the_cache_find_the_same(tmp_path, monkeypatch):
     assert calls[-1] == (70, 70)
     save(labels(8, 9), paths[3])
     read = []
-    real = Image.open
+    real = inspection.read_values
     monkeypatch.setattr(
-        Image, 'open', lambda path, *rest: read.append(str(path)) or real(path, *rest)
+        inspection, 'read_values', lambda path, *rest: read.append(path) or real(path)
     )
     again = inspect_labels(paths, workers=0, cache=cache)
     assert read == [str(paths[3])]

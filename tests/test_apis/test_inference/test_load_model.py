@@ -290,6 +290,35 @@ def test_a_stream_keeps_nothing_and_skips_what_is_broken(segmentor, folder, tmp_
         list(segmentor.stream(images(), batch_size=2))
 
 
+def test_what_the_model_cannot_compute_is_skipped(folder, tmp_path, monkeypatch):
+    config = trained.segmentation()
+    config.test_dataloader.dataset.pipeline.pop(1)  # images keep their size
+    path = trained.write(config, tmp_path / 'a.pth')
+    model = load_model(path, device='cpu')
+    forward = type(model.model.backbone).forward
+
+    def limited(self, x, *args):
+        if len(x) > 1 or x.shape[3] < 60:
+            raise torch.OutOfMemoryError('no memory left')
+        return forward(self, x, *args)
+
+    monkeypatch.setattr(type(model.model.backbone), 'forward', limited)
+    images = [folder / name for name in ('a.png', 'b.jpg', 'c.png')]
+    skipped = {}
+    # Two images of one size are computed one after the other.
+    results = list(model.stream(images, batch_size=3, skip=skipped.__setitem__))
+    assert [result is None for result in results] == [False, True, False]
+    message = (
+        f"the model fails on the image '{images[1]}', which the pipeline gives it as "
+        '70 x 40 pixels: OutOfMemoryError: no memory left'
+    )
+    assert {image: str(error) for image, error in skipped.items()} == {
+        images[1]: message
+    }
+    with pytest.raises(ConfigError, match='image in memory, .* 70 x 40 pixels: Out'):
+        model.predict(Image.open(images[1]))
+
+
 def test_four_channels_of_16_bits_as_the_config_loads_them(tmp_path):
     tifffile = pytest.importorskip('tifffile')
     load = dict(type='mmmaskdistill.LoadImage', channels=5, bands=[4, 0, 1, 2])

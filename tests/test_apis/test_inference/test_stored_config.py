@@ -1,12 +1,17 @@
 """Configs from checkpoints are read and not run."""
 
 import math
+import os
+import pickle
 import sys
 import time
 
 import pytest
 import torch
+from helpers import trained
 from mmengine.config import Config
+from mmengine.registry import MODELS
+from mmseg.registry import MODELS as MMSEG_MODELS
 
 from mmmaskdistill.apis import load_model
 from mmmaskdistill.apis.inference.stored_config import parse, read_config
@@ -123,6 +128,28 @@ def test_modules_are_not_imported_for_a_checkpoint(tmp_path, monkeypatch):
     assert read_config(text, "'a.pth'").custom_imports.imports[1] == 'harmful'
 
 
+def hostile_checkpoint(model, step='dict(type="PackSegInputs")'):
+    """A checkpoint whose config is plain data; return the model's weights' file."""
+    pipeline = f'[dict(type="LoadImageFromFile"), {step}]'
+    meta = dict(
+        cfg=f'default_scope = "mmseg"\nmodel = {model}\n'
+        f'test_dataloader = dict(dataset=dict(pipeline={pipeline}))'
+    )
+    torch.save(dict(state_dict=dict(a=torch.zeros(1)), meta=meta), 'a.pth')
+
+
+@pytest.fixture
+def harmful(tmp_path, monkeypatch):
+    """A folder with modules that leave a file when they are imported."""
+    (tmp_path / 'package').mkdir()
+    for name in ('harmful', 'package/__init__', 'package/registry'):
+        (tmp_path / f'{name}.py').write_text('open("HARM", "w")')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert not (tmp_path / 'HARM').exists()
+
+
 @pytest.mark.parametrize(
     'model',
     [
@@ -131,20 +158,114 @@ def test_modules_are_not_imported_for_a_checkpoint(tmp_path, monkeypatch):
         'dict(type="mmengine.config.config.os.system", command="touch HARM")',
         'dict(type="torch.os.system", command="touch HARM")',
         'dict(type="mmseg.apis.inference.warnings.os.system", command="touch HARM")',
-        'dict(type="EncoderDecoder", backbone=dict(type="harmful"), decode_head=1)',
-        'dict(type="EncoderDecoder", backbone=dict(type="os.abort"), decode_head=1)',
         'dict(type="torch.hub.load", repo_or_dir="a/b", model="c")',
+        'dict(type="torch.nn.Module.dump_patches")',
+        'dict(type="package.Part")',
+        'dict(type="mmpretrain.AutoModelForCausalLM", name_or_path="a/b")',
+        'dict(type="mmpretrain.HuggingFaceClassifier", model_name="a/b")',
+        *(
+            f'dict(type="EncoderDecoder", decode_head=1, backbone=dict(type="{name}"))'
+            for name in ('harmful', 'os.abort', 'builtins.eval', 'package.Part')
+        ),
     ],
 )
-def test_a_config_names_no_other_objects_than_parts(model, tmp_path, monkeypatch):
-    (tmp_path / 'harmful.py').write_text('open("HARM", "w")')
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    meta = dict(cfg=f'default_scope = "mmseg"\nmodel = {model}')
-    torch.save(dict(state_dict=dict(a=torch.zeros(1)), meta=meta), 'a.pth')
+def test_a_config_names_no_other_objects_than_parts(harmful, model):
+    hostile_checkpoint(model)
     with pytest.raises(CheckpointError, match="config in 'a.pth' has type=.*--trust"):
         load_model('a.pth', device='cpu')
-    assert not (tmp_path / 'HARM').exists()
+
+
+@pytest.mark.parametrize(
+    'step',
+    [
+        # mmpretrain evaluates the dtype.
+        'dict(type="mmpretrain.torchvision/ConvertImageDtype", '
+        'dtype="os.system(\'touch HARM\')")',
+        'dict(type="mmpretrain.torchvision/Lambda", lambd=1)',
+        'dict(type="Albu", transforms=[dict(type="load", filepath_or_buffer="a")])',
+        'dict(type="TestTimeAug", transforms=[[dict(type="os.getcwd")]])',
+        'dict(type="harmful")',
+    ],
+)
+def test_neither_does_its_pipeline(harmful, step):
+    config = trained.segmentation()
+    trained.write(config, 'b.pth')
+    content = torch.load('b.pth')
+    text = "dict(type='PackSegInputs')"
+    assert text in content['meta']['cfg']
+    content['meta']['cfg'] = content['meta']['cfg'].replace(text, step)
+    torch.save(content, 'a.pth')
+    with pytest.raises(CheckpointError, match="config in 'a.pth' has type=.*--trust"):
+        load_model('a.pth', device='cpu')
+
+
+class Harm:
+    def __reduce__(self):
+        return open, ('HARM', 'w')
+
+
+@pytest.mark.parametrize(
+    'name', ['weights.pkl', './weights.PICKLE', 'http://127.0.0.1:9/w', 'weights.yaml']
+)
+def test_a_config_opens_no_other_files(harmful, name):
+    hostile_checkpoint(f'dict(type="EncoderDecoder", decode_head=dict(x=["{name}"]))')
+    message = f"config in 'a.pth' names the file '{name}' in its model.*--trust"
+    with pytest.raises(CheckpointError, match=message):
+        load_model('a.pth', device='cpu')
+
+
+@pytest.mark.parametrize('name', ['weights.pkl', 'missing.npy'])
+def test_files_of_class_weights_are_not_read(harmful, name):
+    # mmseg's losses would read them.
+    with open('weights.pkl', 'wb') as opened:
+        pickle.dump(Harm(), opened)
+    config = trained.segmentation()
+    trained.write(config, 'b.pth')
+    loss = dict(type='CrossEntropyLoss', class_weight=name)
+    config.model.decode_head.loss_decode = loss
+    content = torch.load('b.pth')
+    content['meta']['cfg'] = config.pretty_text
+    torch.save(content, 'a.pth')
+    assert load_model('a.pth', device='cpu').classes == trained.CLASSES
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        'default_scope = "package"\nmodel = dict(type="Part")',
+        'model = dict(type="EncoderDecoder", decode_head=dict(_scope_="package"))',
+        'model = dict(type="EncoderDecoder", decode_head=dict(_scope_=7))',
+    ],
+)
+def test_scopes_import_nothing(harmful, text):
+    torch.save(dict(state_dict=dict(a=torch.zeros(1)), meta=dict(cfg=text)), 'a.pth')
+    with pytest.raises(CheckpointError, match="'a.pth' has the scope .*--trust-check"):
+        load_model('a.pth', device='cpu')
+
+
+def test_the_restriction_ends_with_the_loading(harmful):
+    hostile_checkpoint('dict(type="os.system", command="touch HARM")')
+    with pytest.raises(CheckpointError):
+        load_model('a.pth', device='cpu')
+    assert MODELS.get('torch.nn.Linear') is torch.nn.Linear
+    assert MODELS.get('os.getcwd') is os.getcwd
+
+
+def test_a_class_of_ones_own_may_be_named(harmful, monkeypatch):
+    @MODELS.register_module()
+    class OwnSegmentor(MMSEG_MODELS.get('EncoderDecoder')):
+        pass
+
+    config = trained.segmentation()
+    config.model.type = 'OwnSegmentor'
+    path = trained.write(config, 'own.pth')
+    assert type(load_model(path, device='cpu').model) is OwnSegmentor
+    # mmengine writes full paths for configs of Python's own syntax.
+    config.model.type = 'mmseg.models.segmentors.encoder_decoder.EncoderDecoder'
+    config.model.backbone.type = 'mmmaskdistill.models.backbones.MaskDistillViT'
+    path = trained.write(config, 'path.pth')
+    assert load_model(path, device='cpu').classes == trained.CLASSES
+    MODELS.module_dict.pop('OwnSegmentor')
 
 
 def test_a_trusted_config_is_run(tmp_path):

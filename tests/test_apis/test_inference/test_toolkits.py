@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import trained
+from helpers.small_configs import shrink_recipe
+from mmengine.config import Config
 from mmpretrain import FeatureExtractor, ImageClassificationInferencer, get_model
 from mmseg.apis import MMSegInferencer, inference_model, init_model
 from PIL import Image
@@ -34,6 +36,43 @@ def written(name, tmp_path, suffix):
     if suffix:
         checkpoint, _ = publish(checkpoint, str(tmp_path / f'published{suffix}'))
     return str(tmp_path / 'config.py'), checkpoint
+
+
+SEGMENTATION = 'vit-b16_maskdistill-300e_upernet_8xb2-amp-160k_ade20k-512x512'
+FINETUNING = 'vit-b16_maskdistill-300e_8xb128-amp-coslr-100e_in1k'
+
+
+def small_recipe(name, tmp_path, classes):
+    """Write a recipe at a tiny size, and a checkpoint that is published."""
+    config = Config.fromfile(f'configs/{name}.py')
+    shrink_recipe(config)
+    if 'test_dataloader' in config:
+        config.test_dataloader.dataset = config.val_dataloader.dataset
+    config.dump(tmp_path / 'config.py')
+    checkpoint = trained.write(config, tmp_path / 'run.pth', dict(classes=classes))
+    path, _ = publish(str(checkpoint), str(tmp_path / 'published.safetensors'))
+    return str(tmp_path / 'config.py'), path
+
+
+def test_the_segmentation_recipe(images, tmp_path):
+    classes = [f'class {i}' for i in range(150)]
+    files = small_recipe(f'segmentation/{SEGMENTATION}', tmp_path, classes)
+    theirs = MMSegInferencer(*files, device='cpu')
+    assert theirs.model.dataset_meta['classes'] == classes
+    results = load_model(files[1], device='cpu').predict(images[:2])
+    for result, labels in zip(results, theirs(images[:2])['predictions']):
+        np.testing.assert_array_equal(result.labels, labels)
+        assert result.classes == tuple(classes)
+
+
+def test_the_finetuning_recipe(images, tmp_path):
+    classes = [f'class {i}' for i in range(1000)]
+    files = small_recipe(f'finetune/{FINETUNING}', tmp_path, classes)
+    theirs = ImageClassificationInferencer(*files, device='cpu')
+    results = load_model(files[1], device='cpu').predict(images)
+    for result, expected in zip(results, theirs(images)):
+        np.testing.assert_array_equal(result.scores, expected['pred_scores'])
+        assert result.name == expected['pred_class']
 
 
 @pytest.mark.parametrize('suffix', ['', '.pth', '.safetensors'])

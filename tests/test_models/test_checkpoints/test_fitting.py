@@ -6,7 +6,7 @@ from helpers import tiny
 from torch import nn
 
 from mmmaskdistill.errors import CheckpointError
-from mmmaskdistill.models import MaskDistillViT, MaskedTimm
+from mmmaskdistill.models import MaskDistillViT, MaskedSwin, MaskedTimm
 from mmmaskdistill.models.checkpoints import fit, load_backbone
 from mmmaskdistill.models.checkpoints.fitting import inflate_channels
 from mmmaskdistill.models.layers import resize_relative_position_table
@@ -256,6 +256,7 @@ def test_inflation_is_logged_and_only_done_when_asked_for(pretrained, downstream
     [
         lambda channels: MaskedTimm('test_resnet', img_size=64, in_channels=channels),
         lambda channels: MaskedTimm('test_vit', img_size=64, in_channels=channels),
+        lambda channels: MaskedSwin(**tiny.SWIN, img_size=64, in_channels=channels),
     ],
 )
 def test_other_students_are_inflated_too(tmp_path, build):
@@ -265,10 +266,10 @@ def test_other_students_are_inflated_too(tmp_path, build):
     target = build(4)
     load_backbone(target, path, inflate=True)
     gray = torch.randn(2, 1, 64, 64)
-    maps = [
-        model.eval()(gray.expand(-1, channels, -1, -1))[-1]
-        for model, channels in ((source, 3), (target, 4))
-    ]
+    maps = []
+    for model, channels in ((source, 3), (target, 4)):
+        model.eval()
+        maps.append(model(gray.expand(-1, channels, -1, -1))[-1])
     torch.testing.assert_close(*maps, atol=1e-3, rtol=1e-3)
     with pytest.raises(CheckpointError, match='in_channels=4: fit its patch embedding'):
         load_backbone(build(4), path)

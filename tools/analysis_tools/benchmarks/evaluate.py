@@ -1,8 +1,10 @@
-"""Time and memory of UperNet's inference with sliding windows.
+"""Time and memory of UperNet's inference, with sliding windows or on whole images.
 
 The job measures the step from an image to its class map, and compares this
 project's UperNet and ViT with mmseg's UperNet and BEiT. It first checks that their
-logits are equal. The size of the window is --img-size. For example:
+logits are equal. The size of the window is --img-size. Whole images are only equal on
+both sides if they have the size of the window, because mmseg's BEiT does not take
+others. For example:
 
   python tools/analysis_tools/benchmark.py eval --image 512 1024
 """
@@ -28,6 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='size of the image in pixels (default: the height of the window and '
         '4/3 of it, which is 512 683 without --img-size, like most images of ADE20K)',
     )
+    parser.add_argument(
+        '--mode',
+        choices=['slide', 'whole'],
+        default='slide',
+        help='slide: windows of each image; whole: the image at once, which is as '
+        'large as the window without --image (default: %(default)s)',
+    )
 
 
 def run(args: argparse.Namespace) -> dict:
@@ -48,7 +57,12 @@ def build(args: argparse.Namespace, device: torch.device) -> dict[str, Side]:
     from mmseg.structures import SegDataSample
 
     models = segmentors(args, args.img_size, drop_path=0.0)
-    shape = tuple(args.image or (args.img_size, round(args.img_size * 4 / 3)))
+    for model in models.values():
+        model.test_cfg.mode = args.mode
+    width = args.img_size
+    if args.mode == 'slide':
+        width = round(width * 4 / 3)
+    shape = tuple(args.image or (args.img_size, width))
     images = torch.randn(args.batch, 3, *shape, device=device)
 
     def logits(model: nn.Module) -> Tensor:

@@ -262,7 +262,10 @@ def state_bytes(
 
 
 def product_rate(
-    device: torch.device, dtype: torch.dtype, size: int = 2048, repeats: int = 10
+    device: torch.device,
+    dtype: torch.dtype,
+    size: int | None = None,
+    repeats: int = 10,
 ) -> float:
     """Measure how fast a device multiplies square matrices.
 
@@ -271,13 +274,16 @@ def product_rate(
     Args:
         device (torch.device): The device.
         dtype (torch.dtype): Data type of the matrices.
-        size (int): Number of rows and columns. Defaults to 2048.
+        size (int, optional): Number of rows and columns. Defaults to None, which
+            means 2048 on a CPU and 8192 on a GPU, where smaller products do not use
+            all of it.
         repeats (int): Number of timed products, of which the fastest counts.
             Defaults to 10.
 
     Returns:
         float: Floating-point operations per second.
     """
+    size = size or (2048 if device.type == 'cpu' else 8192)
     a = torch.randn(size, size, device=device, dtype=dtype)
     seconds = interleave({'product': lambda: a @ a}, repeats, device)
     return 2 * size**3 / min(seconds['product'])
@@ -296,11 +302,12 @@ def machine(device: torch.device) -> str:
     if device.type == 'cuda':
         name = torch.cuda.get_device_name(device)
     else:
-        name = f'{_processor()}, {torch.get_num_threads()} threads'
+        name = f'{processor()}, {torch.get_num_threads()} threads'
     return f'{name}, torch {torch.__version__}'
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the name of the processor."""
     info = Path('/proc/cpuinfo')
     if info.is_file():
         for line in info.read_text().split('\n'):

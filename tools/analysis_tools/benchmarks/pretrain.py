@@ -27,6 +27,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='name of the timm model that is the teacher, with random weights '
         '(default: %(default)s)',
     )
+    parser.add_argument(
+        '--teacher-img-size',
+        type=int,
+        metavar='PIXELS',
+        help='side of the square images that the teacher sees, if its patches are not '
+        "as large as the student's: 196 for a ViT-L/14 (default: --img-size)",
+    )
+    parser.add_argument(
+        '--attention',
+        default='auto',
+        metavar='WAY',
+        help="how this project's student computes attention in training: recompute, "
+        'gather, efficient or flex (default: %(default)s, the default of the student)',
+    )
+    parser.add_argument(
+        '--checkpointing',
+        action='store_true',
+        help="compute the activations of this project's student again in the backward "
+        'pass (with_cp=True of the backbone; default: keep them)',
+    )
 
 
 def run(args: argparse.Namespace) -> dict:
@@ -51,21 +71,26 @@ def build(args: argparse.Namespace, device: torch.device) -> dict[str, Side]:
 
     from mmmaskdistill.datasets import BlockMaskGenerator
     from mmmaskdistill.models import MaskDistill
-    from mmmaskdistill.models.layers import thaw_layers
+    from mmmaskdistill.models.layers import index_patches, thaw_layers
 
     arch = common.vit_arch(args)
     side = args.img_size // 16
+    teacher_size = args.teacher_img_size or args.img_size
     with torch.device('meta'):
         channels = timm.create_model(args.teacher).num_features
     model = MaskDistill(
         backbone=dict(
-            type='mmmaskdistill.MaskDistillViT', arch=arch, img_size=args.img_size
+            type='mmmaskdistill.MaskDistillViT',
+            arch=arch,
+            img_size=args.img_size,
+            attention=args.attention,
+            with_cp=args.checkpointing,
         ),
         teacher=dict(
             type='mmmaskdistill.TimmTeacher',
             model_name=args.teacher,
             pretrained='random',
-            img_size=args.img_size,
+            img_size=teacher_size,
         ),
         normalizer=dict(type='mmmaskdistill.LayerNormalizer'),
         head=dict(
@@ -79,15 +104,26 @@ def build(args: argparse.Namespace, device: torch.device) -> dict[str, Side]:
     nn.init.normal_(model.backbone.rel_pos_bias.relative_position_bias_table)
     model.to(device).train()
 
-    images = torch.randn(args.batch, 3, args.img_size, args.img_size, device=device)
+    views = images, teacher_images = [
+        torch.randn(args.batch, 3, size, size, device=device)
+        for size in (args.img_size, teacher_size)
+    ]
     generate = BlockMaskGenerator(
         side, round(0.383 * side**2), min_num_patches=min(16, side)
     )
     masks = torch.stack(
         [torch.from_numpy(generate({})['mask']) for _ in range(args.batch)]
-    ).to(device)
-    samples = [DataSample(mask=mask) for mask in masks]
+    )
     hidden = masks.flatten(1).bool()
+    # As this project's data preprocessor does: the indices are made on the CPU.
+    index = index_patches(hidden)
+    samples = [
+        DataSample(
+            mask=mask.to(device), hidden=where.to(device), visible=rest.to(device)
+        )
+        for mask, where, rest in zip(masks, index.hidden, index.visible)
+    ]
+    hidden = hidden.to(device)
 
     teacher = deepcopy(model.teacher.model)
     # The teacher of the other libraries is exactly timm's model, without the faster
@@ -97,14 +133,21 @@ def build(args: argparse.Namespace, device: torch.device) -> dict[str, Side]:
     def peer_loss(tokens: Tensor, head: nn.Linear) -> Tensor:
         with torch.no_grad():
             (target,) = teacher.forward_intermediates(
-                images, indices=1, norm=False, output_fmt='NLC', intermediates_only=True
+                teacher_images,
+                indices=1,
+                norm=False,
+                output_fmt='NLC',
+                intermediates_only=True,
             )
             target = F.layer_norm(target, target.shape[-1:], eps=1e-6)
         return F.smooth_l1_loss(head(tokens[hidden]), target[hidden])
 
     sides = dict(
+        # The teacher is not one of the model's submodules.
         ours=training(
-            lambda: model.loss([images, images], samples)['loss'], model, fused=True
+            lambda: model.loss(views, samples)['loss'],
+            nn.ModuleList([model, model.teacher]),
+            fused=True,
         )
     )
     for name in [name for name in PEERS if name in args.against]:

@@ -5,7 +5,9 @@ is one library's implementation; the side ``ours`` is this project's.
 """
 
 import argparse
+import gc
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -13,11 +15,13 @@ from command_line import fail
 from torch import Tensor, nn
 
 from . import measure
+from .peaks import peak_rate
 
 # The learning rate is so small that training steps practically do not change the
 # weights.
 LR = 1e-9
 DROPOUT_SEED = 1
+OUT_OF_MEMORY = 'out of memory'
 # For each choice of --sweep, the option that is varied and the option that lists
 # its values.
 SWEEPS = dict(
@@ -64,16 +68,12 @@ def training(loss: Callable[[], Tensor], model: nn.Module, fused: bool) -> Side:
     Returns:
         Side: The side.
     """
-    return Side(
-        loss,
-        model,
-        torch.optim.AdamW(
-            (p for p in model.parameters() if p.requires_grad),
-            LR,
-            weight_decay=0.05,
-            fused=fused or None,
-        ),
-    )
+    return Side(loss, model, _adamw(model, fused=fused or None))
+
+
+def _adamw(model: nn.Module, **options) -> torch.optim.AdamW:
+    trained = (p for p in model.parameters() if p.requires_grad)
+    return torch.optim.AdamW(trained, LR, weight_decay=0.05, **options)
 
 
 Build = Callable[[argparse.Namespace, torch.device], dict[str, Side]]
@@ -142,9 +142,28 @@ def add_arguments(
     )
     parser.add_argument(
         '--compile',
+        nargs='?',
+        const='inductor',
+        metavar='BACKEND',
+        help='time all sides with torch.compile, with the backend inductor or '
+        'another one such as aot_eager (default: without): the blocks of '
+        "this project's Transformers, as compile=True in a config does, and the "
+        'whole forward pass of the other libraries; whether the sides compute the '
+        'same result is checked without it',
+    )
+    parser.add_argument(
+        '--channels-last',
         action='store_true',
-        help='time all sides with torch.compile (default: without); whether the '
-        'sides compute the same result is checked without it',
+        help="store the weights of this project's convolutions with their channels "
+        'last, as channels_last=True in a config does (default: channels first)',
+    )
+    parser.add_argument(
+        '--adamw',
+        choices=['library', 'fused', 'foreach'],
+        default='library',
+        help='implementation of AdamW on all sides: fused, foreach, or library, which '
+        "is the fused one for this project and torch's choice for the other "
+        'libraries (default: %(default)s)',
     )
     parser.add_argument(
         '--sweep',
@@ -178,6 +197,13 @@ def add_arguments(
         default=[6, 12, 24],
         metavar='N',
         help='numbers of blocks of --sweep depth (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--until-all-fit',
+        action='store_true',
+        help='end each sweep at the first value at which no side runs out of memory, '
+        'for example with --sweep batch --batches 256 128 64 (default: measure all '
+        'values)',
     )
     parser.add_argument(
         '--plot',
@@ -287,6 +313,9 @@ def _sweep(
     option, values = SWEEPS[name]
     for value in getattr(args, values):
         here = argparse.Namespace(**{**vars(args), option: value})
+        if args.compile:
+            # Otherwise the second value would be compiled for all values.
+            torch._dynamo.reset()
         print(f'{name} {value}', flush=True)
         points.append(
             {
@@ -296,7 +325,17 @@ def _sweep(
             }
         )
         print_table(points[-1]['sides'])
+        _free_memory(device)
+        if args.until_all_fit and OUT_OF_MEMORY not in points[-1]['left_out'].values():
+            break
     return points
+
+
+def _free_memory(device: torch.device) -> None:
+    """Free the memory of models that are no longer used."""
+    gc.collect()
+    if device.type == 'cuda':
+        torch.cuda.empty_cache()
 
 
 def _measure(
@@ -312,22 +351,54 @@ def _measure(
     if getattr(args, 'drop_path', 0.0):
         torch.manual_seed(0)
         sides = build(args, device)
-    if args.compile:
-        sides = {
-            name: side._replace(output=torch.compile(side.output))
-            for name, side in sides.items()
-        }
+    peak = None
+    if device.type == 'cuda' and args.amp:
+        peak = peak_rate(torch.cuda.get_device_name(device))
+    sides = {n: as_timed(n, side, args, device) for n, side in sides.items()}
+    left_out = {n: _why_not(side, device) for n, side in sides.items()}
+    left_out = {name: reason for name, reason in left_out.items() if reason}
+    for name, reason in left_out.items():
+        print(f'{name}: {reason}')
+        del sides[name]
+    return dict(
+        batch=args.batch,
+        differences=differences,
+        sides=_figures(sides, args.batch, args.repeats, device, rate, peak),
+        left_out=left_out,
+    )
+
+
+def as_timed(
+    name: str, side: Side, args: argparse.Namespace, device: torch.device
+) -> Side:
+    """Give a side the settings that are timed: optimizer, compilation, precision.
+
+    Args:
+        name (str): Name of the side.
+        side (Side): The side, which computes in full precision.
+        args (argparse.Namespace): The command line.
+        device (torch.device): Device of the side.
+
+    Returns:
+        Side: The side with ``--adamw``, ``--channels-last``, ``--compile`` and
+        ``--amp``.
+    """
+    from mmmaskdistill.engine.channels_last import use_channels_last
+    from mmmaskdistill.engine.compiling import transformer_blocks
+
+    if name == 'ours':
+        use_channels_last(side.model, args.channels_last)
+    if side.optimizer is not None and args.adamw != 'library':
+        side = side._replace(optimizer=_adamw(side.model, **{args.adamw: True}))
+    if args.compile and name == 'ours':
+        for block in transformer_blocks(side.model):
+            block.compile(backend=args.compile)
+    elif args.compile:
+        side = side._replace(output=torch.compile(side.output, backend=args.compile))
     if args.amp:
         autocast = torch.autocast(device.type, torch.bfloat16)
-        sides = {
-            name: side._replace(output=autocast(side.output))
-            for name, side in sides.items()
-        }
-    sides = {n: side for n, side in sides.items() if _fits(n, side)}
-    return dict(
-        differences=differences,
-        sides=_figures(sides, args.batch, args.repeats, device, rate),
-    )
+        side = side._replace(output=autocast(side.output))
+    return side
 
 
 def check_equal(sides: dict[str, Side]) -> dict[str, float]:
@@ -344,10 +415,16 @@ def check_equal(sides: dict[str, Side]) -> dict[str, float]:
         SystemExit: If one of these differences is above 1e-4.
     """
     outputs = {}
-    for name, side in sides.items():
-        torch.manual_seed(DROPOUT_SEED)
-        with torch.no_grad():
-            outputs[name] = side.output().float()
+    # By default, cuDNN rounds what it convolves to TF32.
+    allowed = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        for name, side in sides.items():
+            torch.manual_seed(DROPOUT_SEED)
+            with torch.no_grad():
+                outputs[name] = side.output().float()
+    finally:
+        torch.backends.cudnn.allow_tf32 = allowed
     reference = outputs.pop('ours')
     largest = reference.abs().max()
     differences = {
@@ -364,20 +441,31 @@ def check_equal(sides: dict[str, Side]) -> dict[str, float]:
     return differences
 
 
-def _fits(name: str, side: Side) -> bool:
-    """Return whether there is enough memory for a side."""
+def _why_not(side: Side, device: torch.device) -> str | None:
+    """Call a side, and say why it cannot be timed: out of memory, or not compiled."""
+    # The driver of a GPU reserves more addresses than there is memory.
+    on_cpu = device.type == 'cpu'
     try:
-        with measure.limited_memory():
+        with measure.limited_memory() if on_cpu else nullcontext():
             side.call()
+        return None
     except RuntimeError as error:
-        if not measure.is_out_of_memory(error):
+        from torch._dynamo.exc import TorchDynamoException  # a slow import
+
+        if measure.is_out_of_memory(error):
+            reason = OUT_OF_MEMORY
+        elif isinstance(error, TorchDynamoException):
+            message = ' '.join(str(error).split())[:200]
+            reason = f'does not compile: {type(error).__name__}: {message}'
+        else:
             raise
-        side.model.to('cpu')
-    else:
-        return True
-    print(f'{name}: out of memory')
+    side.model.to('cpu')
+    if side.optimizer is not None:
+        side.optimizer.zero_grad()
+        side.optimizer.state.clear()
     measure.return_freed_memory()
-    return False
+    _free_memory(device)
+    return reason
 
 
 def _figures(
@@ -386,6 +474,7 @@ def _figures(
     repeats: int,
     device: torch.device,
     rate: float,
+    peak: float | None,
 ) -> dict:
     """Measure time, operations and memory of each side."""
     seconds = measure.interleave(
@@ -394,13 +483,16 @@ def _figures(
     figures = {}
     for name, side in sides.items():
         times = measure.spread(seconds[name])
-        flops = measure.count_flops(side.call)
+        # Operators inside of compiled code cannot be counted.
+        with torch.compiler.set_stance('force_eager'):
+            flops = measure.count_flops(side.call)
         figures[name] = dict(
             seconds=seconds[name],
             **times,
             images_per_second=batch / times['median'],
             flops=flops,
             share_of_product_rate=flops / times['median'] / rate,
+            share_of_peak_rate=peak and flops / times['median'] / peak,
         )
         if side.optimizer is not None:
             figures[name]['kept_bytes_per_image'] = (
@@ -439,6 +531,7 @@ def print_table(sides: dict[str, dict]) -> None:
             'images/s',
             'TFLOP',
             'share of product rate',
+            'share of peak rate',
             'kept MB per image',
             'kept / ours',
             'peak MB',
@@ -449,6 +542,7 @@ def print_table(sides: dict[str, dict]) -> None:
     )
     for name, side in sides.items():
         ratio = f'{side["median"] / reference["median"]:.2f}' if reference else '-'
+        share = side['share_of_peak_rate']
         table.add_row(
             [
                 name,
@@ -457,6 +551,7 @@ def print_table(sides: dict[str, dict]) -> None:
                 f'{side["images_per_second"]:.2f}',
                 f'{side["flops"] / 1e12:.3f}',
                 f'{side["share_of_product_rate"]:.0%}',
+                '-' if share is None else f'{share:.0%}',
                 *with_ratio(side, 'kept_bytes_per_image'),
                 *with_ratio(side, 'peak_bytes'),
                 f'{side["state_bytes"] / 1e6:.0f}',

@@ -1,0 +1,13 @@
+_base_ = '../pretrain/maskdistill_vit-b16_clip-b16_8xb256-amp-coslr-300e_in1k.py'
+
+# The features of all patches count in the loss, hidden or visible.
+model = dict(backbone=dict(type='mmmaskdistill.AllTokensViT'), predict='all')
+
+# The mask hides nothing at the start of the run and the paper's share at its end.
+train_pipeline = [
+    dict(step, num_masking_patches=dict(start=0, end=75))
+    if step.type == 'mmmaskdistill.BlockMaskGenerator'
+    else step
+    for step in _base_.train_pipeline
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

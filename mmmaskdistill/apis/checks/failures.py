@@ -1,0 +1,91 @@
+"""Explain errors of torch that say what is wrong with data or settings in its terms."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from .heads import name_of
+
+QUOTES = '"\''
+CHECK = 'tools/analysis_tools/check_data.py CONFIG looks at all files'
+
+
+def explain_failure(error: Exception, cfg: dict) -> str | None:
+    """Say in one line what the user can do about an error that ended a training.
+
+    What can be known before the training is found by :func:`.check`. This is for the
+    rest, such as the layers of other libraries, and labels of which only a sample was
+    read.
+
+    Args:
+        error (Exception): What training raised.
+        cfg (dict): The config.
+
+    Returns:
+        str | None: The message, or None if the error is of another kind.
+    """
+    text = str(error)
+    batch = (cfg.get('train_dataloader') or {}).get('batch_size')
+    if 'Expected more than 1 value per channel' in text:
+        return (
+            f'batch norm cannot normalize a single value (train_dataloader.batch_size='
+            f'{batch} for each process, {text.strip()}): set train_dataloader.'
+            'batch_size=2 or more and drop_last=True, or a norm_cfg without batch norm '
+            "such as dict(type='GN', num_groups=32)"
+        )
+    found = re.search(r'Target (-?\d+) is out of bounds', text)
+    if found:
+        return (
+            f'a label has the value {found[1]}, which is neither one of the classes of '
+            f'a head nor ignored: {CHECK} and names it'
+        )
+    found = re.search(r'stack expects each tensor to be equal size.*', text)
+    if found:
+        return (
+            f'the images or labels of a batch cannot be stacked ({found[0]}): crop or '
+            f'resize them to one size, or set batch_size=1. {CHECK}'
+        )
+    found = re.search(
+        r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text
+    )
+    if found:
+        return _unexpected(*found.groups(), cfg)
+    found = re.search(r'(\S+) is not in the (\S+) registry', text)
+    if found:
+        return (
+            f'the config names {found[1].strip(QUOTES)}, which is not in the '
+            f"{found[2]} registry: correct the name, add its scope such as 'mmseg.' or "
+            "'mmpretrain.', or name its module in custom_imports=dict(imports=[...])"
+        )
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            f"the GPU's memory is not enough ({text.splitlines()[0]}): set a smaller "
+            f'train_dataloader.batch_size (it is {batch}), a smaller crop, or '
+            'model.backbone.with_cp=True'
+        )
+    return None
+
+
+def _unexpected(kind: str, key: str, cfg: dict) -> str:
+    """Say where a config gives a class an argument that it does not take."""
+    places = [place for place in _places(dict(cfg.items()), kind, key, '') if place]
+    where = f' ({places[0]}.{key})' if places else ''
+    return (
+        f'{kind} does not take {key!r}{where}: remove it. If a base config sets it for '
+        f'another type, add _delete_=True to your dict with type={kind!r}, which then '
+        'replaces that of the base config'
+    )
+
+
+def _places(node: Any, kind: str, key: str, option: str) -> Iterator[str]:
+    """Yield the options of a config that are of a type and have a key."""
+    if isinstance(node, dict):
+        if node.get('type') and name_of(node['type']) == kind and key in node:
+            yield option
+        children = node.items()
+    else:
+        children = enumerate(node) if isinstance(node, (list, tuple)) else ()
+    for name, child in children:
+        yield from _places(child, kind, key, f'{option}.{name}'.lstrip('.'))
