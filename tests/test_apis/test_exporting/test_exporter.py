@@ -113,12 +113,16 @@ def test_trace_has_the_labels_of_the_model_and_describes_itself(tmp_path):
     ]
 
 
-def test_onnx_file_for_any_size_has_the_logits_of_the_model(tmp_path):
+def test_onnx_file_for_any_size_has_the_logits_of_the_model(tmp_path, monkeypatch):
     onnxruntime = pytest.importorskip('onnxruntime')
     pytest.importorskip('onnxscript')
     model = upernet(tmp_path, 2)
     out = tmp_path / 'a.onnx'
+    # As if the weights were too large for the file.
+    monkeypatch.setattr(formats, 'LARGEST_FILE', 0)
     export(model, out, dynamic=True, output='logits')
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {'a.onnx', 'a.onnx.data', 'segment.pth'}
     session = onnxruntime.InferenceSession(out)
     about = json.loads(session.get_modelmeta().custom_metadata_map[KEY])
     assert (about['smallest'], about['largest']) == (64, 2048)
@@ -208,9 +212,20 @@ def test_wrong_files_are_refused_and_leave_nothing(tmp_path, monkeypatch):
         export(model, tmp_path / 'a.ts', output='logits')
     assert {p.name for p in tmp_path.iterdir()} == before
 
+    def other_batch(network, images, *args):
+        network.forward = lambda x: network.compute(x).reshape(2, 4, 64, 64)
+        write(network, images, *args)
+
+    monkeypatch.setitem(exporter.FORMATS, 'torchscript', (other_batch, open_file))
+    with pytest.raises(
+        ConfigError, match=r'shape \[1, 3, 64, 64\].*not kept. Try'
+    ) as e:
+        export(model, tmp_path / 'a.ts', output='logits')
+    assert '\n' not in str(e.value)
+    assert {p.name for p in tmp_path.iterdir()} == before
+
     def unable(network, *args):
-        raise_in = formats.exporting('a.onnx', {0: 1, 2: 1})
-        with raise_in:
+        with formats.exporting('a.onnx', {0: 1, 2: 1}):
             raise RuntimeError('first line\nsecond line')
 
     monkeypatch.setitem(exporter.FORMATS, 'torchscript', (unable, open_file))
