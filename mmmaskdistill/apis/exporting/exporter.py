@@ -178,13 +178,16 @@ def _shapes(
     step = multiple_of(loaded)
     low, high = grid_limits(loaded)
 
-    def scaled(side: int, factor: float) -> int:
-        return min(max(round(side * factor / step) * step, low), high)
+    def scaled(side: int, factor: float, odd: int) -> int:
+        # A graph may hold only for even numbers of patches, or only for odd ones.
+        patches = round(side * factor / step)
+        patches += patches % 2 != odd
+        return min(max(patches * step, low + odd * step), high - odd * step)
 
     height, width = size
     return [
         (1, height, width),
-        (2, scaled(height, 0.75), scaled(width, 1.25)),
-        (3, scaled(height, 0.5), scaled(width, 0.625)),
-        (1, scaled(height, 1.25), scaled(width, 1)),
+        (2, scaled(height, 0.75, 1), scaled(width, 1.25, 0)),
+        (3, scaled(height, 0.5, 0), scaled(width, 0.625, 1)),
+        (1, scaled(height, 1.25, 1), scaled(width, 1, 1)),
     ]
