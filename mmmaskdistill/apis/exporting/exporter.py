@@ -25,7 +25,7 @@ from .networks import (
 )
 from .normalization import measure_normalization, number_of_channels
 from .preparation import copy_for_export
-from .requests import HUGGINGFACE, Request, check_request
+from .requests import HUGGINGFACE, ONNX_WEIGHTS, Request, check_request
 
 
 @dataclass
@@ -117,6 +117,8 @@ def export_model(
             ]
             summary = judge(checks, request.half)
             del run
+            if form == 'onnx' and osp.exists(request.out + ONNX_WEIGHTS):
+                os.remove(request.out + ONNX_WEIGHTS)  # of the file that is replaced
             # Weights in a file of their own come first: no file is ever without them.
             for name in sorted(os.listdir(draft), key=len, reverse=True):
                 os.replace(osp.join(draft, name), osp.join(folder, name))
