@@ -10,6 +10,7 @@ tools/dist_train.sh starts this tool on several GPUs.
 
 import argparse
 import os.path as osp
+from copy import deepcopy
 
 from command_line import fail, is_first_process, new_parser, parse_args
 
@@ -62,7 +63,7 @@ def main() -> None:
     from mmmaskdistill.apis import checks, configs
     from mmmaskdistill.errors import CheckpointError, ConfigError
 
-    cfg = {}
+    asked = {}
     try:
         cfg = configs.load_config(
             args.config, args.cfg_options, args.work_dir, args.launcher
@@ -80,6 +81,7 @@ def main() -> None:
         if findings.warnings and is_first_process():
             print(findings.framed(), flush=True)
         findings.raise_errors()
+        asked = deepcopy(cfg)  # what is built is taken out of the config
         runner = configs.build_runner(cfg)
         checks.check_masks(cfg, runner.model)
         if findings.warnings:
@@ -88,7 +90,7 @@ def main() -> None:
     except (ConfigError, CheckpointError) as error:
         fail(error)
     except (ValueError, LookupError, RuntimeError, TypeError) as error:
-        message = checks.explain_failure(error, cfg)
+        message = checks.explain_failure(error, asked)
         if message is None:
             raise
         fail(message)

@@ -2,7 +2,8 @@
 
 A config is trusted by mmengine (0.8 to 0.10, and onedl-mmengine 0.10): if no registry
 knows a ``type``, it is taken for the path of any Python object, which is imported and
-called, and ``type='a.B'`` imports ``a.registry`` first. mmpretrain also registers
+called, and ``type='a.B'``, ``_scope_='a'`` and ``default_scope='a'`` import
+``a.registry`` first. mmpretrain also registers
 functions that evaluate their arguments (torchvision's transforms) or download models
 with code of their own (transformers' models), and mmseg and mmpretrain read some
 settings from files that may be pickles. A config from a checkpoint that holds nothing
@@ -73,7 +74,7 @@ def only_parts(source: str) -> Iterator[None]:
         if asked:
             return get(self, key)
         package, dot, _ = str(key).partition('.')
-        if dot and package not in PACKAGES and package not in sys.modules:
+        if dot and not _is_imported(package):
             raise _Refused(key)
         asked.append(key)
         try:
@@ -100,17 +101,41 @@ def only_parts(source: str) -> Iterator[None]:
         registry.get_object_from_string, Registry.get = find, get
 
 
+def _is_imported(package: str) -> bool:
+    """Tell whether mmengine may import a package, because that changes nothing."""
+    return package in PACKAGES or package in sys.modules
+
+
+def check_scope(scope: str | None, source: str) -> None:
+    """Refuse a scope that mmengine would import a package for.
+
+    Args:
+        scope (str | None): A config's ``default_scope`` or ``_scope_``.
+        source (str): What contains the config, for the message.
+
+    Raises:
+        CheckpointError: If the package is neither imported nor one of OpenMMLab's.
+    """
+    if scope is not None and not (isinstance(scope, str) and _is_imported(scope)):
+        raise CheckpointError(
+            f'the config in {source} has the scope {scope!r}, and mmengine would '
+            f'import a package of this name. If you know it, import it first. {ADVICE}'
+        )
+
+
 def refuse_files(node: Any, source: str) -> None:
-    """Refuse settings that mmseg or mmpretrain would read from a file.
+    """Refuse settings for which mmengine, mmseg or mmpretrain would read a file.
 
     Args:
         node (Any): A part of a config.
         source (str): What contains the config, for the message.
 
     Raises:
-        CheckpointError: If a text in it is an address or the name of such a file.
+        CheckpointError: If a text in it is an address or the name of such a file, or
+            a ``_scope_`` is a package that is not imported.
     """
     if isinstance(node, dict):
+        check_scope(node.get('_scope_'), source)
         node = node.values()
     elif isinstance(node, str):
         if '://' in node or node.lower().endswith(LOADED):

@@ -86,7 +86,6 @@ def test_memory_is_predicted_for_each_batch_with_and_without_checkpointing(
         '4',
         '--precision',
         'fp32',
-        'bf16',
     )
     output = capsys.readouterr().out
     assert 'GiB per GPU, predicted, not measured' in output
@@ -97,10 +96,7 @@ def test_memory_is_predicted_for_each_batch_with_and_without_checkpointing(
     ]
     cells = [dict(zip(rows[0], row)) for row in rows[1:]]
     assert [(c['batch'], c['precision'], c['with_cp']) for c in cells] == [
-        (batch, precision, with_cp)
-        for batch in '24'
-        for precision in ('fp32', 'bf16')
-        for with_cp in ('no', 'yes')
+        (batch, 'fp32', with_cp) for batch in '24' for with_cp in ('no', 'yes')
     ]
     assert all(c['fits into'] == '24 GB' for c in cells)
     # 5.7 million parameters of 4 bytes, and AdamW's state of twice as many
@@ -108,7 +104,7 @@ def test_memory_is_predicted_for_each_batch_with_and_without_checkpointing(
         ('0.02', '0.04', '0.00')
     }
     kept = [float(c['activations']) for c in cells]
-    assert kept[4] == pytest.approx(2 * kept[0], abs=0.011)
+    assert kept[2] == pytest.approx(2 * kept[0], abs=0.011)
     assert all(plain > checkpointed for plain, checkpointed in zip(*[iter(kept)] * 2))
 
 
@@ -119,6 +115,11 @@ def test_memory_is_predicted_for_each_batch_with_and_without_checkpointing(
             'unified/mae.py',
             ['--batch', '2'],
             '--batch and --precision are for --memory',
+        ),
+        (
+            'unified/mae.py',
+            ['--memory', '--batch', '0'],
+            '--batch 0: expected at least',
         ),
         (
             'unified/mae.py',

@@ -199,6 +199,8 @@ def main() -> None:
         fail(f'config not found: {args.config!r}')
     if not args.memory and (args.batch or args.precision):
         fail('--batch and --precision are for --memory: add --memory')
+    if args.batch and min(args.batch) < 1:
+        fail(f'--batch {min(args.batch)}: expected at least 1')
     if args.memory and args.shape:
         fail(
             '--memory takes the size of the images from the config: leave --shape out, '

@@ -70,7 +70,7 @@ def explain_failure(error: Exception, cfg: dict) -> str | None:
 
 def _unexpected(kind: str, key: str, cfg: dict) -> str:
     """Say where a config gives a class an argument that it does not take."""
-    places = [place for place in _places(cfg, kind, key, '') if place]
+    places = [place for place in _places(dict(cfg.items()), kind, key, '') if place]
     where = f' ({places[0]}.{key})' if places else ''
     return (
         f'{kind} does not take {key!r}{where}: remove it. If a base config sets it for '

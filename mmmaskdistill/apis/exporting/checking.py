@@ -79,7 +79,8 @@ def compare(run: Runner, network: ExportedNetwork, output: str, batch: Tensor) -
     except Exception as error:  # of onnxruntime or of torch
         raise ConfigError(
             f'the exported file cannot compute images of shape {list(shape)} '
-            f'({type(error).__name__}: {first_line(error)}), and was not kept'
+            f'({type(error).__name__}: {first_line(error)}), and was not kept. Try '
+            '--size H W instead of --dynamic, or another --format'
         ) from error
     if output == 'labels':
         return _compare_labels(given[0], expected[0], network, shape)

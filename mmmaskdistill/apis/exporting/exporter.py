@@ -25,7 +25,7 @@ from .networks import (
 )
 from .normalization import measure_normalization, number_of_channels
 from .preparation import copy_for_export
-from .requests import HUGGINGFACE, Request, check_request
+from .requests import HUGGINGFACE, ONNX_WEIGHTS, Request, check_request
 
 
 @dataclass
@@ -117,6 +117,8 @@ def export_model(
             ]
             summary = judge(checks, request.half)
             del run
+            if form == 'onnx' and osp.exists(request.out + ONNX_WEIGHTS):
+                os.remove(request.out + ONNX_WEIGHTS)  # of the file that is replaced
             # Weights in a file of their own come first: no file is ever without them.
             for name in sorted(os.listdir(draft), key=len, reverse=True):
                 os.replace(osp.join(draft, name), osp.join(folder, name))
@@ -178,13 +180,16 @@ def _shapes(
     step = multiple_of(loaded)
     low, high = grid_limits(loaded)
 
-    def scaled(side: int, factor: float) -> int:
-        return min(max(round(side * factor / step) * step, low), high)
+    def scaled(side: int, factor: float, odd: int) -> int:
+        # A graph may hold only for even numbers of patches, or only for odd ones.
+        patches = round(side * factor / step)
+        patches += patches % 2 != odd
+        return min(max(patches * step, low + odd * step), high - odd * step)
 
     height, width = size
     return [
         (1, height, width),
-        (2, scaled(height, 0.75), scaled(width, 1.25)),
-        (3, scaled(height, 0.5), scaled(width, 0.625)),
-        (1, scaled(height, 1.25), scaled(width, 1)),
+        (2, scaled(height, 0.75, 1), scaled(width, 1.25, 0)),
+        (3, scaled(height, 0.5, 0), scaled(width, 0.625, 1)),
+        (1, scaled(height, 1.25, 1), scaled(width, 1, 1)),
     ]

@@ -71,7 +71,7 @@ def open_onnx(path: str) -> Runner:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
+    options.log_severity_level = 4  # Errors are raised, too.
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(
         path, options, providers=['CPUExecutionProvider']

@@ -142,9 +142,10 @@ def _model_rows(loaded: LoadedModel, normalization: Normalization) -> list[tuple
 def _training_rows(config: Config) -> list[tuple]:
     loader = config.get('train_dataloader') or {}
     dataset = _innermost(loader.get('dataset') or {})
-    root = str(dataset.get('data_root') or '')
-    kind = class_name(dataset) if dataset.get('type') else None
-    data = kind and kind + (f', folder `{osp.basename(root.rstrip("/"))}`' * bool(root))
+    data = class_name(dataset) if dataset.get('type') else None
+    if data and dataset.get('data_root'):
+        # Only the name, since a path says where its author keeps data.
+        data += f', folder `{osp.basename(str(dataset["data_root"]).rstrip("/"))}`'
     rows = [('data', data), ('length', _length(config))]
     if loader.get('batch_size'):
         rows.append(('images per batch and process', loader['batch_size']))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 
 import torch
+from mmseg.models.utils import Upsample
 from torch import Tensor, nn
 
 from mmmaskdistill.models import MaskDistillViT
@@ -34,6 +35,17 @@ def copy_for_export(model: nn.Module, size: Sequence[int] | None) -> nn.Module:
         for name, child in part.named_children():
             if type(child) is nn.AdaptiveAvgPool2d:
                 setattr(part, name, MatrixPool(child.output_size))
+            elif type(child) is Upsample and not child.size:
+                # mmseg's turns the sides into numbers, torch's keeps symbols.
+                setattr(
+                    part,
+                    name,
+                    nn.Upsample(
+                        scale_factor=child.scale_factor,
+                        mode=child.mode,
+                        align_corners=child.align_corners,
+                    ),
+                )
     return model
 
 

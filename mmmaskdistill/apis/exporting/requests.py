@@ -16,6 +16,8 @@ ENDINGS = {
     'pt2': ('.pt2',),
 }
 FORMATS = (*ENDINGS, HUGGINGFACE)
+# What follows the name of an ONNX file in that of its weights, if they are large.
+ONNX_WEIGHTS = '.data'
 OUTPUTS = ('labels', 'logits', 'features')
 NEEDS_ONNX = 'pip install "mmmaskdistill[onnx]"'
 # Packages of the extra "onnx": the exporter needs the first two, the check the last.
@@ -132,10 +134,11 @@ def _check_overwriting(request: Request, form: str):
     if form != HUGGINGFACE:
         if osp.isdir(out):
             raise ConfigError(f'{out!r} is a folder: expected the name of a file')
-        if osp.exists(out) and not request.overwrite:
-            raise ConfigError(
-                f'{out!r} exists: give another name, or --overwrite to replace it'
-            )
+        for path in (out, out + ONNX_WEIGHTS) if form == 'onnx' else (out,):
+            if osp.exists(path) and not request.overwrite:
+                raise ConfigError(
+                    f'{path!r} exists: give another name, or --overwrite to replace it'
+                )
     elif osp.exists(out) and not osp.isdir(out):
         raise ConfigError(f'{out!r} is a file: expected the name of a folder')
     elif osp.isdir(out) and os.listdir(out) and not request.overwrite:

@@ -242,11 +242,11 @@ def open_raster(source: Any) -> Iterator[Raster]:
             georeference or no-data value needs ``rasterio``, which is not installed; or
             if the values are no real numbers.
     """
-    if not isinstance(source, (str, Path)):
+    if not isinstance(source, (str, os.PathLike)):
         with pillow_without_limit():
             yield _checked(Raster(as_array(source)))
         return
-    path = str(source)
+    path = os.fspath(source)
     local = '://' not in path
     kind = use_file(path, _kind) if local else Kind(None, True, False)
     with _open_dataset(path, kind) as dataset:

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope, Registry
 from torch import Tensor
 
-from mmmaskdistill.compat.named_types import only_parts, refuse_files
+from mmmaskdistill.compat.named_types import check_scope, only_parts, refuse_files
 from mmmaskdistill.errors import CheckpointError, ConfigError
 from mmmaskdistill.models.checkpoints.files import POINTER, read_weights
 
@@ -55,10 +55,11 @@ class Trained(NamedTuple):
         Raises:
             CheckpointError: If the config names anything else.
         """
+        scope = self.config.get('default_scope')
         if not self.trusted:
+            check_scope(scope, repr(self.checkpoint))
             refuse_files(settings, repr(self.checkpoint))
         limit = nullcontext() if self.trusted else only_parts(repr(self.checkpoint))
-        scope = self.config.get('default_scope')
         with limit, DefaultScope.overwrite_default_scope(scope):
             yield
 

@@ -7,6 +7,7 @@ tiles on the border of two bands are computed for both.
 """
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 MEMORY = 3 * 2**29
 # Values that are read, or resized, at a time.
 VALUES = 2**24
+LOADERS = ('LoadImageFromFile', 'StrictLoadImageFromFile', 'LoadImage')
 # Steps of a test pipeline that tiles replace: they only change the size, or pack.
 REPLACED = 'Resize|Pad|Pack'
 
@@ -111,6 +113,10 @@ def predict_large(
     """
     check_model(model)
     check_output(out)
+    if isinstance(source, (str, os.PathLike)) and _are_same(source, out):
+        raise ConfigError(
+            f"the label map would overwrite the picture '{out}': give it another name"
+        )
     classes = model.classes or [str(k) for k in range(model.num_classes)]
     dtype, ignored = label_type(len(classes))
     with open_raster(source) as raster:
@@ -516,12 +522,23 @@ def check_model(model: 'LoadedModel') -> None:
         )
     for step in model.steps:
         name = class_name(step)
+        if loads(step) == 'image' and name not in LOADERS:
+            raise ConfigError(
+                f"the config's test pipeline loads images with {name}, which cannot "
+                f'load a part of one: expected one of {", ".join(LOADERS)}'
+            )
         if not loads(step) and not re.search(REPLACED, name):
             raise ConfigError(
                 f"the config's test pipeline has the step {name}, which is not applied "
                 'to tiles: expected only steps that load, resize, pad or pack; predict '
                 'without tiles, or use a config without this step'
             )
+
+
+def _are_same(first: str | Path, second: str | Path) -> bool:
+    return os.path.exists(first) and (
+        os.path.realpath(first) == os.path.realpath(second)
+    )
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:

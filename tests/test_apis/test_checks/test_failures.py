@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.registry import MODELS, OPTIMIZERS
 from torch import nn
 from torch.nn import functional as F
@@ -47,7 +48,7 @@ def test_memory_and_other_errors():
 
 def test_what_a_class_does_not_take_is_found_in_the_config():
     sgd = dict(type='SGD', lr=0.1, betas=(0.9, 0.98))
-    cfg = dict(optim_wrapper=dict(optimizer=sgd), hooks=[dict(type='SGD')])
+    cfg = Config(dict(optim_wrapper=dict(optimizer=sgd), hooks=[dict(type='SGD')]))
     with pytest.raises(TypeError) as error:
         OPTIMIZERS.build(dict(sgd, params=[torch.zeros(1)]))
     assert explain_failure(error.value, cfg) == (

@@ -8,14 +8,16 @@ import torch
 import torch.nn.functional as F
 from helpers import tiny, trained
 from mmengine.dataset import pseudo_collate
+from mmseg.models.utils import Upsample
 from PIL import Image
+from torch import nn
 
 from mmmaskdistill.apis import load_model
 from mmmaskdistill.apis.exporting import Request, export_model, exporter, formats
 from mmmaskdistill.apis.exporting.checking import Check, judge
 from mmmaskdistill.apis.exporting.description import find_size
 from mmmaskdistill.apis.exporting.normalization import measure_normalization
-from mmmaskdistill.apis.exporting.preparation import MatrixPool
+from mmmaskdistill.apis.exporting.preparation import MatrixPool, copy_for_export
 from mmmaskdistill.errors import ConfigError
 
 KEY = 'mmmaskdistill'
@@ -111,12 +113,16 @@ def test_trace_has_the_labels_of_the_model_and_describes_itself(tmp_path):
     ]
 
 
-def test_onnx_file_for_any_size_has_the_logits_of_the_model(tmp_path):
+def test_onnx_file_for_any_size_has_the_logits_of_the_model(tmp_path, monkeypatch):
     onnxruntime = pytest.importorskip('onnxruntime')
     pytest.importorskip('onnxscript')
     model = upernet(tmp_path, 2)
     out = tmp_path / 'a.onnx'
+    # As if the weights were too large for the file.
+    monkeypatch.setattr(formats, 'LARGEST_FILE', 0)
     export(model, out, dynamic=True, output='logits')
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {'a.onnx', 'a.onnx.data', 'segment.pth'}
     session = onnxruntime.InferenceSession(out)
     about = json.loads(session.get_modelmeta().custom_metadata_map[KEY])
     assert (about['smallest'], about['largest']) == (64, 2048)
@@ -206,9 +212,20 @@ def test_wrong_files_are_refused_and_leave_nothing(tmp_path, monkeypatch):
         export(model, tmp_path / 'a.ts', output='logits')
     assert {p.name for p in tmp_path.iterdir()} == before
 
+    def other_batch(network, images, *args):
+        network.forward = lambda x: network.compute(x).reshape(2, 4, 64, 64)
+        write(network, images, *args)
+
+    monkeypatch.setitem(exporter.FORMATS, 'torchscript', (other_batch, open_file))
+    with pytest.raises(
+        ConfigError, match=r'shape \[1, 3, 64, 64\].*not kept. Try'
+    ) as e:
+        export(model, tmp_path / 'a.ts', output='logits')
+    assert '\n' not in str(e.value)
+    assert {p.name for p in tmp_path.iterdir()} == before
+
     def unable(network, *args):
-        raise_in = formats.exporting('a.onnx', {0: 1, 2: 1})
-        with raise_in:
+        with formats.exporting('a.onnx', {0: 1, 2: 1}):
             raise RuntimeError('first line\nsecond line')
 
     monkeypatch.setitem(exporter.FORMATS, 'torchscript', (unable, open_file))
@@ -287,6 +304,31 @@ def test_normalization_is_that_of_the_pipeline_and_the_preprocessor(tmp_path):
 def test_matrix_pool_is_adaptive_pooling(size, output):
     x = torch.randn(2, 3, *size)
     torch.testing.assert_close(MatrixPool(output)(x), F.adaptive_avg_pool2d(x, output))
+
+
+def test_any_size_is_checked_with_even_and_odd_numbers_of_patches(tmp_path):
+    model = segmentor(tmp_path)
+    for size in [(64, 64), (512, 512), (2048, 80)]:
+        shapes = exporter._shapes(model, Request('a.onnx', dynamic=True), size)
+        assert shapes[0] == (1, *size)
+        for axis in (1, 2):
+            sides = [shape[axis] for shape in shapes]
+            assert {side // 16 % 2 for side in sides} == {0, 1}
+            assert min(sides) >= 64 and max(sides) <= 2048
+            assert not any(side % 16 for side in sides)
+
+
+def test_layers_without_symbols_are_replaced(tmp_path):
+    model = segmentor(tmp_path).model
+    model.extra = nn.Sequential(
+        Upsample(scale_factor=2, mode='bilinear', align_corners=False),
+        nn.AdaptiveAvgPool2d(3),
+    )
+    copy = copy_for_export(model, None)
+    assert [type(part) for part in copy.extra] == [nn.Upsample, MatrixPool]
+    assert [type(part) for part in model.extra] == [Upsample, nn.AdaptiveAvgPool2d]
+    x = torch.randn(2, 3, 5, 7)
+    torch.testing.assert_close(copy.extra(x), model.extra(x))
 
 
 def test_pictures_are_those_given(tmp_path):

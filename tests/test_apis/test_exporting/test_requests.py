@@ -43,6 +43,7 @@ REFUSED = {
         r"no where' does not exist. Make it first \(mkdir -p '.*no where'\)",
     ),
     'existing file': (dict(out='old.onnx'), r"old\.onnx' exists: .*--overwrite"),
+    'existing weights': (dict(out='big.onnx'), r"big\.onnx\.data' exists: .*--overwr"),
     'existing folder': (
         dict(out='full', form='huggingface'),
         "full' is not empty: .*--overwrite",
@@ -77,6 +78,7 @@ REFUSED = {
 def test_wrong_requests_are_refused(tmp_path, options, message):
     (tmp_path / 'old.onnx').touch()
     (tmp_path / 'old').touch()
+    (tmp_path / 'big.onnx.data').touch()
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full/README.md').touch()
     (tmp_path / 'full.onnx').mkdir()

@@ -229,6 +229,20 @@ def test_files_of_class_weights_are_not_read(harmful, name):
     assert load_model('a.pth', device='cpu').classes == trained.CLASSES
 
 
+@pytest.mark.parametrize(
+    'text',
+    [
+        'default_scope = "package"\nmodel = dict(type="Part")',
+        'model = dict(type="EncoderDecoder", decode_head=dict(_scope_="package"))',
+        'model = dict(type="EncoderDecoder", decode_head=dict(_scope_=7))',
+    ],
+)
+def test_scopes_import_nothing(harmful, text):
+    torch.save(dict(state_dict=dict(a=torch.zeros(1)), meta=dict(cfg=text)), 'a.pth')
+    with pytest.raises(CheckpointError, match="'a.pth' has the scope .*--trust-check"):
+        load_model('a.pth', device='cpu')
+
+
 def test_the_restriction_ends_with_the_loading(harmful):
     hostile_checkpoint('dict(type="os.system", command="touch HARM")')
     with pytest.raises(CheckpointError):

@@ -129,6 +129,8 @@ def test_labels_equal_a_blending_in_memory(size, scale, align_corners, monkeypat
         assert len(tiles._bands()) == 1 or memory == 1
         labels = join(tiles)
         assert np.array_equal(labels[clear], expected[clear])
+    # Smaller pictures are padded to the size of a tile.
+    assert {size[2:] for size in model.sizes} == {(16, 24)}
     if size == (70, 90):
         assert len(np.unique(expected)) == CLASSES
         assert len(tiles._bands()) == max(1, math.ceil(90 * scale / 24))
@@ -433,3 +435,25 @@ def test_models_and_pipelines_that_have_no_tiles(segmentor, tmp_path, monkeypatc
         'expected only steps that load, resize, pad or pack; predict without tiles, or '
         'use a config without this step'
     )
+    steps = [dict(type='LoadSingleRSImageFromFile'), *segmentor.steps[1:]]
+    monkeypatch.setattr(segmentor, 'steps', steps)
+    with pytest.raises(ConfigError) as error:
+        predict_large(segmentor, picture(9, 9), tmp_path / 'x.png')
+    assert str(error.value) == (
+        "the config's test pipeline loads images with LoadSingleRSImageFromFile, which "
+        'cannot load a part of one: expected one of LoadImageFromFile, '
+        'StrictLoadImageFromFile, LoadImage'
+    )
+
+
+def test_a_picture_is_not_overwritten(segmentor, tmp_path, monkeypatch):
+    path = tmp_path / 'x.png'
+    Image.fromarray(picture(30, 30)).save(path)
+    content = path.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as error:
+        predict_large(segmentor, path, 'x.png')
+    assert str(error.value) == (
+        "the label map would overwrite the picture 'x.png': give it another name"
+    )
+    assert path.read_bytes() == content

@@ -1,5 +1,6 @@
 """Turn the records of the steps into the Markdown of docs/benchmarks.md."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from .running import COMPLETE, Report, Step
@@ -204,7 +205,7 @@ def _profiles(results: dict[str, dict], context: dict) -> list[str]:
 
 def _ways(results: dict[str, dict]) -> list[str]:
     """Write the table of the ways of attention, and the rules that follow."""
-    rows, rules, errors = [], [], []
+    rows, rules, errors = [], [], Counter()
     for part in results.values():
         result = part['result']
         for case in result.get('cases', ()):
@@ -221,7 +222,7 @@ def _ways(results: dict[str, dict]) -> list[str]:
                         f'{times["difference"]:.1e}',
                     ]
                 )
-            errors += [f'- {title}: {w}: {e}' for w, e in case['errors'].items()]
+            errors.update(case['errors'].items())
         rules += [result['rules']] if 'rules' in result else []
     if not rows:
         return []
@@ -235,7 +236,8 @@ def _ways(results: dict[str, dict]) -> list[str]:
         '\n'.join(rules),
     ]
     if errors:
-        blocks += ['What did not run:', '\n'.join(errors)]
+        lines = [f'- {w}, in {n} cases: {e}' for (w, e), n in errors.items()]
+        blocks += ['What did not run:', '\n'.join(lines)]
     return blocks
 
 
