@@ -40,6 +40,7 @@ from .feature_files import FeatureFile
 from .inference import LoadedModel, load_model
 from .inference.files import distinct_names
 from .inference.inputs import as_array, as_picture
+from .inference.loading import usable_device
 from .inference.preprocessing import Preprocessing
 from .inference.sources import CONFIG_ENDINGS, Trained, find_class, find_trained
 from .layer_features import LayerReader, layer_reader
@@ -248,7 +249,7 @@ def load_embedder(
     """
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise ConfigError(f'size={tuple(size)}: expected height and width in pixels')
-    device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    device = usable_device(device)
     if str(model).startswith(TIMM):
         if teacher:
             raise ConfigError(f'{model} is a timm model: it has no teacher')

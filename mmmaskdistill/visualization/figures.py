@@ -37,8 +37,8 @@ def to_numpy(array: np.ndarray | Tensor) -> np.ndarray:
 def plain_text(text: str, characters: int) -> str:
     """Prepare a text of unknown content, such as the name of a class, for a figure.
 
-    Matplotlib would read formulas between dollar signs, and leave a legend's entry out
-    if it begins with an underscore.
+    Matplotlib would read formulas between dollar signs, leave a legend's entry out if
+    it begins with an underscore, and fail on the name of a file that is not UTF-8.
 
     Args:
         text (str): The text.
@@ -47,6 +47,7 @@ def plain_text(text: str, characters: int) -> str:
     Returns:
         str: What to give to matplotlib.
     """
+    text = text.encode(errors='backslashreplace').decode()
     if len(text) > characters:
         end = characters // 2
         text = f'{text[: characters - end - 1]}…{text[-end:]}'

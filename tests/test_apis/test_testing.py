@@ -197,7 +197,7 @@ class Colored:
 def test_pictures_of_the_worst_images_have_their_colors(tmp_path, on_disk, kind):
     path = None
     if on_disk:
-        path = str(tmp_path / 'a.png')
+        path = str(tmp_path / os.fsdecode(b'\xff.png'))
         Image.new('RGB', (20, 20), (255, 0, 0)).save(path)
     report = kind(1, worst=1)
     report.dataset_meta = dict(classes=['a', 'b'], palette=[[0, 200, 0], [0, 0, 200]])

@@ -123,3 +123,4 @@ def test_texts_are_shortened_in_the_middle():
     assert plain_text('0123456789', 10) == '0123456789'
     assert plain_text('0123456789x', 10) == '0123…6789x'
     assert plain_text('_a$', 10) == r' _a\$'
+    assert plain_text('\udcff', 10) == r'\udcff'

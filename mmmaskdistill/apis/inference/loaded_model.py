@@ -304,7 +304,9 @@ def _is_one(images: Any) -> bool:
                 'of arrays [H, W, 3] (RGB)'
             )
         return True
-    return isinstance(images, str) or not isinstance(images, (Sequence, Iterable))
+    return isinstance(images, (str, bytes)) or not isinstance(
+        images, (Sequence, Iterable)
+    )
 
 
 def _number_of_classes(model: nn.Module, task: str) -> int | None:

@@ -54,13 +54,28 @@ def load_model(
         >>> result.labels.shape, result.classes[result.labels[0, 0]]
         ((480, 640), 'sky')
     """
-    device = torch.device(get_device() if device is None else device)
+    device = usable_device(device)
+    trained = find_trained(model, checkpoint, trust_checkpoint)
+    network, task = build(trained)
+    return LoadedModel(network, task, trained, device)
+
+
+def usable_device(device: str | torch.device | None) -> torch.device:
+    """Return a device after a check that it is there.
+
+    Args:
+        device (str | torch.device, optional): The device. None is the GPU if there is
+            one.
+
+    Raises:
+        ConfigError: If there is no such device.
+    """
+    device = get_device() if device is None else device
     try:
+        device = torch.device(device)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
             f'device={str(device)!r} cannot be used: {first_line(error)}'
         ) from error
-    trained = find_trained(model, checkpoint, trust_checkpoint)
-    network, task = build(trained)
-    return LoadedModel(network, task, trained, device)
+    return device

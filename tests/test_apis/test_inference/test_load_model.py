@@ -11,7 +11,7 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
-from mmmaskdistill.apis import Segmentation, load_model
+from mmmaskdistill.apis import Segmentation, load_embedder, load_model
 from mmmaskdistill.datasets import UnreadableImage
 from mmmaskdistill.errors import CheckpointError, ConfigError
 from mmmaskdistill.models.checkpoints import write_weights
@@ -196,8 +196,14 @@ def test_what_does_not_fit_is_refused(folder, tmp_path):
     path = trained.write(config, tmp_path / 'a.pth', dict(classes=['a', 'b']))
     with pytest.raises(ConfigError, match='has 5 classes, .* 2 names of classes'):
         load_model(path, device='cpu')
-    with pytest.raises(ConfigError, match="device='cuda:99' cannot be used: "):
-        load_model(folder / 'segment.pth', device='cuda:99')
+    for device in ('cuda:99', 'gpu'):
+        for load in (load_model, load_embedder):
+            with pytest.raises(
+                ConfigError, match=f"device='{device}' cannot be used: "
+            ):
+                load(folder / 'segment.pth', device=device)
+    with pytest.raises(ConfigError, match="device='gpu' cannot be used: "):
+        load_embedder('timm:test_vit', device='gpu')
     config = trained.segmentation()
     config.model.backbone.nonsense = 1
     torch.save(
@@ -250,6 +256,8 @@ def test_what_is_no_image_is_refused(segmentor, folder, tmp_path):
         segmentor.predict([np.zeros(8, np.uint8)])
     with pytest.raises(ConfigError, match=r'shape \[2, 8, 8, 3\]: expected a list'):
         segmentor.predict(np.zeros((2, 8, 8, 3), np.uint8))
+    with pytest.raises(TypeError, match='an image is a bytes: expected the path'):
+        segmentor.predict((folder / 'a.png').read_bytes())
     with pytest.raises(TypeError, match='an image is a int: expected the path'):
         segmentor.predict([1])
     with pytest.raises(ValueError, match='batch_size=0'):
