@@ -86,6 +86,8 @@ def change_config(cfg: Config, options: Sequence[str]) -> None:
     values = {}
     for option in options:
         key, equals, text = option.partition('=')
+        if key != key.strip():  # 'KEY = VALUE' in quotes
+            key, text = key.strip(), text.strip()
         if not equals or not key:
             raise ConfigError(
                 f'--cfg-options {option!r} is not of the form KEY=VALUE: put quotes '

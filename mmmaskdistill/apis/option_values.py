@@ -43,7 +43,7 @@ def read_value(text: str, key: str = '') -> Any:
     stripped = text.strip()
     if _enclosed(stripped):
         return _collection(stripped)
-    if stripped.startswith('dict(') and _enclosed(stripped[4:]):
+    if _is_dict(stripped):
         return _python(stripped)
     if stripped == 'None':
         return None
@@ -63,6 +63,8 @@ def _item(text: str) -> Any:
     stripped = text.strip()
     if _enclosed(stripped):
         return _collection(stripped)
+    if _is_dict(stripped):
+        return _python(stripped)
     if NUMBER.fullmatch(stripped):
         try:
             return int(stripped)
@@ -71,6 +73,11 @@ def _item(text: str) -> Any:
     if stripped == 'None':
         return None
     return CONSTANTS.get(stripped.lower(), text)
+
+
+def _is_dict(text: str) -> bool:
+    """Tell whether a text is a call such as ``dict(a=1)``."""
+    return text.startswith('dict(') and _enclosed(text[4:])
 
 
 def _collection(text: str) -> Any:

@@ -595,7 +595,17 @@ class ResumableRunner(Runner):
         ):
             changes = changes or ['another schedule']
             self._reschedule()
-        if changes:
+        total, done = (
+            (run.epochs, loop._epoch) if run.by_epoch else (run.iters, loop._iter)
+        )
+        if done >= total:
+            unit = 'epochs' if run.by_epoch else 'iterations'
+            self.logger.warning(
+                f'the checkpoint is one after {done:,} {unit}, and this config asks '
+                f'for {total:,}, so nothing is left to train: set train_cfg.max_'
+                f'{"epochs" if run.by_epoch else "iters"} to more than {done}'
+            )
+        elif changes:
             position = (
                 f'epoch {loop._epoch:,} of {run.epochs:,}'
                 if run.by_epoch

@@ -63,18 +63,18 @@ def fit_schedules(
     notes += [note for part in parts for note in part.warnings()]
     kept = []
     for part in parts:
-        if part.steps < (2 if part.is_warmup else 1):
+        if not part.is_plateau and part.steps < (2 if part.is_warmup else 1):
             notes.append(
                 f'{part} has less than two steps in this run, so it is left out'
             )
         else:
-            kept.append(part.config if part.changed else schedules[part.index])
+            kept.append(part.fitted() if part.changed else schedules[part.index])
     return kept, notes
 
 
 def _stretch(parts: list['_Part']) -> list[str]:
     """Scale a whole schedule to the run, if it says how long it is."""
-    mains = [part for part in parts if not part.is_warmup]
+    mains = [part for part in parts if not (part.is_warmup or part.is_plateau)]
     if not mains or any(part.end is None for part in mains):
         return []
     last = max(mains, key=lambda part: part.end * part.unit)
@@ -132,6 +132,7 @@ class _Part:
         self.unit_name = 'epochs' if self.by_epoch else 'iterations'
         kind = config['type']
         self.kind = (kind if isinstance(kind, str) else kind.__name__).split('.')[-1]
+        self.is_plateau = self.kind.startswith('ReduceOnPlateau')
         begin = config.get('begin', 0)
         self.is_warmup = (
             self.kind.startswith('Linear')
@@ -186,6 +187,14 @@ class _Part:
 
     def check(self) -> None:
         endless = self.config.get('end', INF) in (None, INF)
+        if self.is_plateau:
+            # It steps after each validation, whatever the loop counts.
+            if not self.by_epoch:
+                raise ConfigError(
+                    f'{self} counts validations, for which mmengine needs '
+                    f'param_scheduler.{self.index}.by_epoch=True in every loop'
+                )
+            return
         if (
             self.by_epoch
             and not self.run.by_epoch
@@ -237,6 +246,26 @@ class _Part:
             config['T_max'] = before - self.begin
         self.changed = True
 
+    def fitted(self) -> ConfigDict:
+        """Return the config, in iterations if mmengine needs whole numbers of them.
+
+        mmengine multiplies lengths in epochs by the length of an epoch, and would
+        neither take 2.5 epochs as ``total_steps`` nor ever meet a milestone between
+        two iterations.
+        """
+        whole = ('total_steps', 'step_size', 'milestones', 'periods')
+        if not (self.converts and any(self.config.get(key) for key in whole)):
+            return self.config
+        config = ConfigDict(self.config, by_epoch=False)
+        del config['convert_to_iter_based']
+        for key in ('begin', 'end', 'T_max', *whole):
+            value = config.get(key)
+            if isinstance(value, (list, tuple)):
+                config[key] = [max(round(item * self.unit), 1) for item in value]
+            elif value and value < INF:
+                config[key] = max(round(value * self.unit), 1)
+        return config
+
     def settings(self) -> list[str]:
         """The lengths of the part, written as on a command line."""
         keys = (
@@ -261,13 +290,15 @@ class _Part:
         late = [m for m in self.config.get('milestones', ()) if m >= rest]
         if late:
             last = max(self.config['milestones'])
-            proposal = [int(m * 0.9 * rest / last) for m in self.config['milestones']]
+            share = 0.9 * rest / last
+            milestones = {max(int(m * share), 1) for m in self.config['milestones']}
+            proposal = sorted(milestones)
             return [
                 f'{self} never reaches its milestones {_number(late)} in this run of '
                 f'{_number(self.length)} {self.unit_name}: set '
                 f'{name}.milestones={_number(proposal)}'
             ]
-        if self.config.get('step_size', 0) >= rest:
+        if self.config.get('step_size') and self.config['step_size'] >= rest:
             return [
                 f'{self} never takes its first step of {self.config["step_size"]} in '
                 f'this run of {_number(self.length)} {self.unit_name}: set '

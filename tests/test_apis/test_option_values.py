@@ -54,6 +54,7 @@ def test_strings_stay_as_they_are(text):
         ('(1,)', (1,)),
         ('[]', []),
         ('()', ()),
+        ("[dict(type='A', x=1), b]", [{'type': 'A', 'x': 1}, 'b']),
         ('[(1, 2), [a, b], c]', [(1, 2), ['a', 'b'], 'c']),
         ('[/media/my drive/x, /data/y]', ['/media/my drive/x', '/data/y']),
         ('["a, b", \'c\']', ['a, b', 'c']),
@@ -157,3 +158,11 @@ def test_wrong_options_are_refused(option, message):
     with pytest.raises(ConfigError) as error:
         change_config(config(), [option])
     assert str(error.value) == message
+
+
+def test_blanks_around_the_equals_sign_belong_to_neither_side():
+    cfg = Config(dict(train_cfg=dict(max_iters=1), work_dir='a'))
+    change_config(cfg, ['train_cfg.max_iters = 3', 'work_dir = b c'])
+    assert cfg.to_dict() == dict(train_cfg=dict(max_iters=3), work_dir='b c')
+    with pytest.raises(ConfigError, match='not of the form KEY=VALUE'):
+        change_config(cfg, [' = 3'])

@@ -111,3 +111,16 @@ def test_hidden_patches_and_weight_follow_the_progress(tmp_path, loop):
     # The checkpoint of the last iteration was not written.
     assert {**first, **rest} == whole and min(rest) in (5, 6)
     torch.testing.assert_close(resumed, weights, rtol=0, atol=0)
+
+
+def test_a_run_that_is_complete_says_so(tmp_path):
+    loop = dict(type='IterBasedTrainLoop', max_iters=3)
+    rates(tmp_path, loop)
+    for length in (3, 2):
+        runner, seen = rates(tmp_path, dict(loop, max_iters=length), resume=True)
+        assert seen == {}
+        assert (
+            f'the checkpoint is one after 3 iterations, and this config asks for '
+            f'{length}, so nothing is left to train: set train_cfg.max_iters to more '
+            'than 3'
+        ) in log_of(runner)

@@ -262,3 +262,32 @@ def test_lengths_of_the_other_loop_are_refused(tmp_path, loop, message):
     with pytest.raises(ConfigError) as error:
         make_runner(tmp_path, loop).train()
     assert str(error.value) == message
+
+
+def test_parts_in_epochs_fall_on_iterations_of_a_short_run():
+    """Half an epoch of 5 iterations would be a milestone that is never met."""
+    milestones = dict(
+        type='MultiStepLR', milestones=[30, 60], end=100, convert_to_iter_based=True
+    )
+    cycle = dict(type='OneCycleLR', total_steps=100, convert_to_iter_based=True)
+    run = epochs(7, length=5)
+    (fitted,), _ = fit_schedules([milestones], run)
+    assert fitted == dict(
+        type='MultiStepLR', milestones=[10, 21], end=35, by_epoch=False
+    )
+    (fitted,), _ = fit_schedules([cycle], run)
+    assert fitted == dict(type='OneCycleLR', total_steps=35, by_epoch=False)
+    assert milestones['milestones'] == [30, 60]
+
+
+def test_plateaus_are_those_of_validations_in_every_loop():
+    plateau = dict(type='ReduceOnPlateauLR', monitor='mIoU')
+    assert fit_schedules([plateau], iterations(8)) == ([plateau], [])
+    with pytest.raises(ConfigError, match='0.by_epoch=True in every loop'):
+        fit_schedules([dict(plateau, by_epoch=False)], iterations(8))
+
+
+def test_milestones_that_are_proposed_are_possible():
+    late = dict(type='MultiStepLR', milestones=[30, 60, 90])
+    _, (note,) = fit_schedules([late], epochs(2))
+    assert note.endswith('set param_scheduler.0.milestones=[1]')

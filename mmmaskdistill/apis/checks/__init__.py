@@ -105,6 +105,7 @@ def check(
         before = len(findings.errors)
         names.check_names(source, findings)
         classes.check_empty_classes(source, findings)
+        classes.check_labels_of_images(cfg, source, findings)
         line = progress(f'images of {source.option}') if progress and complete else None
         contents = labels.read_contents(source, complete, workers, cache, line)
         labels.check_files(contents, findings)

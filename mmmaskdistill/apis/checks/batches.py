@@ -67,14 +67,32 @@ def check_number_of_batches(
     for name, size in sizes.items():
         loader = cfg[name]
         batch, sampler = loader.get('batch_size'), loader.get('sampler') or {}
+        if loader.get('batch_sampler') is not None:
+            continue
+        kind = sampler.get('type') if isinstance(sampler, dict) else sampler
+        if not kind:
+            findings.error(
+                f'{name}.sampler is missing: set {name}.sampler=dict('
+                "type='DefaultSampler', shuffle="
+                f'{name == "train_dataloader"})'
+            )
+            continue
+        if type(batch) is not int or batch < 1:
+            findings.error(
+                f'{name}.batch_size={batch!r}: expected a whole number of at least 1'
+            )
+            continue
+        # The runner replaces an InfiniteSampler where epochs must end.
+        finite = ('DefaultSampler', *['InfiniteSampler'] * _counts_epochs(cfg, name))
+        number = loader.get('num_batch_per_epoch')
         if size == 0:
             findings.error(f'{name}.dataset has no images')
-        elif (
-            isinstance(batch, int)
-            and loader.get('drop_last')
-            and name_of(sampler.get('type', '')) == 'DefaultSampler'
-            and loader.get('batch_sampler') is None
-        ):
+        elif number and number * batch * world_size() > size:
+            findings.error(
+                f'{name}.num_batch_per_epoch={number}: {size} images have only '
+                f'{size // (batch * world_size())} batches of {batch}'
+            )
+        elif loader.get('drop_last') and name_of(kind) in finite:
             share = math.ceil(size / world_size())
             if share < batch:
                 each = f' ({share} for each process)' if world_size() > 1 else ''
@@ -207,14 +225,21 @@ def world_size() -> int:
 
 def _last_batch(cfg: dict, batch: int, size: int | None) -> int | None:
     """Return the size of an epoch's last batch, or None if all are full."""
-    loader, loop = cfg['train_dataloader'], cfg.get('train_cfg') or {}
-    by_epoch = loop.get('by_epoch', name_of(loop.get('type', '')).startswith('Epoch'))
+    loader = cfg['train_dataloader']
+    by_epoch = _counts_epochs(cfg, 'train_dataloader')
     sampler = (loader.get('sampler') or {}).get('type', '')
     if loader.get('drop_last') or not by_epoch or not size:
         return None
     if name_of(sampler) != 'DefaultSampler':
         return None
     return math.ceil(size / world_size()) % batch
+
+
+def _counts_epochs(cfg: dict, name: str) -> bool:
+    """Tell whether a loader is that of a training loop which counts epochs."""
+    loop = cfg.get('train_cfg') or {}
+    by_epoch = loop.get('by_epoch', name_of(loop.get('type', '')).startswith('Epoch'))
+    return name == 'train_dataloader' and by_epoch
 
 
 def _pools_to_a_pixel(head: Head) -> bool:

@@ -1,13 +1,15 @@
 """Compare the classes of the data, the heads, the losses and the metrics."""
 
+import os.path as osp
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from mmpretrain.datasets import CustomDataset, ImageNet, ImageNet21k
+from mmseg.models.losses.utils import get_class_weight
 
-from mmmaskdistill.errors import first_few
+from mmmaskdistill.errors import first_few, first_line
 
 from .findings import Findings
 from .folders import class_folders
@@ -43,6 +45,14 @@ def check_class_lists(sources: Sequence[Source], findings: Findings) -> None:
     names = class_names(first)
     for other in sources:
         others = class_names(other)
+        reduced = [s.dataset.metainfo.get('reduce_zero_label') for s in (first, other)]
+        if others == names and None not in reduced and reduced[0] != reduced[1]:
+            findings.warn(
+                f'{first.option}.reduce_zero_label={reduced[0]} and {other.option}.'
+                f'reduce_zero_label={reduced[1]}, so that a value of a label file '
+                'means another class in each of them: set the same, unless their '
+                'files are written differently'
+            )
         if other is first or not others or others == names:
             continue
         shared = set(names) & set(others)
@@ -117,6 +127,36 @@ def check_empty_classes(source: Source, findings: Findings) -> None:
         )
 
 
+def check_labels_of_images(cfg: dict, source: Source, findings: Findings) -> None:
+    """Check that the labels of a classification data set are classes of the head.
+
+    Args:
+        cfg (dict): The config.
+        source (Source): The data set.
+        findings (Findings): Receives the first label beyond the classes, as an error if
+            it is trained on.
+    """
+    width = min((h.num_classes for h in find_heads(cfg) if h.classifies), default=None)
+    if width is None:
+        return
+    option = f'{source.option}.ann_file' * bool(getattr(source.dataset, 'ann_file', ''))
+    beyond = [
+        (record.get('img_path'), label)
+        for record in source.records
+        for label in _labels([record.get('gt_label')])
+        if not 0 <= label < width
+    ]
+    # Folders of more classes than the head has are named with all settings.
+    if beyond and option:
+        path, label = beyond[0]
+        findings.add(
+            f"{len(beyond)} labels of {option} are beyond the classes: '{path}' has "
+            f'label {label}, and the head num_classes={width}, so that labels are 0 to '
+            f'{width - 1}. Correct the labels, which begin at 0, or num_classes',
+            fatal=source.training,
+        )
+
+
 def check_weights_of_classes(cfg: dict, findings: Findings) -> None:
     """Check that lists of class weights have an entry for each class.
 
@@ -129,6 +169,8 @@ def check_weights_of_classes(cfg: dict, findings: Findings) -> None:
             continue
         for option, loss in head.losses:
             weights = loss.get('class_weight') if isinstance(loss, dict) else None
+            if isinstance(weights, str):
+                weights = _read_weights(weights, f'{option}.class_weight', findings)
             if not isinstance(weights, (list, tuple)) or loss.get('use_sigmoid'):
                 continue
             if len(weights) != head.num_classes and head.cfg.get('out_channels') != 1:
@@ -186,6 +228,12 @@ def check_loops(cfg: dict, findings: Findings) -> None:
                 f'{" and ".join(given)} given, {" and ".join(missing)} missing or '
                 f'None: mmengine needs all of {", ".join(names)}, or none of them '
                 '(set them to None)'
+            )
+    for key in ('max_epochs', 'max_iters', 'val_interval'):
+        value = (cfg.get('train_cfg') or {}).get(key, 1)
+        if type(value) is not int or value < 1:
+            findings.error(
+                f'train_cfg.{key}={value!r}: expected a whole number of at least 1'
             )
 
 
@@ -294,6 +342,21 @@ def _dataset_settings(
     return settings
 
 
+def _read_weights(path: str, option: str, findings: Findings) -> Any:
+    """Read a file of class weights as mmseg does, but no file that could run code."""
+    if path.endswith(('.pkl', '.pickle')) and osp.isfile(path):
+        return None
+    try:
+        weights = get_class_weight(path)
+    except Exception as error:
+        findings.error(
+            f'{option}={path!r} cannot be read ({first_line(error)}): give a list, or '
+            'the path of a .npy, .json or .yaml file with one weight for each class'
+        )
+        return None
+    return list(weights) if isinstance(weights, np.ndarray) else weights
+
+
 def _heads(
     heads: Iterable[Head], names: list[str], sources: Sequence[Source]
 ) -> list[Setting]:
@@ -370,6 +433,10 @@ def _metrics(
 
 
 def _same_advice(first: Source, other: Source) -> str:
+    names = [*(class_names(first) or []), *(class_names(other) or [])]
+    hidden = [name for name in names if name.startswith(('.', '__'))]
+    if hidden:
+        return f'Remove the folder {hidden[0]!r}, which a program has made'
     if isinstance(first.dataset, CustomDataset) and not first.dataset.ann_file:
         return (
             'Make a folder for each class in both, an empty one for a class without '

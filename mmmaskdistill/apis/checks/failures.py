@@ -41,6 +41,11 @@ def explain_failure(error: Exception, cfg: dict) -> str | None:
             f'a label has the value {found[1]}, which is neither one of the classes of '
             f'a head nor ignored: {CHECK} and names it'
         )
+    if 'Class values must be smaller than num_classes' in text:  # one-hot labels
+        return (
+            'a label is neither one of the classes of a head nor ignored: '
+            f'{CHECK} and names it'
+        )
     found = re.search(r'stack expects each tensor to be equal size.*', text)
     if found:
         return (
@@ -52,7 +57,7 @@ def explain_failure(error: Exception, cfg: dict) -> str | None:
     )
     if found:
         return _unexpected(*found.groups(), cfg)
-    found = re.search(r'(\S+) is not in the (\S+) registry', text)
+    found = re.search(r'(\S+) is not in the (.+?) registry', text)
     if found:
         return (
             f'the config names {found[1].strip(QUOTES)}, which is not in the '

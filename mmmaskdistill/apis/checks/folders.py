@@ -75,6 +75,35 @@ def nothing_found(part: dict, option: str, scope: str | None) -> list[str]:
     return messages
 
 
+def wrong_line(part: dict, option: str, scope: str | None) -> list[str]:
+    """Find the first line of a classification data set's list that cannot be read.
+
+    Args:
+        part (dict): Config of the data set.
+        option (str): Where the config has it.
+        scope (str, optional): The config's default scope.
+
+    Returns:
+        list[str]: A message, or none if this is not the reason.
+    """
+    kind, path = dataset_class(part.get('type'), scope), part.get('ann_file')
+    if not issubclass(kind, CustomDataset) or not path:
+        return []
+    path = osp.join(part.get('data_root') or '', path)
+    if part.get('with_label') is False or not osp.isfile(path):
+        return []
+    with open(path, encoding='utf-8', errors='replace') as file:
+        for number, line in enumerate(file.read().splitlines(), 1):
+            words = line.strip().rsplit(' ', 1)
+            if len(words) != 2 or not words[1].removeprefix('-').isdigit():
+                return [
+                    f"line {number} of '{path}' ({option}.ann_file) is {line!r}: "
+                    'expected the path of an image, a space, and the number of its '
+                    'class, such as cats/1.jpg 0'
+                ]
+    return []
+
+
 def _no_pairs(dataset: BaseSegDataset, option: str) -> str:
     if dataset.ann_file and osp.isfile(dataset.ann_file):
         return (

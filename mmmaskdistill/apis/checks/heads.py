@@ -11,8 +11,8 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 
 from .known import is_known
 
-# Losses that torch's cross-entropy computes, which refuses labels beyond the classes.
-CROSS_ENTROPIES = ('CrossEntropyLoss', 'OhemCrossEntropy')
+# Losses that stop at labels beyond the classes.
+CROSS_ENTROPIES = ('CrossEntropyLoss', 'OhemCrossEntropy', 'FocalLoss')
 # Heads of mmseg whose classes are not those of the data set: edges, depth.
 OTHER_CLASSES = ('STDCHead', 'DepthHead', 'VPDDepthHead')
 

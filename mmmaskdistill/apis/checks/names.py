@@ -48,7 +48,7 @@ def check_names(source: Source, findings: Findings) -> None:
             findings.add(
                 f'{count} of {len(source.records)} {what}s of {source.option} '
                 f'do{"es" * (count == 1)} not exist: {first_few(missing)}. '
-                + _advice(source, key),
+                + _advice(source, key, none=count == len(source.records)),
                 # Others may read a file of another name.
                 fatal=is_known(type(source.dataset)) and source.known_pipeline,
             )
@@ -160,7 +160,12 @@ class _Listing:
         if folder not in self.folders:
             try:
                 with os.scandir(folder or '.') as entries:
-                    self.folders[folder] = {entry.name for entry in entries}
+                    self.folders[folder] = {
+                        entry.name
+                        for entry in entries
+                        # A link may lead nowhere.
+                        if not entry.is_symlink() or osp.exists(entry.path)
+                    }
             except OSError:
                 self.folders[folder] = set()
         return self.folders[folder]
@@ -175,17 +180,38 @@ def _key(path: str) -> str:
     return osp.join(folder, name)
 
 
-def _advice(source: Source, key: str) -> str:
+def _advice(source: Source, key: str, none: bool) -> str:
     dataset, option = source.dataset, source.option
     if key == 'img_path':
+        listed = f'{option}.ann_file'
+        stems = [
+            osp.basename(path).removesuffix(getattr(dataset, 'img_suffix', ''))
+            for path in source.paths(key)
+        ]
+        if not all(stems):
+            return f'Remove the empty lines from {listed}'
+        if stems[0].startswith('\ufeff'):
+            return f'Save {listed} without the byte order mark at its beginning'
+        if none and isinstance(dataset, BaseSegDataset):
+            return (
+                f'Each line of {option}.ann_file is the name of an image below '
+                f'data_prefix.img_path, without its ending {dataset.img_suffix!r}'
+            )
         return f'Add them, or remove them from {option}.ann_file'
     suffix = getattr(dataset, 'seg_map_suffix', None)
     if suffix is None:
         return 'Add them, or leave out their images'
     folder = osp.dirname(source.paths(key)[0])
+    dotless = f'.{dataset.img_suffix}'
+    if all(path.endswith(dotless) for path in source.paths('img_path')):
+        return f'Set {option}.img_suffix={dotless!r}, with the dot'
     return (
         f'The label of an image has its name, with {suffix!r} ({option}.'
         f"seg_map_suffix) instead of {dataset.img_suffix!r}; in '{folder}' "
-        f'{what_is_there(folder)}. Add the labels, or leave out their images with '
-        f'{option}.ann_file'
+        f'{what_is_there(folder)}. '
+        + (
+            f'Set {option}.seg_map_suffix to what follows the name of the image'
+            if none
+            else f'Add the labels, or leave out their images with {option}.ann_file'
+        )
     )

@@ -14,7 +14,7 @@ from mmengine.registry import DATASETS
 from mmmaskdistill.errors import first_few, first_line
 
 from .findings import Findings
-from .folders import class_folders, nothing_found
+from .folders import class_folders, nothing_found, wrong_line
 from .heads import find_heads
 from .known import is_known
 from .paths import dataset_class, downloads
@@ -209,6 +209,9 @@ def explain(error: Exception, part: dict, option: str, scope: str | None) -> lis
             'and with_label=False, or mmmaskdistill.ImageFolder; then images in all '
             'folders below are found'
         ]
+    messages = wrong_line(part, option, scope)
+    if messages:
+        return messages
     return [f'{option} ({_type_name(part)}) cannot be built: {first_line(error)}']
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from mmmaskdistill.compat.atomic_files import open_atomically
 from mmmaskdistill.errors import CheckpointError, first_few, first_line
 
+from .foreign import foreign_kind
 from .formats import StateDict, plain_name
 from .torchscript import is_torchscript, read_torchscript
 
@@ -181,6 +182,11 @@ def read_weights(
                 "trust_checkpoint=True in the backbone's init_cfg, or pass "
                 '--trust-checkpoint to a converter'
             ) from error
+        kind = None if is_address(checkpoint) else foreign_kind(checkpoint)
+        if kind:
+            raise CheckpointError(
+                f'checkpoint {checkpoint!r} is no checkpoint but {kind}'
+            ) from error
         raise CheckpointError(
             f'checkpoint {checkpoint!r} cannot be read '
             f'({first_line(error)}): it is damaged, is not a checkpoint, or cannot be '
@@ -288,13 +294,21 @@ def _read(checkpoint: str, trust: bool) -> Any:
 
 def _read_file(path: Path, suffix: str, trust: bool) -> Any:
     """Read the content of a local file, whose format its suffix tells."""
-    if suffix == '.safetensors':
+    if suffix == '.safetensors' or _is_safetensors(path):
         return read_safetensors(str(path))
     if is_torchscript(path):
         return read_torchscript(path)
     # Training scripts save their arguments, a Namespace, next to the weights.
     with torch.serialization.safe_globals([argparse.Namespace]):
         return torch.load(path, map_location='cpu', weights_only=not trust)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Tell whether a file has the header of a safetensors file."""
+    with path.open('rb') as file:
+        start = file.read(9)
+    length = int.from_bytes(start[:8], 'little')
+    return start[8:] == b'{' and 8 + length <= path.stat().st_size
 
 
 def _download(address: str) -> Path:

@@ -28,6 +28,12 @@ from .formats import StateDict, plain_name, to_our_names
 
 # The names that timm, DINOv2, DINOv3 and transformers give to register tokens.
 REGISTERS = re.compile(r'(^|\.)(reg_token|register_tokens?|storage_tokens?)$')
+# Other parts that this ViT cannot have, and what they are
+OTHER_PARTS = (
+    (re.compile(r'^(norm_pre|pre_norm|ln_pre)\.'), 'a norm before the blocks, as CLIP'),
+    (re.compile(r'\.attn\.[qk]_norm\.'), 'norms of queries and keys'),
+    (re.compile(r'\.mlp\.(w12|fc1_g)\.'), 'a gated MLP (SwiGLU)'),
+)
 
 TABLE = 'relative_position_bias_table'
 SHARED_TABLE = f'rel_pos_bias.{TABLE}'
@@ -359,17 +365,11 @@ def adapt_to_vit(
         change.
 
     Raises:
-        CheckpointError: If the weights have register tokens, are incomplete, or must be
-            resized from a patch grid that is not square, because height and width are
-            then unknown.
+        CheckpointError: If the weights have parts that this ViT cannot have, such as
+            register tokens, are incomplete, or must be resized from a patch grid that
+            is not square, because height and width are then unknown.
     """
-    registers = [key for key in tensors if REGISTERS.search(key)]
-    if registers:
-        raise CheckpointError(
-            f'the checkpoint has register tokens ({registers[0]}), which change the '
-            'features of all patches, and this ViT has none: give the checkpoint of a '
-            'model without registers'
-        )
+    _refuse_other_kinds(tensors)
     shapes = {plain_name(key): shape for key, shape in shapes.items()}
     notes = []
     tensors = to_our_names(tensors, notes)
@@ -403,6 +403,41 @@ def adapt_to_vit(
         tensors['pos_embed'] = resize_position_embedding(embedding, source, grid)
         notes.append(f'resized pos_embed from the patch grid {source} to {grid}')
     return tensors, notes
+
+
+def _refuse_other_kinds(tensors: StateDict) -> None:
+    """Refuse the weights of ViTs that no setting turns this one into.
+
+    Otherwise the advice would be to change a setting, and the next answer a refusal.
+    """
+    registers = [key for key in tensors if REGISTERS.search(key)]
+    if registers:
+        raise CheckpointError(
+            f'the checkpoint has register tokens ({registers[0]}), which change the '
+            'features of all patches, and this ViT has none: give the checkpoint of a '
+            'model without registers'
+        )
+    for pattern, part in OTHER_PARTS:
+        found = next((key for key in tensors if pattern.search(key)), None)
+        if found:
+            raise CheckpointError(
+                f'the checkpoint has {part} ({found}), and this ViT has none: give '
+                'the checkpoint of a model without it'
+            )
+    for key, inner in tensors.items():
+        outer = tensors.get(key.replace('.fc1.', '.fc2.'))
+        gated = key.endswith('.mlp.fc1.weight') and outer is not None
+        if gated and inner.ndim == 2 == outer.ndim and len(inner) == 2 * outer.shape[1]:
+            raise CheckpointError(
+                f'the checkpoint has a gated MLP (SwiGLU, {key}), and this ViT has a '
+                'plain one: give the checkpoint of a model without it'
+            )
+    whole = 'pos_embed' in tensors and any('patch_embed.' in key for key in tensors)
+    if whole and not any(key.endswith('cls_token') for key in tensors):
+        raise CheckpointError(
+            'the checkpoint has no class token (cls_token), as SigLIP has none, and '
+            'this ViT has one: give the checkpoint of a model with a class token'
+        )
 
 
 def _place_tables(

@@ -139,16 +139,20 @@ def find_format(state: StateDict) -> Format | None:
     return None
 
 
-def plain_name(key: str) -> str:
-    """Return the name that a tensor has without ``torch.compile``.
+# What torch.compile, FSDP and checkpoint_wrapper add to the names of tensors
+WRAPPERS = re.compile(r'(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.')
 
-    A compiled module has the original one as its child ``_orig_mod``, which may stand
-    anywhere in the names of its tensors.
+
+def plain_name(key: str) -> str:
+    """Return the name that a tensor has without the wrappers of torch.
+
+    A module that is compiled, sharded or recomputed has the original one as its child,
+    such as ``_orig_mod``, which may stand anywhere in the names of its tensors.
 
     Args:
         key (str): Name of a tensor, such as ``backbone._orig_mod.cls_token``.
     """
-    return key.replace('_orig_mod.', '')
+    return WRAPPERS.sub('', key)
 
 
 def find_prefixes(state: StateDict) -> list[str]:

@@ -229,3 +229,39 @@ def test_three_bands_in_reverse_order_are_named(pairs, segment, found):
     # One number for all channels has no order.
     same = {f'{option}.mean': [9] * 3, f'{option}.std': [1] * 3, f'{option}.{flag}': 0}
     assert found(segment, same) == ([], [])
+
+
+@pytest.mark.parametrize(
+    'option, value, message',
+    [
+        ('batch_size', 0, 'batch_size=0: expected a whole number of at least 1'),
+        ('batch_size', '2', "batch_size='2': expected a whole number of at least 1"),
+        (
+            'sampler',
+            None,
+            'sampler is missing: set train_dataloader.sampler=dict(type=',
+        ),
+        (
+            'num_batch_per_epoch',
+            2,
+            'num_batch_per_epoch=2: 2 images have only 1 batches of 2',
+        ),
+    ],
+)
+def test_settings_that_make_no_batches_are_named(
+    pairs, segment, found, option, value, message
+):
+    pairs()
+    segment.train_dataloader[option] = value
+    errors, _ = found(segment)
+    assert len(errors) == 1
+    assert errors[0].startswith(f'train_dataloader.{message}')
+
+
+def test_an_infinite_sampler_of_epochs_drops_what_is_not_full(pairs, segment, found):
+    pairs()
+    segment.train_dataloader.update(batch_size=4, drop_last=True)
+    assert found(segment) == ([], [])
+    segment.train_cfg = dict(by_epoch=True, max_epochs=1)
+    errors, _ = found(segment)
+    assert errors[0].startswith('train_dataloader: 2 images do not fill a batch of 4')

@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 from helpers.image_files import picture, save
 
@@ -232,3 +233,78 @@ def test_what_only_training_needs_does_not_stop_a_test(
     classify.model.data_preprocessor.pop('num_classes')
     classify.model.head.loss.num_classes = 7
     assert found(classify, loaders=['val_dataloader']) == ([], [])
+
+
+def test_files_of_class_weights_are_read(pairs, segment, found, tmp_path):
+    pairs()
+    option = 'model.decode_head.loss_decode.class_weight'
+    np.save(tmp_path / 'three.npy', np.ones(3))
+    (tmp_path / 'two.json').write_text('[1.0, 2.0]')
+    assert found(segment, {option: str(tmp_path / 'three.npy')}) == ([], [])
+    (error,), _ = found(segment, {option: str(tmp_path / 'two.json')})
+    assert error.startswith(f'{option} has 2 entries, model.decode_head.num_classes=3')
+    (error,), _ = found(segment, {option: str(tmp_path / 'none.npy')})
+    assert error.startswith(f"{option}='DATA/none.npy' cannot be read (") and (
+        error.endswith('.npy, .json or .yaml file with one weight for each class')
+    )
+
+
+def test_labels_of_a_list_are_compared_with_the_head(
+    classes, classify, found, tmp_path
+):
+    classes()
+    part = classify.train_dataloader.dataset
+    part.update(ann_file='list.txt', data_prefix='', metainfo=dict(classes=list('abc')))
+    classify.val_dataloader = classify.val_cfg = classify.val_evaluator = None
+    for label in (3, -1):
+        (tmp_path / 'list.txt').write_text(
+            f'train/cat/0.jpg {label}\ntrain/dog/0.jpg 1\n'
+        )
+        errors, _ = found(classify)
+        assert errors == [
+            f"1 labels of {TRAIN}.ann_file are beyond the classes: 'DATA/train/cat/"
+            f"0.jpg' has label {label}, and the head num_classes=3, so that labels are "
+            '0 to 2. Correct the labels, which begin at 0, or num_classes'
+        ]
+
+
+@pytest.mark.parametrize('line', ['train/dog/0.jpg', '', 'a,1', 'a.jpg dog', 'a\t1'])
+def test_lines_of_a_list_that_cannot_be_read_are_named(
+    classes, classify, found, tmp_path, line
+):
+    classes()
+    (tmp_path / 'list.txt').write_text(f'train/cat/0.jpg 0\n{line}\nb 0\n')
+    classify.train_dataloader.dataset.update(ann_file='list.txt', data_prefix='')
+    errors, _ = found(classify)
+    assert errors[0] == (
+        f"line 2 of 'DATA/list.txt' ({TRAIN}.ann_file) is {line!r}: expected the path "
+        'of an image, a space, and the number of its class, such as cats/1.jpg 0'
+    )
+
+
+def test_folders_that_programs_make_are_not_classes(classes, classify, found, tmp_path):
+    classes()
+    (tmp_path / 'train/.ipynb_checkpoints').mkdir()
+    errors, _ = found(classify)
+    assert errors[0].endswith(
+        "Remove the folder '.ipynb_checkpoints', which a program has made"
+    )
+
+
+def test_labels_that_are_reduced_in_one_data_set_only_are_named(pairs, segment, found):
+    pairs()
+    option = {f'{TRAIN}.reduce_zero_label': True}
+    segment.train_dataloader.dataset.pipeline[1].reduce_zero_label = True
+    _, warnings = found(segment, option)
+    assert warnings[0].startswith(
+        f'{TRAIN}.reduce_zero_label=True and {VAL}.reduce_zero_label=False, so that '
+    )
+
+
+@pytest.mark.parametrize('value', [0, -1, 'abc', 2.5])
+def test_lengths_that_are_no_numbers_are_named(pairs, segment, found, value):
+    pairs()
+    errors, _ = found(segment, {'train_cfg.max_iters': value})
+    assert errors == [
+        f'train_cfg.max_iters={value!r}: expected a whole number of at least 1'
+    ]

@@ -165,3 +165,31 @@ def test_images_that_a_folder_data_set_leaves_out_are_named(classes, classify, f
     option[f'{part}.extensions'] = ('.jpg', '.webp')
     warnings = found(classify, option)[1]
     assert not any(f'({part}.extensions)' in text for text in warnings)
+
+
+def test_links_to_nowhere_are_missing(pairs, segment, found):
+    root = pairs()
+    (root / 'ann/train/1.png').unlink()
+    (root / 'ann/train/1.png').symlink_to(root / 'nowhere.png')
+    (root / 'ann/train/0.png').rename(root / 'real.png')
+    (root / 'ann/train/0.png').symlink_to(root / 'real.png')
+    errors, _ = found(segment)
+    assert errors[0].startswith(
+        '1 of 2 labels of train_dataloader.dataset does not exist: DATA/ann/train/1.png'
+    )
+
+
+def test_what_makes_all_files_missing_is_named(pairs, segment, found):
+    root, option = pairs(), 'train_dataloader.dataset'
+    for text, advice in (
+        ('0.jpg\n1.jpg\n', f'Each line of {option}.ann_file is the name of an image'),
+        ('0\n\n1\n', f'Remove the empty lines from {option}.ann_file'),
+        ('\ufeff0\n1\n', f'Save {option}.ann_file without the byte order mark'),
+    ):
+        (root / 'list.txt').write_text(text, encoding='utf-8')
+        errors, _ = found(segment, {f'{option}.ann_file': 'list.txt'})
+        assert advice in errors[0]
+    errors, _ = found(segment, {f'{option}.seg_map_suffix': '.tif'})
+    assert f'Set {option}.seg_map_suffix to what follows the name' in errors[0]
+    errors, _ = found(segment, {f'{option}.img_suffix': 'jpg'})
+    assert errors[0].endswith(f"Set {option}.img_suffix='.jpg', with the dot")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, OPTIMIZERS
+from mmengine.registry import MODELS, OPTIMIZERS, PARAM_SCHEDULERS
 from torch import nn
 from torch.nn import functional as F
 
@@ -23,6 +23,10 @@ LOGITS = torch.zeros(1, 3, 2, 2)
         (
             lambda: F.cross_entropy(LOGITS, torch.full((1, 2, 2), 7)),
             'a label has the value 7, which is neither one of the classes of a head',
+        ),
+        (
+            lambda: F.one_hot(torch.tensor(7), 3),
+            'a label is neither one of the classes of a head nor ignored: tools/',
         ),
         (
             lambda: torch.stack([torch.zeros(2), torch.zeros(3)]),
@@ -60,4 +64,12 @@ def test_what_a_class_does_not_take_is_found_in_the_config():
         MODELS.build(dict(type='UperHaed'))
     assert explain_failure(error.value, cfg).startswith(
         'the config names UperHaed, which is not in the mmengine::model registry: '
+    )
+
+
+def test_names_of_registries_may_have_spaces():
+    with pytest.raises(KeyError) as error:
+        PARAM_SCHEDULERS.build(dict(type='PloyLR'))
+    assert explain_failure(error.value, {}).startswith(
+        'the config names PloyLR, which is not in the '
     )

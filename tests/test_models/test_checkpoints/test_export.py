@@ -11,8 +11,8 @@ from mmmaskdistill.models.checkpoints.export import publish, read_vit
     'change, message',
     [
         (
-            {'norm_pre.weight': torch.ones(24)},
-            r"prefix '': 1 tensors that the backbone does not have \(norm_pre.weight\)",
+            {'dist_token': torch.ones(24)},
+            r"prefix '': 1 tensors that the backbone does not have \(dist_token\)",
         ),
         ({'blocks.1.mlp.fc1.bias': torch.ones(2)}, r'is \(2,\), not \(48,\)'),
         ({'blocks.1.mlp.fc1.bias': None}, r'missing .* \(blocks.1.mlp.fc1.bias\)'),

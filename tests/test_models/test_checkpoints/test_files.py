@@ -2,8 +2,11 @@
 
 import argparse
 import contextlib
+import gzip
 import re
+import tarfile
 import threading
+import zipfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -150,15 +153,35 @@ def truncated(path, state):
     path.write_bytes(whole[: len(whole) // 2])
 
 
+def zipped(path, name):
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr(name, 'a')
+
+
+def tarred(path):
+    with tarfile.open(path, 'w') as archive:
+        archive.add(__file__, 'model.pth')
+
+
 @pytest.mark.parametrize(
     'write, message',
     [
         (truncated, 'cannot be read'),
+        (lambda path, _: path.write_text('<html>404</html>'), 'a web page or XML'),
+        (lambda path, _: path.write_text('{"error": 404}'), 'JSON text, which is what'),
+        (lambda path, _: path.write_bytes(b''), 'an empty file'),
         (
-            lambda path, _: path.write_text('<html>404</html>'),
-            r'cannot be read \(Unsupported operand',
+            lambda path, _: path.write_text(
+                'version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n'
+            ),
+            'a pointer of Git LFS .* Run git lfs pull',
         ),
-        (lambda path, _: path.write_bytes(b''), 'cannot be read'),
+        (lambda path, _: path.write_bytes(gzip.compress(b'a')), 'a gzip archive: unp'),
+        (lambda path, _: path.write_bytes(b'\x89HDF\r\n\x1a\n' + bytes(50)), 'an HDF5'),
+        (lambda path, _: zipped(path, 'model.pth'), 'a zip archive: unpack it'),
+        (lambda path, _: zipped(path, 'a.npy'), r'a NumPy archive \(.npz\), which'),
+        (lambda path, _: zipped(path, 'model.weights.h5'), 'a file of Keras, which'),
+        (lambda path, _: tarred(path), 'a tar archive: unpack it'),
         (lambda path, _: torch.save([1, 2], path), 'no weights, only a list'),
         (lambda path, _: torch.save(dict(model={}), path), 'no weights, only a dict'),
     ],
@@ -169,7 +192,7 @@ def test_files_that_are_no_checkpoints_are_named(
 ):
     path = tmp_path / f'file{suffix}'
     write(path, student.state_dict())
-    if suffix == '.safetensors':
+    if suffix == '.safetensors' and message.startswith(('no weights', 'cannot')):
         message = 'cannot be read'
     with pytest.raises(CheckpointError, match=message) as error:
         read_weights(str(path))
@@ -265,9 +288,14 @@ def test_student_and_teacher_keep_their_places(tmp_path):
     assert tensors == {'student.module.a': torch.zeros(1), 'teacher.a': torch.ones(1)}
 
 
-def test_marks_of_compiled_modules_are_removed_from_names(tmp_path):
-    names = ('_orig_mod.a', 'module._orig_mod.blocks.0._orig_mod.b')
-    for name, plain in zip(names, ('a', 'blocks.0.b')):
+def test_marks_of_wrapped_modules_are_removed_from_names(tmp_path):
+    names = (
+        '_orig_mod.a',
+        'module._orig_mod.blocks.0._orig_mod.b',
+        '_fsdp_wrapped_module.blocks.0._fsdp_wrapped_module.b',
+        'blocks.0._checkpoint_wrapped_module.b',
+    )
+    for name, plain in zip(names, ('a', *['blocks.0.b'] * 3)):
         torch.save({name: torch.zeros(1)}, tmp_path / 'a.pth')
         assert read_weights(str(tmp_path / 'a.pth')).tensors.keys() == {plain}
 
@@ -302,3 +330,9 @@ def test_last_checkpoint_stands_for_the_latest_of_a_run(student, tmp_path):
     assert lines[0].startswith(f'backbone from {run}/epoch_2.pth')
     pointer.unlink()  # killed before it was written
     assert read_weights(str(pointer)).tensors
+
+
+@pytest.mark.parametrize('name', ['a.bin', 'a.pth', 'a'])
+def test_safetensors_are_known_by_their_content(tmp_path, name):
+    save_file({'a': torch.ones(2)}, tmp_path / name, metadata={'format': 'pt'})
+    assert torch.equal(read_weights(str(tmp_path / name)).tensors['a'], torch.ones(2))

@@ -9,6 +9,7 @@ from mmengine.model import BaseModel
 from mmpretrain.models import BEiTViT, MAEViT
 from mmseg.models import MAE, BEiT
 from safetensors.torch import save_file
+from timm.layers import SwiGLUPacked
 from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -560,6 +561,26 @@ def test_registers_are_refused(tmp_path):
         CheckpointError, match=r'register tokens \(reg_token\).*without'
     ):
         load(tmp_path / 'a.pth', registers.state_dict(), use_abs_pos_emb=True, **NONE)
+
+
+@pytest.mark.parametrize(
+    'settings, message',
+    [
+        (dict(pre_norm=True), r'a norm before the blocks, as CLIP \(norm_pre.weight\)'),
+        (dict(qk_norm=True), r'norms of queries and keys \(blocks.0.attn.q_norm'),
+        (dict(mlp_layer=SwiGLUPacked), r'gated MLP \(SwiGLU, blocks.0.mlp.fc1.weight'),
+        (dict(class_token=False, global_pool='avg'), r'no class token \(cls_token\)'),
+    ],
+)
+def test_vits_of_other_kinds_are_refused_without_advice_to_set(
+    tmp_path, settings, message
+):
+    other = VisionTransformer(
+        img_size=SIZE, embed_dim=WIDTH, depth=DEPTH, num_heads=HEADS, **settings
+    )
+    with pytest.raises(CheckpointError, match=message) as error:
+        load(tmp_path / 'a.pth', other.state_dict(), use_abs_pos_emb=True, **NONE)
+    assert ' set ' not in str(error.value)
 
 
 def test_incomplete_projections_are_named(tmp_path):
