@@ -63,6 +63,14 @@ def test_tables_can_be_chosen(benchmark):
     assert 'split' in result and not {'pipelines', 'storage'} & set(result)
 
 
+def test_device_that_is_missing_is_an_error_of_one_line(benchmark, monkeypatch, capsys):
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    with pytest.raises(SystemExit) as error:
+        benchmark('--device', 'cuda')
+    message = 'error: --device cuda, but torch finds no GPU: use --device cpu'
+    assert f'{error.value}{capsys.readouterr().err}'.strip().startswith(message)
+
+
 def test_pipelines_to_compare_with_can_be_chosen(tmp_path):
     sides = data.pipelines(str(tmp_path), ['torchvision'])
     assert list(sides) == ['ours', 'torchvision', 'torchvision, BEiT v2: two pictures']

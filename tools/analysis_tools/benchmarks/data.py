@@ -127,12 +127,18 @@ def run(args: argparse.Namespace) -> dict:
 
     Returns:
         dict: The measurements.
+
+    Raises:
+        SystemExit: If there is no such device.
     """
+    import torch
     from mmengine.logging import MMLogger
     from mmengine.utils.dl_utils import set_multi_processing
 
     import mmmaskdistill  # noqa: F401
 
+    if args.device.startswith('cuda') and not torch.cuda.is_available():
+        fail(f'--device {args.device}, but torch finds no GPU: use --device cpu')
     MMLogger.get_current_instance().setLevel('ERROR')  # keeps the output short
     warnings.filterwarnings('ignore', "Only use 'alpha'")
     # As a Runner does before training: no threads in OpenCV, forked workers.

@@ -217,6 +217,9 @@ class RandomCropForDevice(RandomJitteredCrop):
 def pack(samples: list[dict]) -> dict[str, Tensor]:
     """Pack crops of different sizes into one batch.
 
+    A batch needs as much memory as if all its crops had the largest height and the
+    largest width.
+
     Args:
         samples (list[dict]): Results of :class:`RandomCropForDevice`.
 
