@@ -41,7 +41,12 @@ def test_pipelines_and_storages_are_timed(benchmark, capsys):
             times['low'] <= times['median'] <= times['high']
             for times in figures.values()
         )
-    assert 'BEiT v2: two pictures' in capsys.readouterr().out
+    split, out = result['split'], capsys.readouterr().out
+    assert split['batch'] == result['images'] and split['levels'] == 0
+    saved = 1 - split['cut']['median'] / split['whole']['median']
+    assert f' {saved:.0%} | ' in out
+    assert f' {1 / split["device"]["median"]:.0f} |' in out
+    assert 'BEiT v2: two pictures' in out
 
 
 def test_storage_that_needs_a_missing_package_is_left_out(
@@ -51,6 +56,19 @@ def test_storage_that_needs_a_missing_package_is_left_out(
     result = benchmark('--images', 'images', '--num-images', '1', '--against')
     assert list(result['storage']) == ['folder', 'shards']
     assert 'lmdb is left out' in capsys.readouterr().out
+
+
+def test_tables_can_be_chosen(benchmark):
+    result = benchmark('--images', 'images', '--num-images', '1', '--tables', 'split')
+    assert 'split' in result and not {'pipelines', 'storage'} & set(result)
+
+
+def test_device_that_is_missing_is_an_error_of_one_line(benchmark, monkeypatch, capsys):
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    with pytest.raises(SystemExit) as error:
+        benchmark('--device', 'cuda')
+    message = 'error: --device cuda, but torch finds no GPU: use --device cpu'
+    assert f'{error.value}{capsys.readouterr().err}'.strip().startswith(message)
 
 
 def test_pipelines_to_compare_with_can_be_chosen(tmp_path):

@@ -194,6 +194,17 @@ def measured(batch, left_out=(), **sides):
     return dict(batch=batch, sides=sides, left_out=dict(left_out))
 
 
+def make_loading():
+    data = dict(pipelines=dict(ours=dict(median=0.002)))
+    seconds = dict(whole=0.002, cut=0.001, device=0.0001)
+    split = {name: dict(median=median) for name, median in seconds.items()}
+    split.update(levels=1, differing=2e-6, batch=256)
+    return [
+        Part('pipelines', 'one core', write(data)),
+        Part('split', 'core and device', write(dict(split=split))),
+    ]
+
+
 def test_report_has_a_table_per_step_and_invents_nothing(report):
     result = dict(
         sweeps=dict(batch=[measured(8, dict(timm='out of memory'), ours=side(0.5))])
@@ -201,12 +212,12 @@ def test_report_has_a_table_per_step_and_invents_nothing(report):
     result['sweeps']['batch'].append(
         measured(4, ours=side(0.25, share_of_peak_rate=0.42), timm=side(0.75))
     )
-    data = dict(pipelines=dict(ours=dict(median=0.002)))
+    loading = make_loading()
     failing = python("raise SystemExit('no | memory')")
     chosen = [
         Step(2, 'Pre-training', [Part('base', 'ViT-B/16', write(result))]),
         Step(3, 'Fine-tuning', [Part('a', 'UperNet', failing)]),
-        Step(5, 'Data loading', [Part('pipelines', 'one core', write(data))]),
+        Step(5, 'Data loading', loading),
         Step(6, 'Quickstart', [Part('quickstart', 'quickstart.sh', write())]),
     ]
     gpu = dict(device='cuda', name='NVIDIA H100 PCIe', driver='580.1', cuda='13.0')
@@ -226,6 +237,8 @@ def test_report_has_a_table_per_step_and_invents_nothing(report):
         f'|  | timm | 4 | 0.75 (0.75 to 1.5) | 3.00 x | 10.7 | - {rest}',
         # 32 images/s on the GPU, 500 images/s on a core.
         '| MMMaskDistill | 2 | 500 | 0.1 |',
+        '| a core | 2 | 500 | 0.1 | - | - | - |',
+        '| the device | 1 | 1000 | 0.0 | 50% | 10000 | 0.3% |',
         '      no | memory',
         '- step 6, quickstart.sh',
     ):
@@ -240,11 +253,11 @@ def test_report_has_a_table_per_step_and_invents_nothing(report):
 def test_columns_that_need_a_gpu_are_empty_on_a_cpu(report):
     groups = dict.fromkeys(profiling.GROUPS, 0.001)
     profile = dict(groups=groups, idle_seconds=None, step_seconds=0.01, batch=2)
-    data = dict(pipelines=dict(ours=dict(median=0.002)))
+    loading = make_loading()
     chosen = [
         Step(2, 'Two', [Part('base', 'B', write(measured(8, ours=side(0.5))))]),
         Step(4, 'Four', [Part('plain', 'not compiled', write(profile))]),
-        Step(5, 'Five', [Part('pipelines', 'one core', write(data))]),
+        Step(5, 'Five', loading),
     ]
     assert report().run(chosen)
     lines = markdown.write_report(report(), chosen, tiny=True).splitlines()
@@ -255,6 +268,7 @@ def test_columns_that_need_a_gpu_are_empty_on_a_cpu(report):
         '| norms | 1 | 11.1% |',
         '| step without the profiler | 10 |  |',
         '| MMMaskDistill | 2 | 500 | - |',
+        '| the device | 1 | 1000 | - | 50% | 10000 | - |',
         '| B | MMMaskDistill | 8 | 0.5 (0.5 to 1) | - | 16 | - | 50% | 3 GB | 72 |',
     ):
         assert line in lines, line

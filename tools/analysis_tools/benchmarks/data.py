@@ -7,6 +7,9 @@ project's reading from image folders, tar shards and an LMDB database. Making ma
 packing and collating are not included. Normalization is not included either,
 because this project normalizes images on the device of the model. The files are
 read from the system's cache, unless there are more --images than the cache holds.
+The table "split" shows how much time of a core is saved if the core only decodes the
+image and cuts the crop out, and --device resizes, flips and jitters the crops of a
+whole batch at once.
 
 With --config, the job finds out whether loading or the model limits the training of
 that config on this machine, and how many workers should load the data.
@@ -47,6 +50,7 @@ TOOLS = Path(__file__).parents[2]
 # images of ImageNet are like this.
 SIZE, BYTES = (500, 375), 67_000
 PEERS = ('torchvision', 'mmpretrain')
+TABLES = ('pipelines', 'storage', 'split')
 # The recommended workers load this many times the images that the model needs.
 SPARE = 1.1
 
@@ -59,6 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=PEERS,
         default=list(PEERS),
         help="pipelines to compare with this project's (default: all)",
+    )
+    parser.add_argument(
+        '--tables',
+        nargs='+',
+        choices=TABLES,
+        default=list(TABLES),
+        help='what to measure without --config (default: all)',
     )
     parser.add_argument(
         '--images',
@@ -89,7 +100,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--device',
         default='cpu',
-        help='device on which the config is trained, cpu or cuda '
+        help='device on which the config is trained or, without --config, the pixels '
+        'of the table "split" are computed, cpu or cuda '
         '(default: %(default)s)',
     )
     parser.add_argument(
@@ -115,12 +127,18 @@ def run(args: argparse.Namespace) -> dict:
 
     Returns:
         dict: The measurements.
+
+    Raises:
+        SystemExit: If there is no such device.
     """
+    import torch
     from mmengine.logging import MMLogger
     from mmengine.utils.dl_utils import set_multi_processing
 
     import mmmaskdistill  # noqa: F401
 
+    if args.device.startswith('cuda') and not torch.cuda.is_available():
+        fail(f'--device {args.device}, but torch finds no GPU: use --device cpu')
     MMLogger.get_current_instance().setLevel('ERROR')  # keeps the output short
     warnings.filterwarnings('ignore', "Only use 'alpha'")
     # As a Runner does before training: no threads in OpenCV, forked workers.
@@ -138,11 +156,14 @@ def compare(args: argparse.Namespace) -> dict:
 
     Returns:
         dict: The seconds per image of each of the ``pipelines`` and of each
-        ``storage``, and the number and mean size of the images.
+        ``storage``, the number and mean size of the images, and ``split``, the result
+        of :func:`benchmarks.device_crop.compare`; less what ``--tables`` leaves out.
     """
     import torch
     from mmengine.registry import init_default_scope
     from prettytable import PrettyTable
+
+    from . import device_crop
 
     torch.set_num_threads(1)
     init_default_scope('mmpretrain')
@@ -151,10 +172,12 @@ def compare(args: argparse.Namespace) -> dict:
     with tempfile.TemporaryDirectory() as root:
         sizes = put_images(args, Path(root, 'train'))
         for title, sides in (
-            ('pipelines', pipelines(root, args.against)),
-            ('storage', storages(root)),
+            ('pipelines', lambda: pipelines(root, args.against)),
+            ('storage', lambda: storages(root)),
         ):
-            seconds = measure.interleave(sides, args.repeats, device)
+            if title not in args.tables:
+                continue
+            seconds = measure.interleave(sides(), args.repeats, device)
             table = PrettyTable(
                 [title, 'ms per image (quartiles)', 'images/s', 'time / first row'],
                 align='r',
@@ -176,6 +199,12 @@ def compare(args: argparse.Namespace) -> dict:
                 )
             print(table)
             result[title] = figures
+        if 'split' in args.tables:
+            load, crop = ours()
+            del crop['type']
+            result['split'] = device_crop.compare(
+                image_files(root), load, crop, args.repeats, torch.device(args.device)
+            )
     result.update(images=len(sizes), mean_bytes=sum(sizes) / len(sizes))
     print(
         f'{result["machine"]}; {len(sizes)} images of '
@@ -195,7 +224,7 @@ def pipelines(root: str, against: list[str]) -> dict[str, Callable]:
         dict[str, Callable]: The functions by the name of the pipeline, ``ours``
         (this project's) first.
     """
-    files = sorted(map(str, Path(root, 'train').rglob('*.*')))
+    files = image_files(root)
 
     def passes(picture: Callable) -> Callable:
         return lambda: [picture(file) for file in files]
@@ -210,6 +239,11 @@ def pipelines(root: str, against: list[str]) -> dict[str, Callable]:
             mmpretrain_beit(pictures=2)
         )
     return {name: passes(picture) for name, picture in sides.items()}
+
+
+def image_files(root: str) -> list[str]:
+    """Return the paths of the images, in ``train`` below a folder."""
+    return sorted(map(str, Path(root, 'train').rglob('*.*')))
 
 
 def ours() -> list[dict]:

@@ -304,7 +304,38 @@ def _loading(results: dict[str, dict], context: dict) -> list[str]:
                 f'The GPU needs {needed:.4g} images/s: the pre-training of ViT-B/16 '
                 'above, not compiled.'
             )
+    if 'split' in results:
+        blocks += _split(results['split']['result']['split'], needed)
     return blocks
+
+
+def _split(split: dict, needed: float | None) -> list[str]:
+    """Write the table of loading whose pixels the device computes."""
+    whole, cut, device = (split[key]['median'] for key in ('whole', 'cut', 'device'))
+    busy = _cell(needed, '.1%', device)
+    rows = [
+        [
+            title,
+            f'{1e3 * seconds:.3g}',
+            f'{1 / seconds:.0f}',
+            _cell(needed, '.1f', seconds),
+            *cells,
+        ]
+        for title, seconds, *cells in (
+            ('a core', whole, MISSING, MISSING, MISSING),
+            ('the device', cut, f'{1 - cut / whole:.0%}', f'{1 / device:.0f}', busy),
+        )
+    ]
+    header = ['pixels computed by', 'ms of a core per image', 'images/s of one core']
+    header += ['cores that a GPU needs', 'of a core saved']
+    header += ['images/s of the device', 'time of the device taken']
+    return [
+        table(header, rows),
+        'In the second row a core decodes an image, draws crop, flip and jitter, and '
+        'cuts the crop out. The device resizes, flips and jitters batches of '
+        f'{split["batch"]} such crops, the copy to it included. The pictures differ by '
+        f'{split["levels"]}/255 at most, in {split["differing"]:.1e} of the values.',
+    ]
 
 
 def _quickstart(results: dict[str, dict], context: dict) -> list[str]:

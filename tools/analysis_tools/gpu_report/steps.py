@@ -286,17 +286,23 @@ def _step(device: str, tiny: bool) -> list:
 
 
 def loading(device: str, tiny: bool) -> list[Part]:
-    """Return the loading of images on one core, and the copies to the device.
+    """Return the loading of images on a core and the device, and copies to the device.
 
     See :func:`make_steps` for the arguments.
     """
-    repeats = 1 if tiny else 10
+    tables = ['--repeats', 1 if tiny else 10, '--tables']
     one = {'OMP_NUM_THREADS': '1'}
     return [
         Part(
             'pipelines',
             'images that one core loads',
-            benchmark('data', '--repeats', repeats),
+            benchmark('data', *tables, 'pipelines', 'storage'),
+            env=one,
+        ),
+        Part(
+            'split',
+            'images that one core loads if the device computes the pixels',
+            benchmark('data', *tables, 'split', '--device', device),
             env=one,
         ),
         Part(
