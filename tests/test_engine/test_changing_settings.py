@@ -3,6 +3,7 @@
 import pytest
 import torch
 from helpers import tiny
+from helpers.rates import log_of, rates
 from mmengine.hooks import Hook
 from mmpretrain.structures import DataSample
 from torch.utils.data import Dataset

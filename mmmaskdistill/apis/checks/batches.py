@@ -380,6 +380,15 @@ def _check_padding(
     heads = [head for head in heads if head.ignore_index != value]
     if not (padded and heads):
         return
+    if len({head.ignore_index for head in heads}) > 1:
+        each = ', '.join(f'{head.option} {head.ignore_index}' for head in heads)
+        findings.add(
+            f'images of {source.option} are padded with one label, and the heads '
+            f'ignore different ones ({each}): set ignore_index of all heads to '
+            f'{option}.seg_pad_val={value}',
+            fatal=any(head.refuses_labels for head in heads),
+        )
+        return
     options = ' and '.join(head.option for head in heads)
     ignored, count = heads[0].ignore_index, heads[0].num_classes
     if 0 <= value < count:

@@ -1,6 +1,7 @@
 """Explain errors of torch that say what is wrong with data or settings in its terms."""
 
 import re
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -53,6 +54,21 @@ def explain_failure(error: Exception, cfg: dict) -> str | None:
             f'resize them to one size, or set batch_size=1. {CHECK}'
         )
     found = re.search(
+        r'weight of size \[\d+, (\d+).*expected input.* got (\d+) channels', text
+    )
+    if found:
+        return (
+            f'a layer is made for {found[1]} channels and gets {found[2]}: set '
+            'in_channels of the head or neck to the width of the maps that its '
+            'in_index names'
+        )
+    if isinstance(error, IndexError) and _passes(error, '_transform_inputs'):
+        return (
+            'a head reads a map that is not there: its in_index counts the maps of '
+            'the backbone or neck from 0, and the backbone returns one for each of '
+            'its out_indices'
+        )
+    found = re.search(
         r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text
     )
     if found:
@@ -75,6 +91,12 @@ def explain_failure(error: Exception, cfg: dict) -> str | None:
 
 def _unexpected(kind: str, key: str, cfg: dict) -> str:
     """Say where a config gives a class an argument that it does not take."""
+    if kind == 'BaseModule':  # in place of a class of mmdet that is missing
+        return (
+            f'a part of the model passes {key!r} on to BaseModule, which does not take '
+            "it: it needs mmdet, as mmseg's Mask2FormerHead does (pip install mmdet), "
+            'or its config has an argument that it does not know'
+        )
     places = [place for place in _places(dict(cfg.items()), kind, key, '') if place]
     where = f' ({places[0]}.{key})' if places else ''
     return (
@@ -94,3 +116,9 @@ def _places(node: Any, kind: str, key: str, option: str) -> Iterator[str]:
         children = enumerate(node) if isinstance(node, (list, tuple)) else ()
     for name, child in children:
         yield from _places(child, kind, key, f'{option}.{name}'.lstrip('.'))
+
+
+def _passes(error: Exception, function: str) -> bool:
+    """Tell whether an error was raised inside a function of this name."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_code.co_name == function for frame, _ in frames)

@@ -3,6 +3,7 @@
 import hashlib
 import os.path as osp
 import pickle
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,6 +22,8 @@ from .sources import Source, spread
 
 # How many files of each data set are read when not all are.
 SAMPLE = 64
+# How long the headers of all other files are read at most.
+HEADER_SECONDS = 0.7
 
 
 class Contents:
@@ -338,6 +341,9 @@ def _check_sizes(contents: Contents, findings: Findings) -> None:
             continue
         if label['shape'][:2] != [image['height'], image['width']]:
             wrong.append(sample)
+    where = f'{len(wrong)} of {len(contents.samples)} pairs of'
+    if not (wrong or contents.complete) and contents.labeled:
+        wrong, where = _other_sizes(source), 'this pair, and perhaps in others, of'
     if not wrong:
         return
     image, (height, width) = wrong[0]['image'], wrong[0]['label']['shape'][:2]
@@ -347,11 +353,43 @@ def _check_sizes(contents: Contents, findings: Findings) -> None:
     findings.add(
         f"'{wrong[0]['img_path']}' has {image['width']} x {image['height']} pixels"
         f"{turned}, its label '{wrong[0]['seg_map_path']}' {width} x {height}. Image "
-        f'and label differ in {len(wrong)} of {len(contents.samples)} pairs of '
-        f'{source.option}: resize the labels (nearest neighbor), or pair the files '
-        'correctly',
+        f'and label differ in {where} {source.option}: resize the labels (nearest '
+        'neighbor), or pair the files correctly',
         fatal=source.known_pipeline,
     )
+
+
+def _other_sizes(source: Source) -> list[dict]:
+    """Compare the sizes of images and labels by their headers, as far as time allows.
+
+    A label of another size than its image does not stop the training: both are
+    cropped, at different places.
+    """
+    load = source.step('Annotation', 'Label')
+    if load is None or not is_known(type(load)) or not source.on_disk:
+        return []
+    start = time.monotonic()
+    for record in source.records:
+        paths = [record.get(key) for key in ('img_path', 'seg_map_path')]
+        if not all(isinstance(path, str) for path in paths):
+            return []
+        try:
+            image, label = map(read_header, paths)
+        except OSError:  # a file is missing, which is said elsewhere
+            continue
+        if time.monotonic() - start > HEADER_SECONDS:
+            return []
+        sizes = [(part['height'], part['width']) for part in (image, label)]
+        if not (image['error'] or label['error']) and sizes[0] != sizes[1]:
+            return [
+                dict(
+                    img_path=paths[0],
+                    seg_map_path=paths[1],
+                    image=image,
+                    label=dict(shape=list(sizes[1]), values=[], error=''),
+                )
+            ]
+    return []
 
 
 def _check_lossy(contents: Contents, findings: Findings) -> None:

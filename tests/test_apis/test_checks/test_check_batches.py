@@ -239,7 +239,7 @@ def test_three_bands_in_reverse_order_are_named(pairs, segment, found):
         (
             'sampler',
             None,
-            'sampler is missing: set train_dataloader.sampler=dict(type=',
+            'sampler is missing: set train_dataloader.sampler=',
         ),
         (
             'num_batch_per_epoch',
@@ -265,3 +265,16 @@ def test_an_infinite_sampler_of_epochs_drops_what_is_not_full(pairs, segment, fo
     segment.train_cfg = dict(by_epoch=True, max_epochs=1)
     errors, _ = found(segment)
     assert errors[0].startswith('train_dataloader: 2 images do not fill a batch of 4')
+
+
+def test_heads_that_ignore_different_labels_are_named_together(pairs, segment, found):
+    pairs()
+    segment.train_dataloader.dataset.pipeline[2].scale = (20, 20)
+    segment.model.decode_head.ignore_index = 11
+    segment.model.auxiliary_head.ignore_index = 12
+    errors, _ = found(segment)
+    assert errors == [
+        'images of train_dataloader.dataset are padded with one label, and the heads '
+        'ignore different ones (model.decode_head 11, model.auxiliary_head 12): set '
+        'ignore_index of all heads to model.data_preprocessor.seg_pad_val=255'
+    ]

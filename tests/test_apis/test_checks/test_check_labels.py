@@ -252,3 +252,17 @@ def test_the_complete_check_finds_what_a_sample_misses(
     assert len(counts) == 4
     save(labels(), root / 'ann/train/39.png')
     assert found(segment, **kwargs) == ([], [])
+
+
+def test_a_size_outside_of_the_sample_is_found(pairs, segment, found, monkeypatch):
+    root = pairs(count=5)
+    save(labels()[:24, :32], root / 'ann/train/3.png')
+    monkeypatch.setattr('mmmaskdistill.apis.checks.labels.SAMPLE', 2)
+    (error,), _ = found(segment)
+    assert error.startswith(
+        "'DATA/img/train/3.jpg' has 64 x 48 pixels, its label 'DATA/ann/train/3.png' "
+        '32 x 24. Image and label differ in this pair, and perhaps in others, of '
+        'train_dataloader.dataset: resize the labels'
+    )
+    monkeypatch.setattr('mmmaskdistill.apis.checks.labels.HEADER_SECONDS', 0)
+    assert found(segment)[0] == []

@@ -3,13 +3,16 @@
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.model import BaseModule
 from mmengine.registry import MODELS, OPTIMIZERS, PARAM_SCHEDULERS
+from mmseg.models import FCNHead
 from torch import nn
 from torch.nn import functional as F
 
 from mmmaskdistill.apis.checks import explain_failure
 
 CFG = dict(train_dataloader=dict(batch_size=1))
+FCN = dict(in_channels=3, channels=4, num_classes=2)
 LOGITS = torch.zeros(1, 3, 2, 2)
 
 
@@ -25,6 +28,18 @@ LOGITS = torch.zeros(1, 3, 2, 2)
             'a label has the value 7, which is neither one of the classes of a head',
         ),
         (
+            lambda: nn.Conv2d(9, 2, 1)(torch.zeros(1, 4, 2, 2)),
+            'a layer is made for 9 channels and gets 4: set in_channels of the head',
+        ),
+        (
+            lambda: FCNHead(in_index=2, **FCN)._transform_inputs([LOGITS]),
+            'a head reads a map that is not there: its in_index counts the maps of',
+        ),
+        (
+            lambda: BaseModule(norm_cfg={}),
+            "a part of the model passes 'norm_cfg' on to BaseModule, which does not",
+        ),
+        (
             lambda: F.one_hot(torch.tensor(7), 3),
             'a label is neither one of the classes of a head nor ignored: tools/',
         ),
@@ -35,7 +50,7 @@ LOGITS = torch.zeros(1, 3, 2, 2)
     ],
 )
 def test_what_torch_says_is_explained(fail, message):
-    with pytest.raises((ValueError, IndexError, RuntimeError)) as error:
+    with pytest.raises((ValueError, IndexError, RuntimeError, TypeError)) as error:
         fail()
     assert explain_failure(error.value, CFG).startswith(message)
 
