@@ -13,6 +13,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -270,7 +271,10 @@ def _map_chunks(
         for chunk in chunks:
             yield chunk, _call(work, [items[i] for i in chunk])
         return
-    with ProcessPoolExecutor(workers, initializer=_one_thread) as pool:
+    with (
+        _stopped_threads(),
+        ProcessPoolExecutor(workers, initializer=_one_thread) as pool,
+    ):
         futures = {
             pool.submit(_call, work, [items[i] for i in chunk]): chunk
             for chunk in chunks
@@ -288,8 +292,24 @@ def _can_be_sent(work: Callable) -> bool:
     return True
 
 
-def _one_thread() -> None:
+@contextmanager
+def _stopped_threads() -> Iterator[None]:
+    """Stop OpenCV's threads while processes are forked.
+
+    A forked process has only the memory of these threads, and would wait for them
+    forever when it stops them.
+    """
+    threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def _one_thread() -> None:
+    if cv2.getNumThreads() != 1:  # a process that was not forked
+        cv2.setNumThreads(1)
 
 
 def _call(work: Callable, items: list) -> list:

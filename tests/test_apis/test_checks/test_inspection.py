@@ -2,6 +2,7 @@
 
 import io
 
+import cv2
 import numpy as np
 import pytest
 from helpers.image_files import labels, picture, save
@@ -150,3 +151,18 @@ def test_progress_has_a_rate_and_the_time_left():
         '200 of 400 labels, 100 a second, 0:02 left\n'
         '400 of 400 labels, 200 a second, 0:00 left\n'
     )
+
+
+def test_threads_of_opencv_do_not_stop_other_processes(tmp_path):
+    """Each process of two would wait for threads that it does not have."""
+    for k in range(64):
+        save(picture(), tmp_path / f'{k}.jpg')
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(4)
+    try:
+        cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (9, 9), 2)
+        found = inspect_images(sorted(tmp_path.iterdir()), workers=2)
+        assert cv2.getNumThreads() == 4
+    finally:
+        cv2.setNumThreads(before)
+    assert [image.error for image in found] == [''] * 64
