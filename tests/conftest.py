@@ -11,6 +11,7 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
 from packaging.version import Version
 
 torch.set_num_threads(1)
@@ -30,6 +31,18 @@ def no_leftover_scope():
     Registries would look names up in it.
     """
     DefaultScope._instance_dict.clear()
+
+
+@pytest.fixture(autouse=True)
+def no_leftover_visualizer():
+    """Remove the visualizers that the Runner of an earlier test has made.
+
+    A Runner whose visualizer has the same name would write to the folder of that test.
+    """
+    kinds = [Visualizer]
+    for kind in kinds:
+        kind._instance_dict.clear()
+        kinds += kind.__subclasses__()
 
 
 @pytest.fixture(autouse=True)
