@@ -1,9 +1,11 @@
 """Draw and save grids of equal tiles with titles above the columns."""
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
@@ -112,6 +114,28 @@ def show(axes: Axes, pixels: np.ndarray, **kwargs) -> AxesImage:
         AxesImage: The image that was drawn.
     """
     return axes.imshow(pixels, interpolation='nearest', aspect='auto', **kwargs)
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist], columns: int) -> None:
+    """Draw the legend of a grid into the space below it.
+
+    Args:
+        figure (Figure): The figure, see ``bottom`` of :func:`tile_grid`.
+        handles (Sequence[Artist]): The entries, with their labels.
+        columns (int): Number of entries in a row.
+    """
+    figure.legend(
+        handles=handles,
+        loc='lower center',
+        ncols=columns,
+        fontsize=7,
+        frameon=False,
+        handlelength=1,
+        handleheight=1,
+        columnspacing=1.2,
+        labelspacing=0.3,
+        borderaxespad=0.3,
+    )
 
 
 def save(figure: Figure, path: str | Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from .figures import save, show, tile_grid, to_numpy
+from .figures import legend_below, save, show, tile_grid, to_numpy
 
 IGNORED = 255  # White.
 
@@ -113,16 +113,5 @@ def draw_segmentation(
             Patch(color=np.asarray(palette[label]) / 255, label=classes[label])
             for label in present
         ]
-        figure.legend(
-            handles=handles,
-            loc='lower center',
-            ncols=legend_columns,
-            fontsize=7,
-            frameon=False,
-            handlelength=1,
-            handleheight=1,
-            columnspacing=1.2,
-            labelspacing=0.3,
-            borderaxespad=0.3,
-        )
+        legend_below(figure, handles, legend_columns)
     save(figure, path)

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from .figures import plain_text, save, show, tile_grid
+from .figures import legend_below, plain_text, save, show, tile_grid
 from .segmentation import colorize
 
 TILE = 2.2  # Side of a tile in inches: 352 pixels.
@@ -121,18 +121,7 @@ def draw_worst_segmentations(
         Patch(facecolor=color, edgecolor='0.7', linewidth=0.5, label=name)
         for color, name in entries
     ]
-    figure.legend(
-        handles=handles,
-        loc='lower center',
-        ncols=in_a_row,
-        fontsize=7,
-        frameon=False,
-        handlelength=1,
-        handleheight=1,
-        columnspacing=1.2,
-        labelspacing=0.3,
-        borderaxespad=0.3,
-    )
+    legend_below(figure, handles, in_a_row)
     save(figure, path)
 
 

@@ -5,8 +5,6 @@ and devices, but no values (torch's ``FakeTensorMode``), also on a machine witho
 Tensors on the CPU are ordinary tensors, with which the host can do what it likes.
 """
 
-import functools
-import sys
 import traceback
 from collections import Counter
 from contextlib import ExitStack, contextmanager
@@ -24,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import mmmaskdistill
+from mmmaskdistill.apis.memory import empty_caches
 
 PACKAGE = Path(mmmaskdistill.__file__).parent
 aten = torch.ops.aten
@@ -62,7 +61,7 @@ class FakeGPU(TorchDispatchMode):
 
     def __enter__(self):
         self._stack = ExitStack()
-        self._stack.enter_context(_empty_caches())
+        self._stack.enter_context(empty_caches())
         self._stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         return super().__enter__()
 
@@ -182,21 +181,3 @@ def _line(frame: traceback.FrameSummary) -> str:
     path = frame.filename.split('site-packages/')[-1]
     path = path.removeprefix(f'{PACKAGE.parent}/')
     return f'{path}:{frame.lineno} ({frame.line})'
-
-
-@contextmanager
-def _empty_caches():
-    """Keep tensors that the package's functions cache out of other modes."""
-
-    def clear():
-        for name, module in list(sys.modules.items()):
-            if name.split('.')[0] == 'mmmaskdistill':
-                for value in vars(module).values():
-                    if isinstance(value, functools._lru_cache_wrapper):
-                        value.cache_clear()
-
-    clear()
-    try:
-        yield
-    finally:
-        clear()

@@ -1,6 +1,5 @@
 """The walk of docs/own_data.md runs as it is written, at a tiny size."""
 
-import os.path as osp
 import re
 import runpy
 import shlex
@@ -61,16 +60,3 @@ def test_the_walk(tmp_path, monkeypatch):
     assert len(pictures) == 2
     # The label and the prediction are next to each other.
     assert {Image.open(picture).size for picture in pictures} == {(256, 128)}
-
-
-def test_the_page_names_what_exists():
-    tools = set(re.findall(r'tools/[\w/]+\.py', PAGE))
-    assert 'tools/start_project.py' in tools
-    assert all((ROOT / tool).is_file() for tool in tools)
-    for link in re.findall(r'\]\((?!http|#)([^)#]+)', PAGE):
-        assert osp.exists(ROOT / 'docs' / link), link
-    headings = {
-        re.sub(r'[^\w\- ]', '', line).strip().lower().replace(' ', '-')
-        for line in re.findall(r'^## (.*)$', PAGE, re.M)
-    }
-    assert set(re.findall(r'\]\(#([^)]+)\)', PAGE)) <= headings

@@ -1,6 +1,5 @@
 """The examples of docs/using_a_model.md run as they are written."""
 
-import os.path as osp
 import re
 import runpy
 import shlex
@@ -88,16 +87,3 @@ def test_large_pictures(streets, monkeypatch, capsys):
             assert file.shape == (150, 190) and file.transform == transform
             labels.append(file.read(1))
     assert np.array_equal(*labels)
-
-
-def test_the_page_names_what_exists():
-    tools = set(re.findall(r'tools/[\w/]+\.py', PAGE))
-    assert 'tools/predict.py' in tools
-    assert all((ROOT / tool).is_file() for tool in tools)
-    for link in re.findall(r'\]\((?!http|#)([^)#]+)', PAGE):
-        assert osp.exists(ROOT / 'docs' / link), link
-    headings = {
-        re.sub(r'[^\w\- ]', '', line).strip().lower().replace(' ', '-')
-        for line in re.findall(r'^##+ (.*)$', PAGE, re.M)
-    }
-    assert set(re.findall(r'\]\(#([^)]+)\)', PAGE)) <= headings
