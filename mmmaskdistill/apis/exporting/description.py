@@ -12,7 +12,7 @@ from mmmaskdistill.models import MaskDistillViT, Student
 from mmmaskdistill.version import __version__
 
 from ..inference import LoadedModel
-from ..inference.preprocessing import test_steps
+from ..inference.preprocessing import crop_of
 from ..pipelines import class_name
 from .networks import threshold_of
 from .normalization import Normalization, channels_of_files
@@ -66,13 +66,9 @@ def find_size(loaded: LoadedModel, size: tuple[int, int] | None) -> tuple[int, i
 
 
 def _usual_size(loaded: LoadedModel) -> tuple[int, int]:
-    if loaded.task == 'segmentation':
-        test = loaded.model.test_cfg or {}
-        if test.get('mode') == 'slide':
-            return tuple(test['crop_size'])
-        size = getattr(loaded.model.data_preprocessor, 'size', None)
-        if size is not None:
-            return (size, size) if isinstance(size, int) else tuple(size)
+    crop = crop_of(loaded.model) if loaded.task == 'segmentation' else None
+    if crop is not None:
+        return crop
     image = np.zeros((PROBE, PROBE, channels_of_files(loaded)), np.uint8)
     size = tuple(loaded.preprocess(image)['inputs'].shape[1:])
     backbone = loaded.model.backbone
@@ -159,7 +155,7 @@ def grid_limits(loaded: LoadedModel) -> tuple[int, int]:
 
 def _resizing(loaded: LoadedModel) -> dict[str, Any] | None:
     """Return how the test pipeline resizes: the first step that does so."""
-    for step in test_steps(loaded.config, loaded.model, loaded.task):
+    for step in loaded.steps:
         if class_name(step).startswith('Resize'):
             options = {k: v for k, v in step.items() if k != 'type'}
             return dict(type=class_name(step), **_plain(options))

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from mmmaskdistill.errors import ConfigError
 
 from ..inference import LoadedModel
-from ..inference.preprocessing import test_steps
 from ..pipelines import loads
 
 # Side in pixels and value of the uniform images that the normalization is measured on.
@@ -73,7 +72,7 @@ def channels_of_files(loaded: LoadedModel) -> int:
     Args:
         loaded (LoadedModel): The model, whose pipeline may select some of them.
     """
-    for step in test_steps(loaded.config, loaded.model, loaded.task):
+    for step in loaded.steps:
         if loads(step) == 'image':
             if step.get('channels'):
                 return step['channels']

@@ -1,5 +1,6 @@
 """Turn images into the inputs of a model, as the config's test pipeline does."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -106,3 +107,26 @@ def tta_steps(config: Config, steps: list) -> tuple[list, dict]:
     enable_tta(copy)
     merging = {k: v for k, v in copy.model.items() if k != 'module'}
     return copy.test_dataloader.dataset.pipeline, merging
+
+
+def crop_of(model: nn.Module) -> tuple[int, int] | None:
+    """Return the size of the images that a segmentor is made for.
+
+    Args:
+        model (nn.Module): The segmentor.
+
+    Returns:
+        tuple[int, int] | None: Height and width: the ``crop_size`` of ``test_cfg`` if
+        it is tested in sliding windows, or else the size of its training crops, which
+        its data preprocessor knows. None if neither is set.
+    """
+    test_cfg = model.test_cfg or {}
+    if test_cfg.get('mode') == 'slide':
+        return pair(test_cfg['crop_size'])
+    size = getattr(model.data_preprocessor, 'size', None)
+    return None if size is None else pair(size)
+
+
+def pair(value: int | Sequence[int]) -> tuple[int, int]:
+    """Return height and width of what is given as one number or as two."""
+    return (value, value) if isinstance(value, int) else tuple(value)

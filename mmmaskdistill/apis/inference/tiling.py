@@ -29,6 +29,7 @@ from mmmaskdistill.models.segmentors.windows import compute_windows, free_memory
 from ..pipelines import class_name, loads
 from .axes import Axis
 from .label_files import Spool, check_output, label_type, write_rows
+from .preprocessing import crop_of, pair
 from .rasters import Raster, open_raster
 
 if TYPE_CHECKING:
@@ -169,22 +170,18 @@ def tile_of(model: BaseSegmentor) -> tuple[tuple[int, int], tuple[int, int]]:
     Raises:
         ConfigError: If none of these is set.
     """
-    test_cfg = model.test_cfg or {}
-    if test_cfg.get('mode') == 'slide':
-        tile, stride = test_cfg['crop_size'], test_cfg['stride']
-    else:
-        tile, stride = getattr(model.data_preprocessor, 'size', None), None
-        tile = tile or getattr(getattr(model, 'backbone', None), 'img_size', None)
+    backbone = getattr(model, 'backbone', None)
+    tile = crop_of(model) or getattr(backbone, 'img_size', None)
     if tile is None:
         raise ConfigError(
             "the config does not say which size the model's crops have: set size of "
             "the data preprocessor, or test_cfg=dict(mode='slide', crop_size=..., "
             'stride=...)'
         )
-    tile = _pair(tile)
-    return tile, tuple(
-        min(a, _usual_stride(b)) for a, b in zip(_pair(stride or tile), tile)
-    )
+    tile = pair(tile)
+    test_cfg = model.test_cfg or {}
+    stride = test_cfg['stride'] if test_cfg.get('mode') == 'slide' else tile
+    return tile, tuple(min(a, _usual_stride(b)) for a, b in zip(pair(stride), tile))
 
 
 class Tiles:
@@ -229,7 +226,7 @@ class Tiles:
         if tile is None:
             self.tile, stride = tile_of(model)
         else:
-            self.tile = _pair(tile)
+            self.tile = pair(tile)
             if min(self.tile) < 1:
                 raise ConfigError(f'tile={tile}: expected two positive numbers')
             stride = tuple(map(_usual_stride, self.tile))
@@ -539,10 +536,6 @@ def _are_same(first: str | Path, second: str | Path) -> bool:
     return os.path.exists(first) and (
         os.path.realpath(first) == os.path.realpath(second)
     )
-
-
-def _pair(value: int | Sequence[int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)
 
 
 def _usual_stride(tile: int) -> int:
