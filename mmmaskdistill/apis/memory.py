@@ -40,6 +40,7 @@ from mmmaskdistill.models import MaskDistill
 from mmmaskdistill.models.layers import memory_saving
 from mmmaskdistill.registry import MODELS
 
+from .pipelines import class_name
 from .pretraining import make_teachers_random
 
 # The package's function of the same name hides the module.
@@ -93,8 +94,11 @@ def recipe_precision(cfg: Config) -> str:
     Returns:
         str: A key of :data:`PRECISIONS`.
     """
-    wrapper = cfg.get('optim_wrapper', {})
-    if wrapper.get('type') != 'AmpOptimWrapper':
+    wrapper = cfg.get('optim_wrapper') or {}
+    kind = class_name(wrapper) if 'type' in wrapper else 'OptimWrapper'
+    if kind == 'Bfloat16OptimWrapper':
+        return 'bf16'
+    if kind != 'AmpOptimWrapper':
         return 'fp32'
     # Without a dtype, torch's autocast computes in float16 on CUDA.
     return 'bf16' if wrapper.get('dtype') == 'bfloat16' else 'fp16'

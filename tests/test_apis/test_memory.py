@@ -203,7 +203,10 @@ def test_state_of_optimizers(optimizer, expected):
 @pytest.mark.parametrize(
     'wrapper, expected',
     [
+        (dict(), 'fp32'),
         (dict(type='OptimWrapper'), 'fp32'),
+        (dict(type='mmmaskdistill.Bfloat16OptimWrapper'), 'bf16'),
+        (dict(type='mmengine.AmpOptimWrapper', dtype='bfloat16'), 'bf16'),
         (dict(type='AmpOptimWrapper', dtype='bfloat16'), 'bf16'),
         (dict(type='AmpOptimWrapper', loss_scale='dynamic'), 'fp16'),
     ],
