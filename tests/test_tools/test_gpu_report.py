@@ -537,6 +537,35 @@ def test_layers_of_the_attention_job_have_the_gradients_of_one(shared):
         torch.testing.assert_close(tokens, results[0][0])
 
 
+def test_cases_of_attention_are_kept_and_compiled_each_for_itself(
+    tool, tmp_path, monkeypatch
+):
+    """As if the last case was cut; one way fails."""
+    monkeypatch.setattr(measure, 'keep_freed_memory', lambda: False)
+    few = [attention.Case(f'case {k}', k, k < 4) for k in (3, 4, 5)]
+    monkeypatch.setattr(attention, 'CASES', few)
+    real, resets = attention.step, []
+    monkeypatch.setattr(torch._dynamo, 'reset', lambda: resets.append(1))
+
+    def step(case, batch, way, *args):
+        if case is few[2]:
+            raise KeyboardInterrupt
+        if way == 'gather':
+            raise RuntimeError('no\ngather')
+        return real(case, batch, way, *args)
+
+    monkeypatch.setattr(attention, 'step', step)
+    out = tmp_path / 'attention.json'
+    words = ['--dtype', 'float32', '--batch', '1', '--repeats', '1', '--out', out]
+    with pytest.raises(KeyboardInterrupt):
+        tool('analysis_tools/benchmark.py', 'attention', *words)
+    result = json.loads(out.read_text())
+    assert [case['title'] for case in result['cases']] == ['case 3', 'case 4']
+    assert result['cases'][0]['errors']['gather'] == 'RuntimeError: no'
+    assert result['cases'][0]['ways'].keys() == {'recompute'}
+    assert len(resets) == 3 and 'rules' not in result
+
+
 def test_ways_of_attention_and_copies_have_tables(report):
     titles = [c.title for c in attention.CASES]
     result = ways_result(
