@@ -180,6 +180,43 @@ def test_interrupted_report_can_be_finished(report, monkeypatch):
     assert report().load(2)['parts']['b']['result'] == dict(b=2)
 
 
+def test_result_of_a_part_that_was_cut_stays_until_there_is_another(
+    report, monkeypatch
+):
+    monkeypatch.setattr(running, 'LEAST', 0.0)
+    flag = report().folder / 'flag'
+    code = f"""
+import json, os, time
+if os.path.exists('{flag}'): raise SystemExit('sorry')
+json.dump(dict(a=1), open('{{out}}', 'w')); open('{flag}', 'w'); time.sleep(600)
+"""
+    step = Step(2, 'Two', [Part('a', 'first', python(code))])
+    run = report(3)
+    run.run([step])
+    part = run.load(2)['parts']['a']
+    assert (part['status'], part['result']) == ('timed out', dict(a=1))
+    for seconds, status in ((0.5, 'not run'), (60, 'failed')):
+        assert not report(seconds).run([step])
+        part = run.load(2)['parts']['a']
+        assert (part['status'], part['result']) == (status, dict(a=1))
+    # The result is not that of another command.
+    assert report().run([Step(2, 'Two', [Part('a', 'first', write('dict(b=2)'))])])
+    assert run.load(2)['parts']['a']['result'] == dict(b=2)
+
+
+def test_interrupted_part_keeps_what_it_has_measured(report, monkeypatch):
+    def call(words, *args):
+        Path(words[-1]).write_text('{"a": 1}')
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, 'call', call)
+    step = Step(2, 'Two', [Part('a', 'first', ['program', '{out}'])])
+    with pytest.raises(KeyboardInterrupt):
+        report().run([step])
+    part = report().load(2)['parts']['a']
+    assert (part['status'], part['result']) == ('interrupted', dict(a=1))
+
+
 def side(seconds, **changes):
     return {
         **dict(median=seconds, low=seconds, high=2 * seconds),

@@ -146,9 +146,10 @@ class Report:
         parts = {
             name: part
             for name, part in record['parts'].items()
-            if part['status'] == COMPLETE and part['command'] == wanted.get(name)
+            if part['command'] == wanted.get(name)
         }
-        if len(parts) < len(wanted):
+        complete = [part for part in parts.values() if part['status'] == COMPLETE]
+        if len(complete) < len(wanted):
             self._save(step, parts)
             return False
         _say(f'== step {step.number}, {step.title}: complete, from {record["date"]}')
@@ -158,23 +159,27 @@ class Report:
         _say(f'== step {step.number}, {step.title} (limit {limit / 60:.1f} min)')
         parts = (self.load(step.number) or dict(parts={}))['parts']
         end = time.monotonic() + limit
-        todo = [part for part in step.parts if part.name not in parts]
+        todo = [
+            part
+            for part in step.parts
+            if parts.get(part.name, dict(status=NOT_RUN))['status'] != COMPLETE
+        ]
         for k, part in enumerate(todo):
             left = max(0.0, end - time.monotonic())
             # Parts differ in what they need, so one may take twice its share.
             seconds = share(left, [p.weight for p in todo[k:]], factor=2)
-            try:
-                parts[part.name] = self._run_part(step, part, seconds)
-            except KeyboardInterrupt:
-                parts[part.name] = _part(part, INTERRUPTED)
-                raise
-            finally:
-                self._save(step, parts)
-                write()
-            took = parts[part.name]['seconds']
-            _say(f'   {part.title}: {parts[part.name]["status"]} ({took:.0f} s)')
-            for line in parts[part.name]['last_lines'][-3:]:
+            found, before = self._run_part(step, part, seconds), parts.get(part.name)
+            if found['result'] is None and before:
+                # What a part that was cut has measured stays until there is more.
+                found['result'] = before['result']
+            parts[part.name] = found
+            self._save(step, parts)
+            write()
+            _say(f'   {part.title}: {found["status"]} ({found["seconds"]:.0f} s)')
+            for line in found['last_lines'][-3:]:
                 _say(f'      {line}')
+            if found['status'] == INTERRUPTED:
+                raise KeyboardInterrupt
 
     def _save(self, step: Step, parts: dict[str, dict]) -> None:
         statuses = {part['status'] for part in parts.values()}
@@ -219,10 +224,12 @@ class Report:
             begin = file.tell()
             try:
                 code = call(command, limit, file, env)
+                status = {0: COMPLETE, None: TIMED_OUT}.get(code, FAILED)
             except OSError as error:
-                code = 1
+                status = FAILED
                 file.write(f'{error}\n'.encode())
-        status = COMPLETE if code == 0 else TIMED_OUT if code is None else FAILED
+            except KeyboardInterrupt:
+                status = INTERRUPTED
         result, lines = None, []
         try:
             if out.exists() or status == COMPLETE:
@@ -230,7 +237,7 @@ class Report:
         except (OSError, ValueError, KeyError) as error:
             status = FAILED if status == COMPLETE else status
             lines = [f'the result cannot be read: {type(error).__name__}: {error}']
-        if status != COMPLETE:
+        if status not in (COMPLETE, INTERRUPTED):
             text = log.read_bytes()[begin:].decode(errors='replace')
             lines = text.rstrip().splitlines()[-LAST_LINES:] + lines
         return _part(part, status, time.monotonic() - start, limit, result, lines)
