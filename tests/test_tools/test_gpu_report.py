@@ -400,6 +400,59 @@ def test_cuda_without_a_gpu_is_an_error_of_one_line(tmp_path, monkeypatch, capsy
         command.main(['--minutes', '0'])
 
 
+def test_two_reports_do_not_write_to_the_same_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, 'make_steps', lambda *args: [])
+    words = ['--device', 'cpu', '--tiny', '--out', str(tmp_path / 'a b')]
+    with (
+        running.locked(tmp_path / 'a b'),
+        pytest.raises(SystemExit, match='^error: another report .*/a b, and two'),
+    ):
+        command.main(words)
+    assert command.main(words) == 0
+    (tmp_path / 'file').write_text('')
+    for name in ('file', 'file/report'):
+        with pytest.raises(SystemExit, match=f'^error: --out {tmp_path}/{name}: '):
+            command.main([*words[:-1], str(tmp_path / name)])
+
+
+@pytest.mark.skipif(running._PRCTL is None, reason='needs Linux')
+def test_measurement_ends_if_the_report_is_killed(tmp_path):
+    code = f"""
+import json, os, signal, sys
+from gpu_report.running import call
+sys.stdin.close()
+program = "import os, time; open('{tmp_path}/pid', 'w').write(str(os.getpid())); "
+call([sys.executable, '-c', program + 'time.sleep(600)'], 600, sys.stdout, os.environ)
+"""
+    folders = [str(ROOT / 'tools'), str(ROOT / 'tools/analysis_tools')]
+    process = subprocess.Popen(
+        [sys.executable, '-c', code],
+        env={**os.environ, 'PYTHONPATH': os.pathsep.join(folders)},
+    )
+    deadline, pid = time.monotonic() + 30, tmp_path / 'pid'
+    while not (pid.exists() and pid.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    while is_alive(pid.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_alive(pid.read_text())
+
+
+@pytest.mark.parametrize('in_use, named', [(2**29, False), (5 * 2**30, True)])
+def test_memory_that_other_processes_use_is_named(
+    in_use, named, report, monkeypatch, tmp_path, capsys
+):
+    found = dict(name='NVIDIA L4', memory=24 * 2**30, torch='2.9.0', cuda='13.0')
+    found = json.dumps(dict(found, in_use=in_use))
+    monkeypatch.setattr(machine, 'PROBE', f'print({found!r})')
+    monkeypatch.setattr(command, 'make_steps', lambda *args: [])
+    assert command.main(['--out', str(tmp_path)]) == 0
+    said = '5.0 GiB of the GPU were in use when the report began'
+    assert (f'warning: {said}' in capsys.readouterr().out) == named
+    assert (said in (tmp_path / 'report.md').read_text()) == named
+
+
 def test_script_prints_its_help(tmp_path):
     script = ROOT / 'tools/analysis_tools/gpu_report.sh'
     done = subprocess.run(

@@ -1,16 +1,19 @@
 """Run the steps of a report, each within its time, and keep what they have measured."""
 
+import ctypes
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+
+from command_line import fail
 
 from .machine import ROOT, environment
 
@@ -298,6 +301,7 @@ def call(
         stdout=output,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        preexec_fn=_end_with_parent if _PRCTL else None,
     )
     try:
         return process.wait(limit)
@@ -306,6 +310,52 @@ def call(
     finally:
         if process.poll() is None:
             _kill(process)
+
+
+# Linux has it.
+_PRCTL = getattr(ctypes.CDLL(None), 'prctl', None)
+
+
+def _end_with_parent() -> None:
+    """Let this process end with the report, even if that is killed without a warning.
+
+    It would go on to compute, and the next report would measure a busy GPU.
+    """
+    set_death_signal = 1  # A constant of sys/prctl.h.
+    _PRCTL(set_death_signal, signal.SIGTERM)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Let a single process at a time write to the folder of a report.
+
+    Args:
+        folder (Path): The folder, which is made.
+
+    Yields:
+        None: The folder is locked inside the ``with`` statement.
+
+    Raises:
+        SystemExit: If another process writes to it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / 'lock').open('w')
+    except OSError as error:
+        fail(f'--out {folder}: {error.strerror}')
+    with file:
+        try:
+            import fcntl  # This module exists only on Unix.
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fail(
+                f'another report is being written to {folder}, and two at once would '
+                'measure each other: wait for it'
+            )
+        except (ImportError, OSError):
+            pass  # This system, or the file system, has no locks.
+        yield
 
 
 def _kill(process: subprocess.Popen) -> None:
