@@ -3,13 +3,18 @@
 import json
 import sys
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
-from benchmarks import measure
+from benchmarks import measure, sides
+from benchmarks.sides import Side
+from torch import nn
 
 TOOL = 'analysis_tools/benchmark.py'
 TINY = ('--arch', 'tiny', '--batch', '2', '--repeats', '1')
+CPU = torch.device('cpu')
+BOTH = ['ours', 'timm']
 FIGURES = {
     'seconds',
     'median',
@@ -216,6 +221,119 @@ def test_sweep_ends_where_all_sides_fit(figures, monkeypatch):
         (4, ['ours']),
         (2, ['ours', 'timm']),
     ]
+
+
+@pytest.mark.parametrize('device, rounds', [('cpu', 1), ('cuda', 2)])
+def test_side_out_of_memory_leaves_what_it_shares_as_it_is(device, rounds, monkeypatch):
+    """In the second round all sides have the state of their optimizers."""
+    monkeypatch.setattr(torch.cuda, 'empty_cache', lambda: None)
+    # Moving it anywhere would be an error.
+    teacher, calls = nn.Linear(2, 2, device='meta'), []
+
+    def side(name, error=None):
+        def output():
+            calls.append(name)
+            if error:
+                raise error
+            return teacher.weight.sum()
+
+        return Side(output, nn.ModuleList([nn.Linear(1, 1), teacher]))
+
+    found = dict(
+        ours=side('ours'),
+        mmpretrain=side('mmpretrain', torch.OutOfMemoryError('CUDA out of memory.')),
+        timm=side('timm'),
+        mmseg=side('mmseg', AssertionError('size (4)\nexpected')),
+    )
+    left_out = sides.leave_out(found, torch.device(device))
+    assert left_out == dict(
+        mmpretrain='out of memory',
+        mmseg='does not run: AssertionError: size (4) expected',
+    )
+    assert list(found) == ['ours', 'timm']
+    assert calls == ['ours', 'mmpretrain', 'timm', 'mmseg'] + ['ours', 'timm'] * (
+        rounds - 1
+    )
+    with pytest.raises(ValueError, match='wrong'):
+        sides.leave_out(dict(ours=side('ours', ValueError('wrong'))), CPU)
+
+
+def test_sweep_goes_on_if_the_check_of_the_sides_runs_out_of_memory(
+    figures, monkeypatch
+):
+    real = sides.check_equal
+
+    def check(found):
+        checked.append(found)
+        if len(checked) == 1:
+            raise torch.OutOfMemoryError('CUDA out of memory.')
+        return real(found)
+
+    checked = []
+    monkeypatch.setattr(sides, 'check_equal', check)
+    words = ('--against', 'timm', '--depth', '1', '--img-size', '32')
+    words += ('--sweep', 'batch', '--batches', '4', '2', '--until-all-fit')
+    first, second = figures('finetune', *TINY, *words)['sweeps']['batch']
+    assert first['sides'] == {} and second['left_out'] == {}
+    assert first['left_out'] == dict.fromkeys(['ours', 'timm'], 'out of memory')
+    assert set(second['sides']) == {'ours', 'timm'}
+
+
+@pytest.mark.parametrize('compiled', [False, True])
+def test_measurements_of_a_job_that_is_cut_are_kept(
+    compiled, figures, tmp_path, monkeypatch
+):
+    """Of a compiled step, this project's is kept before the others are compiled."""
+    real, timed = measure.interleave, []
+
+    def interleave(calls, *args):
+        if 'ours' in calls:
+            timed.append(sorted(calls))
+            if len(timed) == 2:
+                raise KeyboardInterrupt
+        return real(calls, *args)
+
+    monkeypatch.setattr(measure, 'interleave', interleave)
+    words = ['--against', 'timm', '--depth', '1', '--img-size', '32']
+    words += ['--sweep', 'batch', '--batches', '2', '1']
+    words += ['--compile', 'aot_eager'] if compiled else []
+    with pytest.raises(KeyboardInterrupt):
+        figures('finetune', *TINY, *words)
+    (point,) = json.loads((tmp_path / 'benchmark.json').read_text())['sweeps']['batch']
+    assert point['batch'] == 2 and point['left_out'] == {}
+    assert sorted(point['sides']) == timed[0]
+    assert timed == ([['ours'], BOTH] if compiled else [BOTH, BOTH])
+
+
+def test_times_are_kept_if_operations_cannot_be_counted(figures, monkeypatch, capsys):
+    """As a compiled step may need more memory when it is not compiled."""
+    real = measure.count_flops
+
+    def count_flops(call):
+        real(call)
+        raise torch.OutOfMemoryError('CUDA out of\nmemory.')
+
+    monkeypatch.setattr(measure, 'count_flops', count_flops)
+    words = ('--against', 'timm', '--depth', '1', '--img-size', '32')
+    found = figures('finetune', *TINY, *words)['sides']
+    for side in found.values():
+        assert side['median'] > 0 and side['kept_bytes_per_image'] > 0
+        assert side['flops'] is side['share_of_product_rate'] is None
+    assert 'ours, operations: OutOfMemoryError: CUDA out of memory.' in (
+        capsys.readouterr().out
+    )
+
+
+def test_operations_are_those_of_a_step_without_flex_attention(monkeypatch):
+    """FlexAttention cannot be trained where nothing is compiled."""
+    from mmmaskdistill.models.layers import attention_kernels
+
+    monkeypatch.setitem(attention_kernels._KERNELS, 'flex', None)
+    monkeypatch.setattr(torch.Tensor, 'is_cuda', True)
+    qkv, bias = torch.randn(2, 3, 12), torch.randn(1, 3, 3, requires_grad=True)
+    output = partial(attention_kernels.trained_attention, [qkv], 1, bias, way='flex')
+    flops = sides._flops(Side(output, nn.Identity()))
+    assert flops == 2 * 2 * (2 * 3 * 3 * 4)
 
 
 def test_compiled_sides_are_left_out_only_if_they_do_not_compile(figures, monkeypatch):

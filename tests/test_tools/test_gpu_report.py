@@ -180,6 +180,43 @@ def test_interrupted_report_can_be_finished(report, monkeypatch):
     assert report().load(2)['parts']['b']['result'] == dict(b=2)
 
 
+def test_result_of_a_part_that_was_cut_stays_until_there_is_another(
+    report, monkeypatch
+):
+    monkeypatch.setattr(running, 'LEAST', 0.0)
+    flag = report().folder / 'flag'
+    code = f"""
+import json, os, time
+if os.path.exists('{flag}'): raise SystemExit('sorry')
+json.dump(dict(a=1), open('{{out}}', 'w')); open('{flag}', 'w'); time.sleep(600)
+"""
+    step = Step(2, 'Two', [Part('a', 'first', python(code))])
+    run = report(3)
+    run.run([step])
+    part = run.load(2)['parts']['a']
+    assert (part['status'], part['result']) == ('timed out', dict(a=1))
+    for seconds, status in ((0.5, 'not run'), (60, 'failed')):
+        assert not report(seconds).run([step])
+        part = run.load(2)['parts']['a']
+        assert (part['status'], part['result']) == (status, dict(a=1))
+    # The result is not that of another command.
+    assert report().run([Step(2, 'Two', [Part('a', 'first', write('dict(b=2)'))])])
+    assert run.load(2)['parts']['a']['result'] == dict(b=2)
+
+
+def test_interrupted_part_keeps_what_it_has_measured(report, monkeypatch):
+    def call(words, *args):
+        Path(words[-1]).write_text('{"a": 1}')
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, 'call', call)
+    step = Step(2, 'Two', [Part('a', 'first', ['program', '{out}'])])
+    with pytest.raises(KeyboardInterrupt):
+        report().run([step])
+    part = report().load(2)['parts']['a']
+    assert (part['status'], part['result']) == ('interrupted', dict(a=1))
+
+
 def side(seconds, **changes):
     return {
         **dict(median=seconds, low=seconds, high=2 * seconds),
@@ -363,6 +400,59 @@ def test_cuda_without_a_gpu_is_an_error_of_one_line(tmp_path, monkeypatch, capsy
         command.main(['--minutes', '0'])
 
 
+def test_two_reports_do_not_write_to_the_same_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, 'make_steps', lambda *args: [])
+    words = ['--device', 'cpu', '--tiny', '--out', str(tmp_path / 'a b')]
+    with (
+        running.locked(tmp_path / 'a b'),
+        pytest.raises(SystemExit, match='^error: another report .*/a b, and two'),
+    ):
+        command.main(words)
+    assert command.main(words) == 0
+    (tmp_path / 'file').write_text('')
+    for name in ('file', 'file/report'):
+        with pytest.raises(SystemExit, match=f'^error: --out {tmp_path}/{name}: '):
+            command.main([*words[:-1], str(tmp_path / name)])
+
+
+@pytest.mark.skipif(running._PRCTL is None, reason='needs Linux')
+def test_measurement_ends_if_the_report_is_killed(tmp_path):
+    code = f"""
+import json, os, signal, sys
+from gpu_report.running import call
+sys.stdin.close()
+program = "import os, time; open('{tmp_path}/pid', 'w').write(str(os.getpid())); "
+call([sys.executable, '-c', program + 'time.sleep(600)'], 600, sys.stdout, os.environ)
+"""
+    folders = [str(ROOT / 'tools'), str(ROOT / 'tools/analysis_tools')]
+    process = subprocess.Popen(
+        [sys.executable, '-c', code],
+        env={**os.environ, 'PYTHONPATH': os.pathsep.join(folders)},
+    )
+    deadline, pid = time.monotonic() + 30, tmp_path / 'pid'
+    while not (pid.exists() and pid.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    while is_alive(pid.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_alive(pid.read_text())
+
+
+@pytest.mark.parametrize('in_use, named', [(2**29, False), (5 * 2**30, True)])
+def test_memory_that_other_processes_use_is_named(
+    in_use, named, report, monkeypatch, tmp_path, capsys
+):
+    found = dict(name='NVIDIA L4', memory=24 * 2**30, torch='2.9.0', cuda='13.0')
+    found = json.dumps(dict(found, in_use=in_use))
+    monkeypatch.setattr(machine, 'PROBE', f'print({found!r})')
+    monkeypatch.setattr(command, 'make_steps', lambda *args: [])
+    assert command.main(['--out', str(tmp_path)]) == 0
+    said = '5.0 GiB of the GPU were in use when the report began'
+    assert (f'warning: {said}' in capsys.readouterr().out) == named
+    assert (said in (tmp_path / 'report.md').read_text()) == named
+
+
 def test_script_prints_its_help(tmp_path):
     script = ROOT / 'tools/analysis_tools/gpu_report.sh'
     done = subprocess.run(
@@ -414,12 +504,39 @@ def test_wheels_are_what_the_project_requires():
     [
         ('NVIDIA H100 80GB HBM3', 989.5e12),
         ('NVIDIA H100 PCIe', 756.5e12),
+        ('NVIDIA H100 NVL', 835.5e12),
         ('NVIDIA H200', 989.5e12),
+        ('NVIDIA H200 NVL', None),
+        ('NVIDIA A100-SXM4-40GB', 312e12),
         ('NVIDIA A100-SXM4-80GB', 312e12),
+        ('NVIDIA A100 80GB PCIe', 312e12),
+        ('A100-PCIE-40GB', 312e12),
+        ('NVIDIA A10', 125e12),
+        ('NVIDIA A30', 165e12),
+        ('NVIDIA A40', 149.7e12),
+        ('NVIDIA L4', 121e12),
+        ('NVIDIA L40S', 362e12),
+        ('NVIDIA GeForce RTX 3090', 71e12),
+        ('NVIDIA GeForce RTX 4090', 165.2e12),
         ('NVIDIA A100-SXM4-40GB MIG 1g.5gb', None),
+        ('NVIDIA H100 80GB HBM3 MIG 3g.40gb', None),
+        ('GRID A100-10C', None),
+        ('NVIDIA A40-8Q', None),
+        ('NVIDIA A100-SXM-64GB', None),
         ('NVIDIA A10G', None),
         ('NVIDIA L40', None),
+        ('NVIDIA H20', None),
+        ('NVIDIA H800', None),
+        ('NVIDIA GH200 480GB', None),
+        ('NVIDIA B200', None),
+        ('Tesla T4', None),
+        ('NVIDIA GeForce RTX 3090 Ti', None),
+        ('NVIDIA GeForce RTX 4090 D', None),
         ('NVIDIA GeForce RTX 4090 Laptop GPU', None),
+        ('NVIDIA GeForce RTX 5090', None),
+        ('NVIDIA RTX A6000', None),
+        ('AMD Instinct MI300X', None),
+        ('', None),
     ],
 )
 def test_peak_rates_are_those_of_the_same_gpu(name, rate):
@@ -535,6 +652,35 @@ def test_layers_of_the_attention_job_have_the_gradients_of_one(shared):
         assert bias.shape == ((attention.HEADS, 10, 10) if shared else (28, 12))
         torch.testing.assert_close(bias, results[0][1], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(tokens, results[0][0])
+
+
+def test_cases_of_attention_are_kept_and_compiled_each_for_itself(
+    tool, tmp_path, monkeypatch
+):
+    """As if the last case was cut; one way fails."""
+    monkeypatch.setattr(measure, 'keep_freed_memory', lambda: False)
+    few = [attention.Case(f'case {k}', k, k < 4) for k in (3, 4, 5)]
+    monkeypatch.setattr(attention, 'CASES', few)
+    real, resets = attention.step, []
+    monkeypatch.setattr(torch._dynamo, 'reset', lambda: resets.append(1))
+
+    def step(case, batch, way, *args):
+        if case is few[2]:
+            raise KeyboardInterrupt
+        if way == 'gather':
+            raise RuntimeError('no\ngather')
+        return real(case, batch, way, *args)
+
+    monkeypatch.setattr(attention, 'step', step)
+    out = tmp_path / 'attention.json'
+    words = ['--dtype', 'float32', '--batch', '1', '--repeats', '1', '--out', out]
+    with pytest.raises(KeyboardInterrupt):
+        tool('analysis_tools/benchmark.py', 'attention', *words)
+    result = json.loads(out.read_text())
+    assert [case['title'] for case in result['cases']] == ['case 3', 'case 4']
+    assert result['cases'][0]['errors']['gather'] == 'RuntimeError: no'
+    assert result['cases'][0]['ways'].keys() == {'recompute'}
+    assert len(resets) == 3 and 'rules' not in result
 
 
 def test_ways_of_attention_and_copies_have_tables(report):

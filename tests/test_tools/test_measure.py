@@ -20,6 +20,21 @@ def test_timed_calls_alternate():
     assert {name: len(times) for name, times in seconds.items()} == dict(a=3, b=3)
 
 
+def test_calls_that_ask_the_driver_for_memory_are_timed_again(monkeypatch):
+    """On a GPU, where functions share the memory that torch keeps."""
+    requests, calls = iter([0, 5, 6, 6, 6, 6, 7, 7, 8, 8, 9]), []
+    monkeypatch.setattr(
+        torch.cuda, 'memory_stats', lambda device: dict(num_device_alloc=next(requests))
+    )
+    monkeypatch.setattr(torch.cuda, 'synchronize', lambda device: calls.append('sync'))
+    sides = dict(a=lambda: calls.append('call'))
+    seconds = measure.interleave(sides, 2, torch.device('cuda'))
+    # The first call is not timed, the second one is repeated once, and the last one is
+    # taken after three times, although it was disturbed, too.
+    assert calls == ['sync', 'call', 'sync'] * 6
+    assert len(seconds['a']) == 2
+
+
 # Prints the MiB that the process keeps after a tensor of 64 MiB is freed.
 RESIDENT_AFTER_FREE = """
 import runpy, sys, threading

@@ -19,8 +19,6 @@ the other.
 """
 
 import argparse
-import json
-import os
 
 from benchmarks import (
     attention,
@@ -38,11 +36,12 @@ from benchmarks import (
     tile,
     transfer,
 )
+from benchmarks.results import Results
 from command_line import fail
 
 # Each job is a module. Its docstring is printed by --help, `add_arguments(parser)`
 # adds its options, and `run(args)` measures, prints the table and returns the
-# content of the JSON file.
+# content of the JSON file. A job may pass what it has measured so far to `args.keep`.
 JOBS = dict(
     pretrain=pretrain,
     finetune=finetune,
@@ -88,19 +87,15 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Run the job and write its measurements."""
     args = parse_args()
+    args.keep = Results(args.job, dict(vars(args)))
     try:
-        figures = JOBS[args.job].run(args)
+        args.keep(JOBS[args.job].run(args))
     except ValueError as error:
         from mmmaskdistill.errors import ConfigError  # a slow import
 
         if isinstance(error, ConfigError):
             fail(error)
         raise
-    result = dict(job=args.job, options=vars(args), **figures)
-    if args.out:
-        with open(args.out + '.tmp', 'w') as file:
-            json.dump(result, file, indent=2)
-        os.replace(args.out + '.tmp', args.out)
 
 
 if __name__ == '__main__':

@@ -107,8 +107,16 @@ def run(args: argparse.Namespace) -> dict:
 
     device, dtype = torch.device(args.device), getattr(torch, args.dtype)
     measure.keep_freed_memory()
-    cases = []
+    result = dict(
+        machine=measure.machine(device),
+        dtype=args.dtype,
+        compiled=bool(args.compile),
+        cases=[],
+    )
     for case in CASES:
+        # Otherwise later cases would be compiled for any size, and, after the limit of
+        # recompilations, not at all.
+        torch._dynamo.reset()
         batch = max(1, round(args.batch * CASES[0].tokens / case.tokens))
         ways, errors = _measure(case, batch, args, device, dtype)
         table = PrettyTable(
@@ -121,8 +129,8 @@ def run(args: argparse.Namespace) -> dict:
             ],
             align='r',
         )
-        first = next(iter(ways.values()))['median']
         for name, way in ways.items():
+            first = next(iter(ways.values()))['median']
             ms = {k: f'{1e3 * way[k]:.3f}' for k in ('median', 'low', 'high')}
             table.add_row(
                 [
@@ -136,7 +144,7 @@ def run(args: argparse.Namespace) -> dict:
         print(table)
         for name, error in errors.items():
             print(f'{name} does not run: {error}')
-        cases.append(
+        result['cases'].append(
             dict(
                 case._asdict(),
                 tokens=case.tokens,
@@ -145,12 +153,7 @@ def run(args: argparse.Namespace) -> dict:
                 errors=errors,
             )
         )
-    result = dict(
-        machine=measure.machine(device),
-        dtype=args.dtype,
-        compiled=bool(args.compile),
-        cases=cases,
-    )
+        args.keep(result)
     result['rules'] = rules(result)
     print(f'{result["machine"]}, {args.dtype}\n{result["rules"]}')
     return result
@@ -174,8 +177,8 @@ def _measure(
         if way == 'gather' and (args.compile or not case.shared):
             # There it computes the same as the way recompute.
             continue
-        call = step(case, batch, way, device, dtype, args.compile)
         try:
+            call = step(case, batch, way, device, dtype, args.compile)
             gradients = [x.float() for x in call()]
         except Exception as error:  # A compiler may raise anything.
             errors[way] = f'{type(error).__name__}: {str(error).strip()}'.split('\n')[0]
@@ -226,11 +229,12 @@ def step(
         table_length,
     )
 
-    generator = torch.Generator().manual_seed(0)
+    # A CPU would need longer to draw the numbers than a GPU to compute with them.
+    generator = torch.Generator(device).manual_seed(0)
 
     def draw(*shape, dtype: torch.dtype = torch.float32) -> Tensor:
-        x = torch.randn(shape, generator=generator)
-        return x.to(device, dtype).requires_grad_()
+        x = torch.randn(shape, generator=generator, device=device)
+        return x.to(dtype).requires_grad_()
 
     grid, tokens = (case.grid, case.grid), case.tokens
     # One layer after the other would hide the differences behind linear layers.
@@ -277,8 +281,11 @@ def rules(result: dict) -> str:
     lines, least = [], 1
     for case, end in zip(decisive, [*ends, None]):
         ways = case['ways']
-        best = min(ways, key=lambda way: ways[way]['median'])
-        if ways['recompute']['median'] > MARGIN * ways[best]['median']:
+        best = min(ways, key=lambda way: ways[way]['median'], default=None)
+        if (
+            'recompute' in ways
+            and ways['recompute']['median'] > MARGIN * ways[best]['median']
+        ):
             largest = "float('inf')" if end is None else end
             lines.append(
                 f"    Rule('{best}', (torch.{result['dtype']},), {result['compiled']}, "

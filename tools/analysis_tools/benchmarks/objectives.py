@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> dict:
     sides = {
         name: build(args, device, *objective) for name, objective in OBJECTIVES.items()
     }
-    figures = common.time_sides(sides, args, device, rate, OBJECTIVES)
+    *_, figures = common.time_sides(sides, args, device, rate, OBJECTIVES)
     common.print_table(figures['sides'], PAPER)
     print(measure.machine(device))
     return dict(machine=measure.machine(device), **figures)

@@ -6,9 +6,11 @@ is one library's implementation; the side ``ours`` is this project's.
 
 import argparse
 import gc
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import NamedTuple
+from unittest.mock import patch
 
 import torch
 from command_line import fail
@@ -283,13 +285,16 @@ def run(args: argparse.Namespace, build: Build) -> dict:
         product_rate=measure.product_rate(device, dtype),
     )
     if not args.sweep:
-        result.update(_measure(args, build, device, result['product_rate']))
+        for figures in _measure(args, build, device, result['product_rate']):
+            result.update(figures)
+            args.keep(result)
         print_table(result['sides'])
     else:
-        result['sweeps'] = {
-            name: _sweep(args, name, build, device, result['product_rate'])
-            for name in args.sweep
-        }
+        sweeps = result['sweeps'] = {}
+        for name in args.sweep:
+            for points in _sweep(args, name, build, device, result['product_rate']):
+                sweeps[name] = points
+                args.keep(result)
     print(
         f'{result["machine"]}; product of square matrices in '
         f'{str(dtype).removeprefix("torch.")}: '
@@ -308,7 +313,8 @@ def _sweep(
     build: Build,
     device: torch.device,
     rate: float,
-) -> list[dict]:
+) -> Iterator[list[dict]]:
+    """Yield the points that are measured, whenever there is more of them."""
     points = []
     option, values = SWEEPS[name]
     for value in getattr(args, values):
@@ -317,18 +323,15 @@ def _sweep(
             # Otherwise the second value would be compiled for all values.
             torch._dynamo.reset()
         print(f'{name} {value}', flush=True)
-        points.append(
-            {
-                name: value,
-                'tokens': here.batch * (1 + (here.img_size // 16) ** 2),
-                **_measure(here, build, device, rate),
-            }
-        )
-        print_table(points[-1]['sides'])
+        tokens = here.batch * (1 + (here.img_size // 16) ** 2)
+        for figures in _measure(here, build, device, rate):
+            point = {name: value, 'tokens': tokens, **figures}
+            yield [*points, point]
+        points.append(point)
+        print_table(point['sides'])
         _free_memory(device)
-        if args.until_all_fit and OUT_OF_MEMORY not in points[-1]['left_out'].values():
+        if args.until_all_fit and OUT_OF_MEMORY not in point['left_out'].values():
             break
-    return points
 
 
 def _free_memory(device: torch.device) -> None:
@@ -340,18 +343,31 @@ def _free_memory(device: torch.device) -> None:
 
 def _measure(
     args: argparse.Namespace, build: Build, device: torch.device, rate: float
-) -> dict:
-    """Check that the sides compute the same result, and measure them."""
+) -> Iterator[dict]:
+    """Check that the sides compute the same result, and measure them.
+
+    The last item is the result. With ``--compile`` it follows that of ``ours`` alone,
+    because other sides may take minutes to compile.
+    """
     # Drop path skips branches at random, so the results can only be compared
     # without it.
     plain = argparse.Namespace(**{**vars(args), 'drop_path': 0.0})
     torch.manual_seed(0)
-    sides = build(plain, device)
-    differences = check_equal(sides)
+    try:
+        sides = build(plain, device)
+        differences = check_equal(sides)
+    except RuntimeError as error:
+        if not measure.is_out_of_memory(error):
+            raise
+        print(f'all sides: {OUT_OF_MEMORY}', flush=True)
+        left_out = dict.fromkeys(['ours', *args.against], OUT_OF_MEMORY)
+        yield dict(batch=args.batch, differences={}, sides={}, left_out=left_out)
+        return
     if getattr(args, 'drop_path', 0.0):
         torch.manual_seed(0)
         sides = build(args, device)
-    return dict(differences=differences, **time_sides(sides, args, device, rate))
+    for figures in time_sides(sides, args, device, rate):
+        yield dict(differences=differences, **figures)
 
 
 def time_sides(
@@ -360,8 +376,10 @@ def time_sides(
     device: torch.device,
     rate: float,
     ours: Container[str] = ('ours',),
-) -> dict:
+) -> Iterator[dict]:
     """Measure sides with the settings of the command line.
+
+    The last item is the result, see :func:`_measure`.
 
     Args:
         sides (dict[str, Side]): The sides by name, in full precision.
@@ -371,7 +389,7 @@ def time_sides(
         ours (Container[str]): Names of the sides that are this project's. Defaults to
             ``ours``.
 
-    Returns:
+    Yields:
         dict: ``batch``, ``sides`` with the figures of each side, and ``left_out`` with
         the reasons why other sides could not be measured.
     """
@@ -379,16 +397,21 @@ def time_sides(
     if device.type == 'cuda' and args.amp:
         peak = peak_rate(torch.cuda.get_device_name(device))
     sides = {n: as_timed(side, args, device, n in ours) for n, side in sides.items()}
-    left_out = {n: _why_not(side, device) for n, side in sides.items()}
-    left_out = {name: reason for name, reason in left_out.items() if reason}
-    for name, reason in left_out.items():
-        print(f'{name}: {reason}')
-        del sides[name]
-    return dict(
-        batch=args.batch,
-        sides=_figures(sides, args.batch, args.repeats, device, rate, peak),
-        left_out=left_out,
-    )
+
+    def figures(sides: dict[str, Side], left_out: dict[str, str]) -> dict:
+        return dict(
+            batch=args.batch,
+            sides=_figures(sides, args.batch, args.repeats, device, rate, peak),
+            left_out=left_out,
+        )
+
+    if args.compile and 'ours' in sides and len(sides) > 1:
+        alone = {'ours': sides['ours']}
+        left_out = leave_out(alone, device)
+        yield figures(alone, left_out)
+        del alone
+    left_out = leave_out(sides, device)
+    yield figures(sides, left_out)
 
 
 def as_timed(
@@ -464,31 +487,57 @@ def check_equal(sides: dict[str, Side]) -> dict[str, float]:
     return differences
 
 
-def _why_not(side: Side, device: torch.device) -> str | None:
-    """Call a side, and say why it cannot be timed: out of memory, or not compiled."""
+def leave_out(sides: dict[str, Side], device: torch.device) -> dict[str, str]:
+    """Remove the sides that cannot be timed.
+
+    Args:
+        sides (dict[str, Side]): The sides by name, changed in place.
+        device (torch.device): Device of the sides.
+
+    Returns:
+        dict[str, str]: For each side that was removed, the reason.
+    """
+    left_out = {}
+    # The first call of a side makes the state of its optimizer. In the second round
+    # all of them are there, as they are when the sides are timed.
+    for _ in range(2 if device.type == 'cuda' else 1):
+        for name in list(sides):
+            reason = _why_not(name, sides[name], device)
+            if reason:
+                print(f'{name}: {reason}', flush=True)
+                left_out[name] = reason
+                # Modules may be shared with other sides, so nothing is moved to the
+                # CPU. What belongs to this side alone is freed.
+                del sides[name]
+                measure.return_freed_memory()
+                _free_memory(device)
+    return left_out
+
+
+def _why_not(name: str, side: Side, device: torch.device) -> str | None:
+    """Call a side, and say why it cannot be timed.
+
+    Of this project, only a lack of memory and errors of the compiler are reasons, and
+    other errors are raised.
+    """
     # The driver of a GPU reserves more addresses than there is memory.
     on_cpu = device.type == 'cpu'
     try:
         with measure.limited_memory() if on_cpu else nullcontext():
             side.call()
         return None
-    except RuntimeError as error:
+    except Exception as error:
         from torch._dynamo.exc import TorchDynamoException  # a slow import
 
         if measure.is_out_of_memory(error):
-            reason = OUT_OF_MEMORY
-        elif isinstance(error, TorchDynamoException):
-            message = ' '.join(str(error).split())[:200]
-            reason = f'does not compile: {type(error).__name__}: {message}'
-        else:
-            raise
-    side.model.to('cpu')
-    if side.optimizer is not None:
-        side.optimizer.zero_grad()
-        side.optimizer.state.clear()
-    measure.return_freed_memory()
-    _free_memory(device)
-    return reason
+            return OUT_OF_MEMORY
+        kind = 'does not compile'
+        if not isinstance(error, TorchDynamoException):
+            kind = 'does not run'
+            if name == 'ours':
+                raise
+        message = ' '.join(str(error).split())[:200]
+        return f'{kind}: {type(error).__name__}: {message}'
 
 
 def _figures(
@@ -506,26 +555,55 @@ def _figures(
     figures = {}
     for name, side in sides.items():
         times = measure.spread(seconds[name])
-        # Operators inside of compiled code cannot be counted.
-        with torch.compiler.set_stance('force_eager'):
-            flops = measure.count_flops(side.call)
+        flops = _attempt(f'{name}, operations', partial(_flops, side), side, device)
         figures[name] = dict(
             seconds=seconds[name],
             **times,
             images_per_second=batch / times['median'],
             flops=flops,
-            share_of_product_rate=flops / times['median'] / rate,
-            share_of_peak_rate=peak and flops / times['median'] / peak,
+            share_of_product_rate=flops and flops / times['median'] / rate,
+            share_of_peak_rate=flops and peak and flops / times['median'] / peak,
         )
         if side.optimizer is not None:
-            figures[name]['kept_bytes_per_image'] = (
-                measure.kept_bytes(side.output, side.model.parameters()) / batch
-            )
+            count = partial(measure.kept_bytes, side.output, side.model.parameters())
+            kept = _attempt(f'{name}, kept for backward', count, side, device)
+            figures[name]['kept_bytes_per_image'] = kept and kept / batch
         figures[name].update(
             peak_bytes=measure.peak_bytes(side.call, device),
             state_bytes=measure.state_bytes(side.model, side.optimizer),
         )
     return figures
+
+
+def _flops(side: Side) -> int:
+    """Count the operations of a side."""
+    from mmmaskdistill.models.layers import attention_kernels
+
+    # Operators inside of compiled code cannot be counted, and FlexAttention cannot be
+    # trained in another way. All ways of attention have the same matrix products.
+    with (
+        torch.compiler.set_stance('force_eager'),
+        patch.dict(attention_kernels._KERNELS, clear=True),
+    ):
+        return measure.count_flops(side.call)
+
+
+def _attempt(
+    what: str, count: Callable[[], int], side: Side, device: torch.device
+) -> int | None:
+    """Count something. If this fails, say so and keep what was measured before.
+
+    A step that is not compiled may need more memory, for example.
+    """
+    try:
+        return count()
+    except Exception as error:
+        message = ' '.join(str(error).split())[:200]
+        print(f'{what}: {type(error).__name__}: {message}', flush=True)
+    if side.optimizer is not None:
+        side.optimizer.zero_grad()
+    _free_memory(device)
+    return None
 
 
 def print_table(sides: dict[str, dict], ours: str = 'ours') -> None:
@@ -543,7 +621,7 @@ def print_table(sides: dict[str, dict], ours: str = 'ours') -> None:
     reference = sides.get(ours, {})
 
     def with_ratio(side: dict, key: str) -> list[str]:
-        if key not in side:
+        if side.get(key) is None:
             return ['-', '-']
         ratio = f'{side[key] / reference[key]:.2f}' if reference.get(key) else '-'
         return [f'{side[key] / 1e6:.1f}', ratio]
@@ -565,18 +643,22 @@ def print_table(sides: dict[str, dict], ours: str = 'ours') -> None:
         ],
         align='r',
     )
+
+    def number(value: float | None, form: str) -> str:
+        return '-' if value is None else format(value, form)
+
     for name, side in sides.items():
         ratio = f'{side["median"] / reference["median"]:.2f}' if reference else '-'
-        share = side['share_of_peak_rate']
+        flops = side['flops']
         table.add_row(
             [
                 name,
                 f'{side["median"]:.3f} ({side["low"]:.3f} to {side["high"]:.3f})',
                 ratio,
                 f'{side["images_per_second"]:.2f}',
-                f'{side["flops"] / 1e12:.3f}',
-                f'{side["share_of_product_rate"]:.0%}',
-                '-' if share is None else f'{share:.0%}',
+                number(flops and flops / 1e12, '.3f'),
+                number(side['share_of_product_rate'], '.0%'),
+                number(side['share_of_peak_rate'], '.0%'),
                 *with_ratio(side, 'kept_bytes_per_image'),
                 *with_ratio(side, 'peak_bytes'),
                 f'{side["state_bytes"] / 1e6:.0f}',

@@ -27,8 +27,8 @@ from pathlib import Path
 from command_line import fail
 
 from . import markdown, wheels
-from .machine import ROOT, describe
-from .running import Report, write_file
+from .machine import IN_USE, ROOT, describe
+from .running import Report, locked, write_file
 from .steps import make_steps
 
 SCRIPT = 'tools/analysis_tools/gpu_report.sh'
@@ -116,6 +116,14 @@ def main(argv: list[str] | None = None) -> int:
     command = shlex.join(['bash', SCRIPT, *argv])
     machine = dict(describe(args.device), tiny=args.tiny)
     print(f'{machine["name"]}, torch {machine["torch"]}, commit {machine["commit"]}')
+    if in_use := machine.get('in_use'):
+        print(f'warning: {IN_USE.format(in_use / 2**30)}', flush=True)
+    with locked(args.out.resolve()):
+        return _run(args, machine, command)
+
+
+def _run(args: argparse.Namespace, machine: dict, command: str) -> int:
+    """Run the steps, and return the exit status."""
     steps = make_steps(args.device, args.tiny)
     report = Report(args.out.resolve(), machine, 60 * args.minutes, command)
     path = report.folder / 'report.md'

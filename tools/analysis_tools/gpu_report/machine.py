@@ -20,13 +20,21 @@ if sys.argv[1] == 'cpu':
     found = dict(name=measure.processor(), memory=None)
 elif torch.cuda.is_available():
     properties = torch.cuda.get_device_properties(0)
+    free, total = torch.cuda.mem_get_info(0)
     found = dict(name=properties.name, memory=properties.total_memory)
+    found['in_use'] = total - free
 else:
     found = None
 if found:
     found.update(torch=torch.__version__, cuda=torch.version.cuda)
 print(json.dumps(found))
 """
+# A process that uses a GPU occupies about this many bytes of it.
+OWN_MEMORY = 2**30
+IN_USE = (
+    '{:.1f} GiB of the GPU were in use when the report began: if other processes '
+    'compute on it, the numbers are too low'
+)
 
 
 def describe(device: str) -> dict:
@@ -37,9 +45,9 @@ def describe(device: str) -> dict:
 
     Returns:
         dict: ``device``, ``name`` (of the GPU, or of the processor), ``memory`` of the
-        GPU in bytes, the versions of ``torch``, ``cuda``, the ``driver`` and
-        ``python``, the number of CPU ``cores`` and the ``commit``. What does not exist
-        is None.
+        GPU in bytes, ``in_use`` (the part of it that other processes occupy), the
+        versions of ``torch``, ``cuda``, the ``driver`` and ``python``, the number of
+        CPU ``cores`` and the ``commit``. What does not exist is None.
 
     Raises:
         SystemExit: If there is no GPU, or torch cannot be imported.
@@ -59,9 +67,11 @@ def describe(device: str) -> dict:
             '--device cuda, but torch finds no GPU: use a machine with a GPU and a '
             'torch that is built for CUDA, or add --device cpu'
         )
+    in_use = found.pop('in_use', 0)
     return dict(
         device=device,
         **found,
+        in_use=in_use if in_use > OWN_MEMORY else None,
         driver=_driver() if device == 'cuda' else None,
         python='.'.join(map(str, sys.version_info[:3])),
         cores=len(os.sched_getaffinity(0)),

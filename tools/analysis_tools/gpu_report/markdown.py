@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
+from .machine import IN_USE
 from .running import COMPLETE, Report, Step
 
 LIBRARIES = dict(
@@ -79,6 +80,8 @@ def _head(report: Report, records: Sequence[dict], tiny: bool) -> Iterator[str]:
         'command': f'`{report.command}`',
     }
     yield table(['', ''], [[name, value] for name, value in rows.items()])
+    if machine.get('in_use'):
+        yield IN_USE.format(machine['in_use'] / 2**30) + '.'
 
 
 def _origin(record: dict) -> str:

@@ -1,16 +1,19 @@
 """Run the steps of a report, each within its time, and keep what they have measured."""
 
+import ctypes
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+
+from command_line import fail
 
 from .machine import ROOT, environment
 
@@ -146,9 +149,10 @@ class Report:
         parts = {
             name: part
             for name, part in record['parts'].items()
-            if part['status'] == COMPLETE and part['command'] == wanted.get(name)
+            if part['command'] == wanted.get(name)
         }
-        if len(parts) < len(wanted):
+        complete = [part for part in parts.values() if part['status'] == COMPLETE]
+        if len(complete) < len(wanted):
             self._save(step, parts)
             return False
         _say(f'== step {step.number}, {step.title}: complete, from {record["date"]}')
@@ -158,23 +162,27 @@ class Report:
         _say(f'== step {step.number}, {step.title} (limit {limit / 60:.1f} min)')
         parts = (self.load(step.number) or dict(parts={}))['parts']
         end = time.monotonic() + limit
-        todo = [part for part in step.parts if part.name not in parts]
+        todo = [
+            part
+            for part in step.parts
+            if parts.get(part.name, dict(status=NOT_RUN))['status'] != COMPLETE
+        ]
         for k, part in enumerate(todo):
             left = max(0.0, end - time.monotonic())
             # Parts differ in what they need, so one may take twice its share.
             seconds = share(left, [p.weight for p in todo[k:]], factor=2)
-            try:
-                parts[part.name] = self._run_part(step, part, seconds)
-            except KeyboardInterrupt:
-                parts[part.name] = _part(part, INTERRUPTED)
-                raise
-            finally:
-                self._save(step, parts)
-                write()
-            took = parts[part.name]['seconds']
-            _say(f'   {part.title}: {parts[part.name]["status"]} ({took:.0f} s)')
-            for line in parts[part.name]['last_lines'][-3:]:
+            found, before = self._run_part(step, part, seconds), parts.get(part.name)
+            if found['result'] is None and before:
+                # What a part that was cut has measured stays until there is more.
+                found['result'] = before['result']
+            parts[part.name] = found
+            self._save(step, parts)
+            write()
+            _say(f'   {part.title}: {found["status"]} ({found["seconds"]:.0f} s)')
+            for line in found['last_lines'][-3:]:
                 _say(f'      {line}')
+            if found['status'] == INTERRUPTED:
+                raise KeyboardInterrupt
 
     def _save(self, step: Step, parts: dict[str, dict]) -> None:
         statuses = {part['status'] for part in parts.values()}
@@ -219,10 +227,12 @@ class Report:
             begin = file.tell()
             try:
                 code = call(command, limit, file, env)
+                status = {0: COMPLETE, None: TIMED_OUT}.get(code, FAILED)
             except OSError as error:
-                code = 1
+                status = FAILED
                 file.write(f'{error}\n'.encode())
-        status = COMPLETE if code == 0 else TIMED_OUT if code is None else FAILED
+            except KeyboardInterrupt:
+                status = INTERRUPTED
         result, lines = None, []
         try:
             if out.exists() or status == COMPLETE:
@@ -230,7 +240,7 @@ class Report:
         except (OSError, ValueError, KeyError) as error:
             status = FAILED if status == COMPLETE else status
             lines = [f'the result cannot be read: {type(error).__name__}: {error}']
-        if status != COMPLETE:
+        if status not in (COMPLETE, INTERRUPTED):
             text = log.read_bytes()[begin:].decode(errors='replace')
             lines = text.rstrip().splitlines()[-LAST_LINES:] + lines
         return _part(part, status, time.monotonic() - start, limit, result, lines)
@@ -291,6 +301,7 @@ def call(
         stdout=output,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        preexec_fn=_end_with_parent if _PRCTL else None,
     )
     try:
         return process.wait(limit)
@@ -299,6 +310,52 @@ def call(
     finally:
         if process.poll() is None:
             _kill(process)
+
+
+# Linux has it.
+_PRCTL = getattr(ctypes.CDLL(None), 'prctl', None)
+
+
+def _end_with_parent() -> None:
+    """Let this process end with the report, even if that is killed without a warning.
+
+    It would go on to compute, and the next report would measure a busy GPU.
+    """
+    set_death_signal = 1  # A constant of sys/prctl.h.
+    _PRCTL(set_death_signal, signal.SIGTERM)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Let a single process at a time write to the folder of a report.
+
+    Args:
+        folder (Path): The folder, which is made.
+
+    Yields:
+        None: The folder is locked inside the ``with`` statement.
+
+    Raises:
+        SystemExit: If another process writes to it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / 'lock').open('w')
+    except OSError as error:
+        fail(f'--out {folder}: {error.strerror}')
+    with file:
+        try:
+            import fcntl  # This module exists only on Unix.
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fail(
+                f'another report is being written to {folder}, and two at once would '
+                'measure each other: wait for it'
+            )
+        except (ImportError, OSError):
+            pass  # This system, or the file system, has no locks.
+        yield
 
 
 def _kill(process: subprocess.Popen) -> None:
