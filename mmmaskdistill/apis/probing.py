@@ -179,7 +179,7 @@ def measure_attention(
         def hook(attention: Attention, args: tuple):
             x, grid, shared_bias = args[:3]
             distance = attention_distance(attention.weights(x, grid, shared_bias), grid)
-            sums[index] += distance.mean().item() * backbone.patch_size
+            sums[index] += distance.nanmean().item() * backbone.patch_size
 
         return hook
 

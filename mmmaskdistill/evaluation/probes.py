@@ -174,7 +174,8 @@ def attention_distance(weights: Tensor, grid: tuple[int, int]) -> Tensor:
 
     It is the distance between the centers of query and key, weighted by the attention
     to the patches, whose weights are scaled to a sum of 1 (as in arXiv 2010.11929,
-    section 4.5).
+    section 4.5). Queries that attend to the class token only, so that the weights of
+    all patches are rounded to 0, are left out.
 
     Args:
         weights (Tensor): Attention weights [B, heads, 1+N, 1+N], the class token
@@ -182,14 +183,15 @@ def attention_distance(weights: Tensor, grid: tuple[int, int]) -> Tensor:
         grid (tuple[int, int]): Patch grid (h, w), N = h*w.
 
     Returns:
-        Tensor: Mean distance of each head in patches, [heads].
+        Tensor: Mean distance of each head in patches, [heads]. NaN where no query
+        counts.
     """
     rows, columns = grid
     centers = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).float()
     distance = torch.cdist(centers, centers).to(weights.device)
     patches = weights[:, :, 1:, 1:]
-    patches = patches / patches.sum(-1, keepdim=True)
-    return (patches * distance).sum(-1).mean((0, 2))
+    distances = (patches * distance).sum(-1) / patches.sum(-1)
+    return distances.nanmean((0, 2))
 
 
 def nearest_neighbors(

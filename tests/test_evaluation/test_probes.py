@@ -121,3 +121,20 @@ def test_attention_distance_is_the_mean_length_of_the_way_to_the_keys():
                 row = matrix[q, 1:]
                 expected[head] += float(row @ torch.tensor(way) / row.sum()) / 12
     torch.testing.assert_close(attention_distance(weights, grid), expected)
+
+
+def test_attention_distance_leaves_out_queries_that_see_the_class_token_only():
+    weights = torch.rand(2, 4, 7, 7, generator=torch.Generator().manual_seed(0))
+    weights[:, :, 2:4] = 0
+    weights[:, :, 2:4, 0] = 1
+    weights[:, 3] = 0
+    # If these two queries attended to all patches alike, they would count.
+    seen = weights[:, :3].clone()
+    seen[:, :, 2:4] = 1
+    of_all = attention_distance(seen, (2, 3))
+    rows, columns = torch.arange(6) // 3, torch.arange(6) % 3
+    ways = ((rows[:, None] - rows) ** 2 + (columns[:, None] - columns) ** 2).sqrt()
+    uniform = ways[1:3].mean() * 2 / 6
+    distance = attention_distance(weights, (2, 3))
+    torch.testing.assert_close(distance[:3], (of_all - uniform) * 6 / 4)
+    assert distance[3].isnan()
