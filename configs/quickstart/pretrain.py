@@ -59,7 +59,7 @@ train_cfg = dict(by_epoch=True, max_epochs=10)
 # It starts at zero. In the short training here, it needs a hundred times the learning
 # rate of the other parameters to learn where the neighbors of a patch are.
 optim_wrapper = dict(
-    optimizer=dict(type='AdamW', lr=2e-3, betas=(0.9, 0.98), weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=4e-3, betas=(0.9, 0.98), weight_decay=0.05),
     clip_grad=dict(max_norm=3.0),
     constructor='mmmaskdistill.LayerDecayOptimWrapperConstructor',
     paramwise_cfg=dict(
