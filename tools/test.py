@@ -19,7 +19,11 @@ from command_line import fail, is_first_process, new_parser, parse_args
 def arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = new_parser(__doc__, starter='tools/dist_test.sh')
-    parser.add_argument('checkpoint', help='path or URL of the checkpoint')
+    parser.add_argument(
+        'checkpoint',
+        help='path or URL of the checkpoint, or the work dir of a run, which stands for '
+        'its latest checkpoint',
+    )
     parser.add_argument(
         '--out',
         metavar='PATH',
@@ -159,7 +163,7 @@ def main() -> None:
     args = arguments()
     item = out_item(args)
     check_worst(args, item)
-    if '://' not in args.checkpoint and not osp.isfile(args.checkpoint):
+    if '://' not in args.checkpoint and not osp.exists(args.checkpoint):
         fail(
             f'checkpoint not found: {args.checkpoint!r} (from '
             f'{os.getcwd()!r}). Training writes checkpoints to its work directory'

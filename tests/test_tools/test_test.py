@@ -58,10 +58,12 @@ def read_labels(workspace, k):
 
 
 def test_segmentation_writes_label_maps_and_pictures(tool, segmentor, workspace):
+    (workspace / 'run').mkdir()
+    shutil.copy(segmentor, workspace / 'run/iter_1.pth')
     tool(
         'test.py',
         'segment.py',
-        segmentor,
+        'run',  # a work dir
         '--work-dir',
         'test',
         '--out',

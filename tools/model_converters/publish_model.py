@@ -26,7 +26,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('checkpoint', help='path or URL of the checkpoint to read')
+    parser.add_argument('checkpoint', help='checkpoint to read: a path or URL, or the work dir of a run, which stands '
+        'for its latest checkpoint')
     parser.add_argument(
         'out',
         help='NAME.pth or NAME.safetensors; the file is written as NAME-HASH.pth or '
@@ -57,6 +58,8 @@ def main() -> None:
         )
     except CheckpointError as error:
         fail(error)
+    except OSError as error:
+        fail(f'cannot write to {args.out!r}: {error.strerror}')
     print(f'{count} tensors written to {path}')
 
 

@@ -30,6 +30,8 @@ LANDMARKS = {
     'blocks.0.attn.qkv.weight',
     'blocks.0.mlp.fc1.weight',
 }
+# Endings of published files.
+PUBLISHED = ('.pth', '.safetensors')
 ONLY_SQUARE = 'and timm and transformers have BEiT only for square images'
 
 
@@ -311,8 +313,15 @@ def publish(
         tuple[str, int]: Path of the written file, and its number of tensors.
 
     Raises:
-        CheckpointError: If the file cannot be read or has no weights to publish.
+        CheckpointError: If the file cannot be read or has no weights to publish, or
+            ``out`` has another ending.
+        OSError: If the file cannot be written.
     """
+    name, suffix = os.path.splitext(out)
+    if suffix not in PUBLISHED:
+        raise CheckpointError(
+            f'cannot publish to {out!r}: expected NAME.pth or NAME.safetensors'
+        )
     state, meta = read_weights(checkpoint, trust_checkpoint=trust_checkpoint)
     if backbone:
         state = {
@@ -323,7 +332,6 @@ def publish(
         if not state:
             raise CheckpointError(f'{checkpoint!r} has no weights of a backbone')
     meta = {key: meta[key] for key in META if meta.get(key)}
-    name, suffix = os.path.splitext(out)
     draft = f'{name}-draft{suffix}'
     write_weights(state, draft, meta)
     digest = hashlib.sha256(Path(draft).read_bytes()).hexdigest()[:8]

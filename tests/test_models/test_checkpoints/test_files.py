@@ -332,6 +332,20 @@ def test_last_checkpoint_stands_for_the_latest_of_a_run(student, tmp_path):
     assert read_weights(str(pointer)).tensors
 
 
+def test_folder_stands_for_the_checkpoint_in_it(student, tmp_path):
+    def lines():
+        return load_backbone(student, str(tmp_path))[0]
+
+    with pytest.raises(CheckpointError, match='no checkpoint: expected model.safeten'):
+        lines()
+    torch.save(student.state_dict(), tmp_path / 'best_mIoU_iter_4.pth')
+    assert f'from {tmp_path}/best_mIoU_iter_4.pth' in lines()
+    torch.save(student.state_dict(), tmp_path / 'iter_8.pth')
+    assert f'from {tmp_path}/iter_8.pth' in lines()
+    save_file(student.state_dict(), tmp_path / 'model.safetensors')
+    assert f'from {tmp_path}/model.safetensors' in lines()
+
+
 @pytest.mark.parametrize('name', ['a.bin', 'a.pth', 'a'])
 def test_safetensors_are_known_by_their_content(tmp_path, name):
     save_file({'a': torch.ones(2)}, tmp_path / name, metadata={'format': 'pt'})
