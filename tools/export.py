@@ -72,9 +72,10 @@ def arguments() -> argparse.Namespace:
         '--images',
         nargs='+',
         default=[],
-        metavar='IMAGE',
-        help='pictures or folders on which the file is checked (default: images that '
-        'the config tests with if they are there, or else a photograph)',
+        metavar='IMAGES',
+        help='pictures, folders, patterns in quotes, or text files with one path a '
+        'line, on the first of which the file is checked (default: images that the '
+        'config tests with if they are there, or else a photograph)',
     )
     parser.add_argument(
         '--overwrite',

@@ -26,8 +26,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('checkpoint', help='checkpoint to read: a path or URL, or the work dir of a run, which stands '
-        'for its latest checkpoint')
+    parser.add_argument(
+        'checkpoint',
+        help='checkpoint to read: a path or URL, or the work dir of a run, which stands '
+        'for its latest checkpoint',
+    )
     parser.add_argument(
         'out',
         help='where to write: a .pth or .safetensors file for timm, a folder for '

@@ -26,8 +26,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('checkpoint', help='checkpoint to read: a path or URL, or the work dir of a run, which stands '
-        'for its latest checkpoint')
+    parser.add_argument(
+        'checkpoint',
+        help='checkpoint to read: a path or URL, or the work dir of a run, which stands '
+        'for its latest checkpoint',
+    )
     parser.add_argument(
         'out',
         help='NAME.pth or NAME.safetensors; the file is written as NAME-HASH.pth or '

@@ -85,8 +85,15 @@ def test_brackets_in_a_name_are_no_pattern(make):
 
 
 def test_what_was_written_is_left_out(make):
-    make('in/a.png', 'in/out/labels/a.png')
-    assert names('in', out='in/out') == {'in/a.png': 'a'}
+    make('in/a.png', 'in/out/labels/a.png', 'in/labels/a.png', 'in/overlay/a.jpg')
+    both = {'in/a.png': 'a', 'in/labels/a.png': 'labels/a'}
+    assert names('in', out='in/out') == {**both, 'in/overlay/a.jpg': 'overlay/a'}
+    assert names('in/**/a.png', out='in/out') == both
+    # Pictures may lie in the folder of the output, and what is named is predicted.
+    assert names('in/a.png', out='in') == {'in/a.png': 'a'}
+    assert set(names('in', out='in')) == {'in/a.png', 'in/out/labels/a.png'}
+    assert names('in/labels/a.png', out='in') == {'in/labels/a.png': 'a'}
+    assert names('in/labels', out='in') == {'in/labels/a.png': 'a'}
     with pytest.raises(ConfigError, match="no images in 'in/out' outside of"):
         find_files(['in/out'], 'in/out')
 
