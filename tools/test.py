@@ -21,8 +21,8 @@ def arguments() -> argparse.Namespace:
     parser = new_parser(__doc__, starter='tools/dist_test.sh')
     parser.add_argument(
         'checkpoint',
-        help='path or URL of the checkpoint, or the work dir of a run, which stands for '
-        'its latest checkpoint',
+        help='path or URL of the checkpoint, or the work dir of a run, which stands '
+        'for its latest checkpoint',
     )
     parser.add_argument(
         '--out',

@@ -28,8 +28,8 @@ def main() -> None:
     )
     parser.add_argument(
         'checkpoint',
-        help='checkpoint to read: a path or URL, or the work dir of a run, which stands '
-        'for its latest checkpoint',
+        help='path or URL of the checkpoint to read, or the work dir of a run, which '
+        'stands for its latest checkpoint',
     )
     parser.add_argument(
         'out',

@@ -79,7 +79,7 @@ def write_folder(
         card = write_card(
             loaded, out, checkpoint, normalization, metrics, source, license, copies
         )
-        Path(draft, CARD).write_text(card)
+        Path(draft, CARD).write_text(card, encoding='utf-8')
         os.makedirs(out, exist_ok=True)
         for name in COPIES:
             shutil.rmtree(osp.join(out, name), ignore_errors=True)

@@ -137,8 +137,8 @@ def find_files(inputs: Sequence[str], out: str | None = None) -> Found:
 
     Args:
         inputs (Sequence[str]): Images, videos, and what else :func:`list_files` takes.
-        out (str, optional): Folder of the output. The folders in it to which predictions
-            are written are those that :func:`list_files` leaves out. Defaults to None.
+        out (str, optional): Folder of the output, of which :func:`list_files` leaves out
+            the folders that predictions are written to. Defaults to None.
 
     Returns:
         Found: The files in the order of the inputs, sorted within each.

@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 from helpers import trained
+from markdown_it import MarkdownIt
 from transformers import BeitForImageClassification, BeitModel
 
 from mmmaskdistill.apis import load_model
@@ -126,6 +127,38 @@ def test_card_says_what_is_known_and_what_is_not(runs, tmp_path):
     write(runs, 'classification', tmp_path / 'c')
     card = (tmp_path / 'c/README.md').read_text()
     assert 'No metrics were given for this card' in card
+
+
+def test_card_shows_odd_names_as_they_are(tmp_path):
+    names = ['a\nb', '# *c* | _d_', '<b>&amp; `e`', '[f](g)\\ h_i $j$ ~~k~~\x00l']
+    config = trained.segmentation()
+    config.train_dataloader = dict(
+        dataset=dict(type='BaseSegDataset', data_root='/x/d`|a\nta', pipeline=[])
+    )
+    path = trained.write(config, tmp_path / 'a|`b.pth', dict(classes=names))
+    folder = tmp_path / '# _t_ #'
+    write_folder(
+        load_model(path, device='cpu'),
+        str(folder),
+        str(path),
+        {'single_class/m_IoU|*': 1.0},
+        'my\n# licence',
+    )
+    lines, code = [], []
+    for token in (
+        MarkdownIt().enable('table').parse((folder / 'README.md').read_text('utf-8'))
+    ):
+        texts = []
+        for part in token.children or []:
+            assert part.type in ('text', 'code_inline', 'softbreak', 'text_special')
+            texts.append(part.content)
+            code += [part.content] if part.type == 'code_inline' else []
+        lines.append(''.join(texts))
+    shown = 'a b, 1 # *c* | _d_, 2 <b>&amp; `e`, 3 [f](g)\\ h_i $j$ ~~k~~ l.'
+    assert f'The 4 classes are: 0 {shown}' in lines
+    assert {'# _t_ #', 'single_class/m_IoU|*'} <= set(lines)
+    assert 'The licence of these weights is my # licence.' in lines
+    assert {'a|`b.pth', 'd`|a ta'} <= set(code)
 
 
 def test_metrics_are_the_numbers_of_a_json_file(tmp_path):
