@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from mmmaskdistill.datasets.image_files import IMAGE_ENDINGS, read_image
+from mmmaskdistill.datasets.result_names import distinct_names
 from mmmaskdistill.errors import ConfigError, first_few, first_line
 from mmmaskdistill.models import Teacher, TimmTeacher
 from mmmaskdistill.registry import MODELS
@@ -37,7 +38,7 @@ from mmmaskdistill.registry import MODELS
 from .configs import load_config
 from .feature_files import FeatureFile
 from .inference import LoadedModel, load_model
-from .inference.files import distinct_names, list_files
+from .inference.files import list_files
 from .inference.inputs import as_array, as_picture
 from .inference.loading import usable_device
 from .inference.preprocessing import Preprocessing

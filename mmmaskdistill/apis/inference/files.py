@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from mmmaskdistill.datasets.folders import find_images
 from mmmaskdistill.datasets.image_files import IMAGE_ENDINGS
+from mmmaskdistill.datasets.result_names import distinct_names
 from mmmaskdistill.errors import ConfigError, first_few
 
 VIDEO_ENDINGS = (
@@ -26,9 +27,8 @@ VIDEO_ENDINGS = (
 
 
 ENDINGS = (*IMAGE_ENDINGS, *VIDEO_ENDINGS)
-# What is written: folders in that of the output, and endings behind a name.
+# Folders in that of the output.
 WRITTEN = ('labels', 'overlay', 'probabilities')
-WRITTEN_ENDINGS = ('.jpg', '.mp4', '.npy', '.png', '.tif')
 
 
 class InputFile(NamedTuple):
@@ -137,8 +137,8 @@ def find_files(inputs: Sequence[str], out: str | None = None) -> Found:
 
     Args:
         inputs (Sequence[str]): Images, videos, and what else :func:`list_files` takes.
-        out (str, optional): Folder of the output, of which :func:`list_files` leaves out
-            the folders that predictions are written to. Defaults to None.
+        out (str, optional): Folder of the output. The folders in it that predictions
+            are written to are left out, see :func:`list_files`. Defaults to None.
 
     Returns:
         Found: The files in the order of the inputs, sorted within each.
@@ -149,7 +149,10 @@ def find_files(inputs: Sequence[str], out: str | None = None) -> Found:
     outputs = [] if out is None else [osp.join(out, kind) for kind in WRITTEN]
     listed = list_files(inputs, ENDINGS, outputs)
     below = [_below(*pair) for pair in listed.files.items()]
-    named = distinct_names(list(listed.files), below)
+    files = [InputFile(*pair) for pair in zip(listed.files, below)]
+    # Of a video, there may be a folder of label maps.
+    videos = [file.is_video for file in files]
+    named = distinct_names(list(listed.files), below, videos)
     files = [InputFile(*pair) for pair in zip(listed.files, named)]
     return Found(files, listed.left_out)
 
@@ -188,55 +191,3 @@ def _below(path: str, root: str) -> str:
 def _is_in(path: str, folders: str | tuple[str, ...]) -> bool:
     """Tell whether a path is one of some real folders, with final slash, or in it."""
     return osp.join(osp.realpath(path), '').startswith(folders)
-
-
-def distinct_names(paths: Sequence[str], below: Sequence[str]) -> list[str]:
-    """Make names without an ending that differ, whatever their capitals.
-
-    What is written for one file is not the folder of what is written for another.
-
-    Args:
-        paths (Sequence[str]): The files.
-        below (Sequence[str]): Path of each file below a folder, with its ending.
-
-    Returns:
-        list[str]: The names.
-    """
-    levels = [0] * len(paths)
-    while True:
-        names = [_name(*parts) for parts in zip(paths, below, levels)]
-        files = [InputFile(path, name.lower()) for path, name in zip(paths, names)]
-        counts = Counter(file.name for file in files)
-        folders = {str(p) for file in files for p in PurePosixPath(file.name).parents}
-        twice = [
-            i
-            for i, file in enumerate(files)
-            if counts[file.name] > 1 or not folders.isdisjoint(_written(file))
-        ]
-        changed = False
-        for i in twice:
-            if levels[i] < 2 + len(Path(paths[i]).resolve().parts):
-                levels[i] += 1
-                changed = True
-        if not changed:
-            break
-    for number, i in enumerate(twice):  # They differ only in capitals.
-        names[i] = f'{names[i]}-{number + 1}'
-    return names
-
-
-def _written(file: InputFile) -> list[str]:
-    """List what may be written for a file; of a video, also a folder of label maps."""
-    written = [file.name + ending for ending in WRITTEN_ENDINGS]
-    return [*written, file.name] if file.is_video else written
-
-
-def _name(path: str, below: str, level: int) -> str:
-    """Return a longer name with every level."""
-    if level == 0:
-        return str(PurePosixPath(below).with_suffix(''))
-    if level == 1 or '://' in path:
-        return below
-    parts = Path(osp.abspath(path)).parts[1:]  # without the root
-    count = min(len(PurePosixPath(below).parts) + level - 1, len(parts))
-    return '/'.join(parts[-count:])

@@ -40,6 +40,8 @@ def test_names_are_longer_until_they_differ(make):
     make('a.png', 'a.jpg', 'A.bmp', 'b.png')
     expected = {'a.png': 'a.png', 'a.jpg': 'a.jpg', 'A.bmp': 'A.bmp', 'b.png': 'b'}
     assert names('a.png', 'a.jpg', 'A.bmp', 'b.png') == expected
+    make('x/a.jpg', 'x/a.tif', 'x/a.jpg.tif')  # none needs a folder
+    assert set(names('x').values()) == {'a.jpg', 'a.tif', 'a.jpg.tif'}
     make('one/s/a.png', 'two/s/a.png', 'two/s/c.png')
     assert names('one', 'two') == {
         'one/s/a.png': 'one/s/a.png',
