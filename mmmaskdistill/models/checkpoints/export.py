@@ -12,7 +12,7 @@ from mmmaskdistill.errors import CheckpointError, first_few
 from mmmaskdistill.registry import MODELS
 
 from .coverage import ESSENTIAL, find_problems
-from .files import META, read_weights, write_weights
+from .files import META, Weights, read_weights, write_weights
 from .fitting import SHARED_TABLE, TABLE, fit, square_grid, square_grid_of_table
 from .formats import (
     TRANSFORMERS,
@@ -317,12 +317,47 @@ def publish(
             ``out`` has another ending.
         OSError: If the file cannot be written.
     """
-    name, suffix = os.path.splitext(out)
-    if suffix not in PUBLISHED:
+    check_ending(out)
+    weights = read_weights(checkpoint, trust_checkpoint=trust_checkpoint)
+    return publish_weights(weights, checkpoint, out, backbone)
+
+
+def check_ending(out: str) -> None:
+    """Check the ending of a file to publish.
+
+    Args:
+        out (str): The file.
+
+    Raises:
+        CheckpointError: If it is none of :data:`PUBLISHED`.
+    """
+    if os.path.splitext(out)[1] not in PUBLISHED:
         raise CheckpointError(
             f'cannot publish to {out!r}: expected NAME.pth or NAME.safetensors'
         )
-    state, meta = read_weights(checkpoint, trust_checkpoint=trust_checkpoint)
+
+
+def publish_weights(
+    weights: Weights, checkpoint: str, out: str, backbone: bool = False
+) -> tuple[str, int]:
+    """Write weights to a file named after its content, see :func:`publish`.
+
+    Args:
+        weights (Weights): The weights with their config.
+        checkpoint (str): Where they are from, for messages.
+        out (str): See :func:`publish`.
+        backbone (bool): See :func:`publish`. Defaults to False.
+
+    Returns:
+        tuple[str, int]: Path of the written file, and its number of tensors.
+
+    Raises:
+        CheckpointError: If there are no weights to publish, or ``out`` has another
+            ending.
+        OSError: If the file cannot be written.
+    """
+    check_ending(out)
+    state, meta = weights
     if backbone:
         state = {
             key.removeprefix('backbone.'): tensor
@@ -332,6 +367,7 @@ def publish(
         if not state:
             raise CheckpointError(f'{checkpoint!r} has no weights of a backbone')
     meta = {key: meta[key] for key in META if meta.get(key)}
+    name, suffix = os.path.splitext(out)
     draft = f'{name}-draft{suffix}'
     write_weights(state, draft, meta)
     digest = hashlib.sha256(Path(draft).read_bytes()).hexdigest()[:8]
