@@ -11,7 +11,8 @@ import timm
 import torch
 from helpers import trained
 from markdown_it import MarkdownIt
-from transformers import BeitForImageClassification, BeitModel
+from PIL import Image
+from transformers import AutoImageProcessor, BeitForImageClassification, BeitModel
 
 from mmmaskdistill.apis import load_model
 from mmmaskdistill.apis.exporting import (
@@ -103,6 +104,23 @@ def test_timm_and_transformers_open_the_classifier(runs, tmp_path):
         logits = other.eval()(x).logits
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
     assert other.config.id2label == dict(enumerate(trained.CLASSES))
+    # What both say about images resizes and crops as the config does.
+    rows, columns = np.mgrid[:150, :110]
+    picture = np.stack([rows, columns, 250 - rows], 2).astype(np.uint8)
+    sample = model.preprocess(picture)
+    expected = model.model.data_preprocessor(
+        dict(inputs=[sample['inputs']], data_samples=[sample['data_samples']])
+    )['inputs']
+    config = timm.data.resolve_model_data_config(
+        timm.create_model(f'local-dir:{tmp_path}/timm', pretrained=True)
+    )
+    assert config['interpolation'] == 'bilinear'
+    transform = timm.data.create_transform(**config, is_training=False)
+    found = transform(Image.fromarray(picture))[None]
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.05)
+    processor = AutoImageProcessor.from_pretrained(tmp_path / 'transformers')
+    found = processor(Image.fromarray(picture), return_tensors='pt').pixel_values
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.05)
 
 
 def test_card_says_what_is_known_and_what_is_not(runs, tmp_path):
