@@ -160,6 +160,8 @@ def main() -> None:
             print(f'{exported.path}: {exported.summary}')
     except (ConfigError, CheckpointError) as error:
         fail(error)
+    except OSError as error:
+        fail(f'cannot write to {args.out!r}: {error}')
 
 
 if __name__ == '__main__':

@@ -12,6 +12,7 @@ tools/dist_test.sh starts this tool on several GPUs.
 import argparse
 import os
 import os.path as osp
+from tempfile import TemporaryFile
 
 from command_line import fail, is_first_process, new_parser, parse_args
 
@@ -154,6 +155,8 @@ def make_folders(args: argparse.Namespace, item: str | None) -> None:
     for folder in filter(None, folders):
         try:
             os.makedirs(folder, exist_ok=True)
+            with TemporaryFile(dir=folder):
+                pass
         except OSError as error:
             fail(f'cannot write to {folder!r}: {error.strerror}')
 
@@ -226,6 +229,10 @@ def main() -> None:
                 print(f'worst images: {path or "none"}')
     except (ConfigError, CheckpointError) as error:
         fail(error)
+    except OSError as error:
+        if error.errno is None and error.filename is None:
+            raise  # none of the system's, but a library's
+        fail(f'the test stopped: {error}')
 
 
 if __name__ == '__main__':

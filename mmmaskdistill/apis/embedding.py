@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -693,7 +694,8 @@ def _picture_files(files: dict[str, str], folder: str) -> dict[str, Path]:
     """Name the picture of each image.
 
     Raises:
-        ConfigError: If a picture would replace an image.
+        ConfigError: If a picture would replace an image, or the folder cannot be
+            written.
     """
     below = [name.rpartition('://')[2] for name in files]
     names = distinct_names(list(files.values()), below)
@@ -707,6 +709,15 @@ def _picture_files(files: dict[str, str], folder: str) -> dict[str, Path]:
             f'--pca {str(folder)!r}: pictures would replace images, such as '
             f'{lost[0]!r}: choose another folder'
         )
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with TemporaryFile(dir=folder):  # The features may take long.
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f'--pca {str(folder)!r}: expected a folder that can be written '
+            f'({error.strerror})'
+        ) from error
     return targets
 
 

@@ -417,6 +417,8 @@ def test_pictures_replace_nothing(tmp_path, pictures):
                 embedder, folder, tmp_path / 'a.npz', pca=target, overwrite=True
             )
     assert {path: path.read_bytes() for path in folder.rglob('*.*')} == before
+    with pytest.raises(ConfigError, match='expected a folder that can be written'):
+        embed_files(embedder, folder, tmp_path / 'a.npz', pca=tmp_path / 'a.pth')
     first = embed_files(embedder, folder, tmp_path / 'a.npz', pca=colors).pictures
     Path(first[0]).write_text('mine')
     with pytest.raises(ConfigError, match='--pca: .* is there already: choose another'):

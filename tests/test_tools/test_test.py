@@ -353,6 +353,10 @@ def test_invalid_arguments_end_with_a_one_line_error(tool, segmentor, classifier
             ['classify.py', classifier, '--confusion', 'a.pdf'],
         ),
         (
+            "cannot write to '/proc'",
+            ['classify.py', classifier, '--out', '/proc/a.json'],
+        ),
+        (
             "cannot write to '",
             ['classify.py', classifier, '--confusion', 'segment.py/a/b.csv'],
         ),

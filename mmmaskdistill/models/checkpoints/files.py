@@ -54,8 +54,9 @@ class Weights(NamedTuple):
 def latest_checkpoint(work_dir: str) -> str | None:
     """Find the checkpoint that a run resumes from.
 
-    The file ``last_checkpoint`` in the work dir contains its path. If the work
-    dir was moved, the checkpoint is looked for under its name in the new place.
+    The file ``last_checkpoint`` in the work dir contains its path. A checkpoint of
+    this name in the work dir itself comes first, since the work dir may have been moved
+    or copied.
     If ``last_checkpoint`` is missing or its checkpoint does not exist, for
     example because the run was killed before it wrote that file, the newest
     ``iter_*.pth`` or ``epoch_*.pth`` is taken.
@@ -70,7 +71,7 @@ def latest_checkpoint(work_dir: str) -> str | None:
     if osp.isfile(pointer):
         with open(pointer) as file:
             named = file.read().strip()
-        for path in (named, osp.join(work_dir, osp.basename(named))):
+        for path in (osp.join(work_dir, osp.basename(named)), named):
             if osp.isfile(path):
                 return path
     written = [
@@ -409,4 +410,10 @@ def write_weights(state: StateDict, path: str, meta: dict | None = None) -> None
             }
             file.write(save(state, metadata=dict(format='pt', **texts)))
         else:
-            torch.save(dict(state_dict=state, meta=meta or {}), file)
+            try:
+                torch.save(dict(state_dict=state, meta=meta or {}), file)
+            except RuntimeError as error:
+                # What torch says when a disk is full hides the error of the disk.
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise

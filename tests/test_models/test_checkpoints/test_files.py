@@ -332,6 +332,18 @@ def test_last_checkpoint_stands_for_the_latest_of_a_run(student, tmp_path):
     assert read_weights(str(pointer)).tensors
 
 
+def test_copied_work_dir_stands_for_its_own_checkpoint(tmp_path):
+    first, copy = tmp_path / 'first', tmp_path / 'copy'
+    for folder, value in ((first, 1.0), (copy, 2.0)):
+        folder.mkdir()
+        torch.save(dict(a=torch.full([1], value)), folder / 'iter_8.pth')
+        (folder / 'last_checkpoint').write_text(str(first / 'iter_8.pth'))
+    assert read_weights(str(copy)).tensors == dict(a=torch.full([1], 2.0))
+    # Runs may also keep their checkpoints elsewhere.
+    (copy / 'iter_8.pth').unlink()
+    assert read_weights(str(copy)).tensors == dict(a=torch.ones(1))
+
+
 def test_folder_stands_for_the_checkpoint_in_it(student, tmp_path):
     def lines():
         return load_backbone(student, str(tmp_path))[0]
