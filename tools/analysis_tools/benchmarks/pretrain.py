@@ -8,6 +8,7 @@ and timm's CLIP ViT as the teacher. For example:
 
 import argparse
 from copy import deepcopy
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -102,7 +103,7 @@ def build(args: argparse.Namespace, device: torch.device) -> dict[str, Side]:
     )
     model.init_weights()
     nn.init.normal_(model.backbone.rel_pos_bias.relative_position_bias_table)
-    model.to(device).train()
+    model.train()
 
     views = images, teacher_images = [
         torch.randn(args.batch, 3, size, size, device=device)
@@ -129,6 +130,7 @@ def build(args: argparse.Namespace, device: torch.device) -> dict[str, Side]:
     # The teacher of the other libraries is exactly timm's model, without the faster
     # layers with which this project replaces those of a frozen model.
     thaw_layers(teacher)
+    teacher.to(device)
 
     def peer_loss(tokens: Tensor, head: nn.Linear) -> Tensor:
         with torch.no_grad():
@@ -142,25 +144,27 @@ def build(args: argparse.Namespace, device: torch.device) -> dict[str, Side]:
             target = F.layer_norm(target, target.shape[-1:], eps=1e-6)
         return F.smooth_l1_loss(head(tokens[hidden]), target[hidden])
 
-    sides = dict(
-        # The teacher is not one of the model's submodules.
-        ours=training(
-            lambda: model.loss(views, samples)['loss'],
-            nn.ModuleList([model, model.teacher]),
-            fused=True,
-        )
-    )
+    peers = {}
     for name in [name for name in PEERS if name in args.against]:
-        student = PEERS[name](model.backbone, arch, args.img_size).to(device)
+        student = PEERS[name](model.backbone, arch, args.img_size)
         head = nn.Linear(model.head.in_features, model.head.out_features)
         head.load_state_dict(model.head.state_dict())
-        peer = nn.ModuleList([student, head]).to(device).train()
+        peers[name] = nn.ModuleList([student, head]).to(device).train()
 
-        def loss(student: nn.Module = student, head: nn.Module = head) -> Tensor:
-            return peer_loss(student(images, hidden), head)
+    def loss(peer: nn.ModuleList) -> Tensor:
+        student, head = peer
+        return peer_loss(student(images, hidden), head)
 
-        sides[name] = training(loss, nn.ModuleList([peer, teacher]), fused=False)
-    return sides
+    # The teacher is not one of the model's submodules. All of them have taken this
+    # project's weights, or it has taken theirs.
+    ours = nn.ModuleList([model.to(device), model.teacher])
+    return dict(
+        ours=training(lambda: model.loss(views, samples)['loss'], ours, fused=True),
+        **{
+            name: training(partial(loss, peer), nn.ModuleList([peer, teacher]), False)
+            for name, peer in peers.items()
+        },
+    )
 
 
 class TimmStudent(nn.Module):
