@@ -191,6 +191,9 @@ def _tests(results: dict[str, dict], context: dict) -> list[str]:
         failed += [[f'`{name}`', text] for name, text in result['failed'].items()]
         skipped += [[number, reason] for reason, number in result['skipped'].items()]
     blocks = [table(['tests', *outcomes], rows)]
+    for part in results.values():
+        if running := part['result']['running']:
+            failed.append([f'`{running}`', 'was running when the tests were cut'])
     if failed:
         blocks.append(table(['failed test', 'message'], failed))
     if skipped:
