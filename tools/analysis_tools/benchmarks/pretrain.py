@@ -8,7 +8,6 @@ and timm's CLIP ViT as the teacher. For example:
 
 import argparse
 from copy import deepcopy
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -149,21 +148,18 @@ def build(args: argparse.Namespace, device: torch.device) -> dict[str, Side]:
         student = PEERS[name](model.backbone, arch, args.img_size)
         head = nn.Linear(model.head.in_features, model.head.out_features)
         head.load_state_dict(model.head.state_dict())
-        peers[name] = nn.ModuleList([student, head]).to(device).train()
+        peer = nn.ModuleList([student, head]).to(device).train()
 
-    def loss(peer: nn.ModuleList) -> Tensor:
-        student, head = peer
-        return peer_loss(student(images, hidden), head)
+        def loss(student: nn.Module = student, head: nn.Module = head) -> Tensor:
+            return peer_loss(student(images, hidden), head)
 
-    # The teacher is not one of the model's submodules. All of them have taken this
-    # project's weights, or it has taken theirs.
+        peers[name] = training(loss, nn.ModuleList([peer, teacher]), fused=False)
+    # Before this, weights are copied on the CPU. The teacher is not one of the model's
+    # submodules.
     ours = nn.ModuleList([model.to(device), model.teacher])
     return dict(
         ours=training(lambda: model.loss(views, samples)['loss'], ours, fused=True),
-        **{
-            name: training(partial(loss, peer), nn.ModuleList([peer, teacher]), False)
-            for name, peer in peers.items()
-        },
+        **peers,
     )
 
 
