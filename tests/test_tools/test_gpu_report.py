@@ -18,6 +18,8 @@ from benchmarks.peaks import peak_rate
 from gpu_report import command, machine, markdown, running, steps, wheels
 from gpu_report.running import Part, Report, Step
 
+from mmmaskdistill.models.layers import attention_kernels
+
 ROOT = Path(__file__).parents[2]
 MACHINE = dict(
     device='cpu',
@@ -709,6 +711,32 @@ def test_cases_of_attention_are_kept_and_compiled_each_for_itself(
     assert result['cases'][0]['errors']['gather'] == 'RuntimeError: no'
     assert result['cases'][0]['ways'].keys() == {'recompute'}
     assert len(resets) == 3 and 'rules' not in result
+
+
+def test_ways_with_other_gradients_are_left_out(monkeypatch):
+    """A rule for such a way would spoil every training."""
+    real = attention.step
+
+    def step(case, batch, way, *args):
+        call, factor = real(case, batch, way, *args), 1.2 if way == 'gather' else 1.0
+        return lambda: [factor * x for x in call()]
+
+    monkeypatch.setattr(attention, 'step', step)
+    args = Namespace(compile=None, repeats=1)
+    few = attention.Case('few', 3, True)
+    for dtype in (torch.float32, torch.bfloat16):
+        ways, errors = attention._measure(
+            few, 1, ('recompute', 'gather'), args, torch.device('cpu'), dtype
+        )
+        assert set(ways) == {'recompute'}
+        assert errors == dict(gather='its gradients differ by 2.0e-01')
+
+
+def test_flex_attention_is_measured_after_all_others():
+    """An illegal access to memory would end the process."""
+    assert attention.rounds(torch.device('cpu')) == [attention_kernels.WAYS]
+    first, second = attention.rounds(torch.device('cuda'))
+    assert second == attention_kernels.WAYS and set(second) - set(first) == {'flex'}
 
 
 def test_ways_of_attention_and_copies_have_tables(report):

@@ -243,7 +243,7 @@ def _ways(results: dict[str, dict]) -> list[str]:
     ]
     if errors:
         lines = [f'- {w}, in {n} cases: {e}' for (w, e), n in errors.items()]
-        blocks += ['What did not run:', '\n'.join(lines)]
+        blocks += ['What was left out:', '\n'.join(lines)]
     return blocks
 
 
