@@ -198,6 +198,7 @@ json.dump(dict(a=1), open('{{out}}', 'w')); open('{flag}', 'w'); time.sleep(600)
     run.run([step])
     part = run.load(2)['parts']['a']
     assert (part['status'], part['result']) == ('timed out', dict(a=1))
+    assert markdown._results(run.load(2))['a']['title'] == 'first (timed out)'
     for seconds, status in ((0.5, 'not run'), (60, 'failed')):
         assert not report(seconds).run([step])
         part = run.load(2)['parts']['a']
@@ -351,7 +352,7 @@ def test_tests_are_counted_and_failed_ones_are_named(report, gpu_tests):
     assert result['counts'] == dict(passed=1, failed=2, skipped=2)
     assert len(result['seconds']) == 5 and result['running'] is None
     text = markdown.write_report(report(), [step], tiny=False)
-    assert '| tests | 1 | 2 | 2 |' in text and '| 2 | needs a GPU |' in text
+    assert '| tests (failed) | 1 | 2 | 2 |' in text and '| 2 | needs a GPU |' in text
     assert '| `test_some::test_bad` | AssertionError: not \\| equal |' in text
     assert '| `test_some::test_error` | ValueError: no |' in text
 
