@@ -74,7 +74,7 @@ def build(
         Side: The step. Every objective starts from the same weights and images.
     """
     torch.manual_seed(0)
-    model = pretrain.build_ours(args, device, predict)
+    model = pretrain.build_ours(args, predict).to(device)
     views, samples = pretrain.make_batch(args, device, masked)
     return common.training(
         lambda: model.loss(views, samples)['loss'],
