@@ -8,7 +8,7 @@ import argparse
 
 import pytest
 import torch
-from benchmarks import evaluate, finetune, pretrain, segment, transfer
+from benchmarks import evaluate, finetune, objectives, pretrain, segment, transfer
 from helpers.fake_gpu import HostStop
 from mmseg.models.decode_heads import decode_head
 
@@ -58,6 +58,7 @@ def parse(job, *words):
         ('pretrain', pretrain, (*TINY, *TEACHER)),
         ('with_cp', pretrain, (*TINY, *TEACHER, '--checkpointing', '--against')),
         ('gather', pretrain, (*TINY, *TEACHER, '--attention=gather', '--against')),
+        ('objectives', objectives, (*TINY, *TEACHER)),
         ('finetune', finetune, (*TINY, '--drop-path', '0.5')),
         ('segment', segment, (*UPERNET, '--drop-path', '0.5')),
         ('slide', evaluate, UPERNET),
@@ -93,7 +94,7 @@ def test_steps_with_copies_of_batches_compute_on_the_gpu(gpu, monkeypatch):
     monkeypatch.setattr(
         transfer.common,
         'as_timed',
-        lambda name, side, *args: side._replace(optimizer=None),
+        lambda side, *args: side._replace(optimizer=None),
     )
     monkeypatch.setattr(
         prefetching,
