@@ -35,9 +35,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mmmaskdistill.errors import ConfigError
+from mmmaskdistill.errors import ConfigError, first_line
 from mmmaskdistill.models import MaskDistill
 from mmmaskdistill.models.layers import memory_saving
+from mmmaskdistill.models.layers.attention_kernels import ONLY_ON_CUDA
 from mmmaskdistill.registry import MODELS
 
 from .pipelines import class_name
@@ -114,7 +115,8 @@ def predict_memory(
     """Predict the memory of a training step of a config.
 
     Drop path is not counted: it makes a step smaller, but not always. Neither are the
-    workspaces of CUDA's libraries, see :data:`RESERVE`.
+    workspaces of CUDA's libraries, see :data:`RESERVE`. The prediction is that of a
+    step without ``compile``.
 
     Args:
         cfg (Config): Config of pre-training, classification or segmentation.
@@ -132,19 +134,20 @@ def predict_memory(
 
     Raises:
         ConfigError: If the config does not train a MaskDistill, a classifier or a
-            segmentor, if the batch size or ``with_cp`` is missing, or if the loss
-            depends on values, so that shapes do not tell its memory.
+            segmentor, if the batch size or ``with_cp`` is missing, if attention is
+            trained by a kernel of a GPU, or if the loss depends on values, so that
+            shapes do not tell its memory.
     """
     cfg = copy.deepcopy(cfg)
-    backbone, optimizer = cfg.model.get('backbone'), cfg.get('optim_wrapper')
-    if backbone is None or optimizer is None:
-        raise ConfigError(
-            f'the config has no {"optim_wrapper" if backbone else "model.backbone"}: '
-            'expected a config that trains a model with a backbone'
-        )
-    batch = batch or cfg.get('train_dataloader', {}).get('batch_size')
+    _check(cfg)
+    backbone, optimizer = cfg.model.backbone, cfg.optim_wrapper
     if batch is None:
-        raise ConfigError('train_dataloader has no batch_size: give one')
+        batch = (cfg.get('train_dataloader') or {}).get('batch_size')
+    if not isinstance(batch, int) or batch < 1:
+        raise ConfigError(
+            f'train_dataloader.batch_size={batch!r}: expected a number of images, at '
+            'least 1'
+        )
     precision = precision or recipe_precision(cfg)
     if 'drop_path_rate' in backbone:
         backbone.drop_path_rate = 0.0
@@ -200,7 +203,11 @@ def takes_with_cp(cfg: Config) -> bool:
 
     Args:
         cfg (Config): The config.
+
+    Raises:
+        ConfigError: If it trains no model with a backbone.
     """
+    _check(cfg)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     kind = cfg.model.backbone.type
     kind = MODELS.get(kind) if isinstance(kind, str) else kind
@@ -208,6 +215,26 @@ def takes_with_cp(cfg: Config) -> bool:
         'with_cp' in inspect.signature(cls.__init__).parameters
         for cls in getattr(kind, '__mro__', ())
     )
+
+
+def _check(cfg: Config):
+    """Raise an error if a config does not train a model whose memory is predicted."""
+    model = cfg.get('model') or {}
+    for name, value in (
+        ('model.backbone', model.get('backbone')),
+        ('optim_wrapper', cfg.get('optim_wrapper')),
+        ('optim_wrapper.optimizer', (cfg.get('optim_wrapper') or {}).get('optimizer')),
+    ):
+        if not isinstance(value, dict):
+            raise ConfigError(
+                f'the config has no {name}: expected a config that trains a model with '
+                'a backbone'
+            )
+    if (way := model['backbone'].get('attention')) in ONLY_ON_CUDA:
+        raise ConfigError(
+            f'model.backbone.attention={way!r}: the memory of this kernel of a GPU is '
+            "not predicted, set model.backbone.attention='auto'"
+        )
 
 
 def build_without_values(cfg: Config) -> nn.Module:
@@ -325,10 +352,20 @@ def state_bytes(optim_wrapper: dict) -> int:
 
     Returns:
         int: Such as 8 for AdamW.
+
+    Raises:
+        ConfigError: If the optimizer cannot be built.
     """
     # A step with a small parameter shows what the optimizer keeps.
     parameter = nn.Parameter(torch.zeros(4))
-    optimizer = OPTIMIZERS.build(dict(optim_wrapper['optimizer'], params=[parameter]))
+    config = optim_wrapper['optimizer']
+    try:
+        optimizer = OPTIMIZERS.build(dict(config, params=[parameter]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f'optim_wrapper.optimizer={dict(config)} cannot be built: '
+            f'{first_line(error)}'
+        ) from error
     parameter.grad = torch.ones(4)
     optimizer.step()
     return sum(

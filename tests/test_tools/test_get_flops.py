@@ -72,23 +72,27 @@ def test_teacher_whose_features_are_resized_sees_its_own_images():
     assert flops == count_flops(lambda: model.teacher.model.forward_features(images))
 
 
+VIT = 'finetune/vit-ti16_maskdistill-300e_8xb128-amp-coslr-100e_in1k.py'
+
+
 def test_memory_is_predicted_for_each_batch_with_and_without_checkpointing(
     tool, capsys
 ):
     tool(
         'analysis_tools/get_flops.py',
-        osp.join(
-            CONFIGS, 'finetune/vit-ti16_maskdistill-300e_8xb128-amp-coslr-100e_in1k.py'
-        ),
+        osp.join(CONFIGS, VIT),
         '--memory',
         '--batch',
         '2',
         '4',
         '--precision',
         'fp32',
+        '--cfg-options',
+        'compile=True',
     )
     output = capsys.readouterr().out
     assert 'GiB per GPU, predicted, not measured' in output
+    assert 'compile=True, but the prediction is without it.' in output
     rows = [
         [cell.strip() for cell in line.split('|')[1:-1]]
         for line in output.split('\n')
@@ -130,6 +134,31 @@ def test_memory_is_predicted_for_each_batch_with_and_without_checkpointing(
             'unified/milan.py',
             ['--memory', '--batch', '2'],
             'the loss of MaskDistill depends on values',
+        ),
+        (
+            VIT,
+            ['--memory', '--cfg-options', 'train_dataloader.batch_size=0'],
+            'train_dataloader.batch_size=0: expected a number of images',
+        ),
+        (
+            VIT,
+            ['--memory', '--cfg-options', 'model.backbone=None'],
+            'the config has no model.backbone: expected a config that trains a model',
+        ),
+        (
+            VIT,
+            ['--memory', '--cfg-options', 'optim_wrapper=None'],
+            'the config has no optim_wrapper: expected a config that trains a model',
+        ),
+        (
+            VIT,
+            ['--memory', '--cfg-options', 'model.backbone.attention=flex'],
+            "model.backbone.attention='flex': the memory of this kernel of a GPU is",
+        ),
+        (
+            VIT,
+            ['--memory', '--cfg-options', 'optim_wrapper.optimizer.type=SGD'],
+            "optim_wrapper.optimizer=.* cannot be built: .*argument 'betas'",
         ),
     ],
 )

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from benchmarks import attention, measure, profiling
 from benchmarks.peaks import peak_rate
 from gpu_report import command, machine, markdown, running, steps, wheels
 from gpu_report.running import Part, Report, Step
+
+from mmmaskdistill.models.layers import attention_kernels
 
 ROOT = Path(__file__).parents[2]
 MACHINE = dict(
@@ -195,6 +198,7 @@ json.dump(dict(a=1), open('{{out}}', 'w')); open('{flag}', 'w'); time.sleep(600)
     run.run([step])
     part = run.load(2)['parts']['a']
     assert (part['status'], part['result']) == ('timed out', dict(a=1))
+    assert markdown._results(run.load(2))['a']['title'] == 'first (timed out)'
     for seconds, status in ((0.5, 'not run'), (60, 'failed')):
         assert not report(seconds).run([step])
         part = run.load(2)['parts']['a']
@@ -312,33 +316,60 @@ def test_columns_that_need_a_gpu_are_empty_on_a_cpu(report):
     assert lines[2].startswith('All models and images are tiny')
 
 
-def test_tests_are_counted_and_failed_ones_are_named(report, tmp_path):
-    file = tmp_path / 'test_some.py'
-    file.write_text(
+@pytest.fixture
+def gpu_tests(tmp_path):
+    """A part like that of the report, for the tests of another file."""
+
+    def gpu_tests(content):
+        file = tmp_path / 'test_some.py'
+        file.write_text(content)
+        part = steps.tests()[0]
+        words = list(part.command)
+        words[words.index('tests/test_gpu') :] = ['-c', os.devnull, str(file)]
+        words += ['--rootdir', str(tmp_path)]
+        del words[words.index('-m', 3) : words.index('-m', 3) + 2]
+        return replace(part, title='tests', command=words)
+
+    return gpu_tests
+
+
+def test_tests_are_counted_and_failed_ones_are_named(report, gpu_tests):
+    part = gpu_tests(
         'import pytest\n'
         'def test_good(): pass\n'
         "def test_bad(): assert 1 == 2, 'not | equal'\n"
         "@pytest.mark.parametrize('k', [1, 2])\n"
         "def test_gpu(k): pytest.skip('needs a GPU')\n"
+        '@pytest.fixture\n'
+        "def broken(): raise ValueError('no\\nfixture')\n"
+        'def test_error(broken): pass\n'
     )
-    words = ['{python}', '-m', 'pytest', '-q', '-p', 'no:cacheprovider']
-    words += [
-        '--junitxml={out}',
-        '-c',
-        os.devnull,
-        '--rootdir',
-        str(tmp_path),
-        str(file),
-    ]
-    step = Step(1, 'Tests', [Part('tests', 'tests', words, read=steps.read_junit)])
+    step = Step(1, 'Tests', [part])
     assert not report().run([step])
     record = report().load(1)
     result = record['parts']['tests']['result']
     assert record['status'] == 'failed'
-    assert result['counts'] == dict(passed=1, failed=1, skipped=2)
+    assert result['counts'] == dict(passed=1, failed=2, skipped=2)
+    assert len(result['seconds']) == 5 and result['running'] is None
     text = markdown.write_report(report(), [step], tiny=False)
-    assert '| tests | 1 | 1 | 2 |' in text and '| 2 | needs a GPU |' in text
+    assert '| tests (failed) | 1 | 2 | 2 |' in text and '| 2 | needs a GPU |' in text
     assert '| `test_some::test_bad` | AssertionError: not \\| equal |' in text
+    assert '| `test_some::test_error` | ValueError: no |' in text
+
+
+@pytest.mark.parametrize('end', ['os.kill(os.getpid(), 9)', 'time.sleep(600)'])
+def test_outcomes_of_tests_that_are_cut_are_kept(end, report, gpu_tests, monkeypatch):
+    monkeypatch.setattr(running, 'LEAST', 0.0)
+    monkeypatch.setattr(running, 'GRACE', 0.2)
+    part = gpu_tests(
+        f'import os, time\ndef test_good(): pass\ndef test_last(): {end}\n'
+    )
+    step = Step(1, 'Tests', [part])
+    assert not report(10).run([step])
+    result = report().load(1)['parts']['tests']['result']
+    assert result['counts'] == dict(passed=1, failed=0, skipped=0)
+    text = markdown.write_report(report(), [step], tiny=False)
+    assert '| `test_some::test_last` | was running when the tests were cut |' in text
 
 
 def test_command_measures_writes_and_finishes_a_report(tmp_path, monkeypatch, capsys):
@@ -681,6 +712,32 @@ def test_cases_of_attention_are_kept_and_compiled_each_for_itself(
     assert result['cases'][0]['errors']['gather'] == 'RuntimeError: no'
     assert result['cases'][0]['ways'].keys() == {'recompute'}
     assert len(resets) == 3 and 'rules' not in result
+
+
+def test_ways_with_other_gradients_are_left_out(monkeypatch):
+    """A rule for such a way would spoil every training."""
+    real = attention.step
+
+    def step(case, batch, way, *args):
+        call, factor = real(case, batch, way, *args), 1.2 if way == 'gather' else 1.0
+        return lambda: [factor * x for x in call()]
+
+    monkeypatch.setattr(attention, 'step', step)
+    args = Namespace(compile=None, repeats=1)
+    few = attention.Case('few', 3, True)
+    for dtype in (torch.float32, torch.bfloat16):
+        ways, errors = attention._measure(
+            few, 1, ('recompute', 'gather'), args, torch.device('cpu'), dtype
+        )
+        assert set(ways) == {'recompute'}
+        assert errors == dict(gather='its gradients differ by 2.0e-01')
+
+
+def test_flex_attention_is_measured_after_all_others():
+    """An illegal access to memory would end the process."""
+    assert attention.rounds(torch.device('cpu')) == [attention_kernels.WAYS]
+    first, second = attention.rounds(torch.device('cuda'))
+    assert second == attention_kernels.WAYS and set(second) - set(first) == {'flex'}
 
 
 def test_ways_of_attention_and_copies_have_tables(report):

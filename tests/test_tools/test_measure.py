@@ -162,6 +162,25 @@ def test_peak_counts_tensors_alive_at_the_same_time():
     assert measure.peak_bytes(held.clear, CPU) == 0
 
 
+def test_peak_of_a_gpu_is_that_of_the_whole_call(monkeypatch):
+    """Sliding windows measure their own peak on the way."""
+    use = dict(now=100, peak=900)
+
+    def reset(device):
+        use['peak'] = use['now']
+
+    def call():
+        for peak in (700, 500):
+            use['peak'] = max(use['peak'], peak)
+            torch.cuda.reset_peak_memory_stats(None)
+
+    monkeypatch.setattr(torch.cuda, 'reset_peak_memory_stats', reset)
+    monkeypatch.setattr(torch.cuda, 'memory_allocated', lambda device: use['now'])
+    monkeypatch.setattr(torch.cuda, 'max_memory_allocated', lambda device: use['peak'])
+    assert measure.peak_bytes(call, torch.device('cuda')) == 600
+    assert torch.cuda.reset_peak_memory_stats is reset
+
+
 def test_state_bytes_count_weights_buffers_and_momentum():
     # Two parameters and two buffers of 10 floats, and one 8-byte counter.
     model = nn.BatchNorm1d(10)

@@ -144,6 +144,8 @@ def print_memory(cfg: 'Config', args: argparse.Namespace) -> None:
         f'"fits into" is for several GPUs and leaves {RESERVE / gib:.0f} GiB for what '
         'is not predicted: CUDA, its libraries and gaps between tensors.'
     )
+    if cfg.get('compile'):
+        print('The config has compile=True, but the prediction is without it.')
 
 
 def main() -> None:

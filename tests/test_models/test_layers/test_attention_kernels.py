@@ -1,8 +1,8 @@
 """All ways of attention with a learnable bias compute the same values and gradients.
 
 What a CPU cannot run of them is not tested: the memory-efficient kernel itself, of
-which the CPU takes torch's plain attention instead, and FlexAttention's backward pass,
-for which a plain implementation of its definition stands here.
+which the CPU takes torch's plain attention instead, and the kernels of FlexAttention,
+of which it computes the definition.
 """
 
 import warnings
@@ -10,6 +10,8 @@ import warnings
 import pytest
 import torch
 from helpers import tiny
+from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.testing import CompileCounter
 
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.models import MaskDistillViT
@@ -87,6 +89,36 @@ def test_flex_attention_of_torch_computes_the_same_forward_pass(
         detached = [t.detach() for t in projected], heads, bias.detach(), *rest
         out, expected = flexible_attention(*detached), biased_attention(*detached)
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('queries, table', [(False, True), (True, False)])
+def test_flex_attention_of_torch_has_the_gradients_of_the_default(
+    queries, table, monkeypatch
+):
+    """By torch's definition of its backward pass, which it otherwise refuses on a CPU.
+
+    Drop path skips samples, so the batch of a block has another size in every step.
+    """
+    from torch.nn.attention import flex_attention as module
+
+    torch._dynamo.reset()
+    graphs = CompileCounter()
+    compiled = torch.compile(
+        module.flex_attention, backend=aot_autograd(fw_compiler=graphs)
+    )
+    monkeypatch.setattr(module, '_validate_device', lambda *args: None)
+    monkeypatch.setattr(attention_kernels, '_flex_attention', lambda _: compiled)
+    for samples in (3, 4, 2, 5):
+        args = projected, _, bias, *_ = inputs(queries, table, samples)
+        expected, out = biased_attention(*args), flexible_attention(*args)
+        torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+        for got, wanted in zip(
+            gradients(out, *projected, bias), gradients(expected, *projected, bias)
+        ):
+            torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+        if samples == 4:
+            second = graphs.frame_count
+    assert graphs.frame_count == second
 
 
 @pytest.mark.parametrize('queries, table', [(False, True), (True, False)])

@@ -197,8 +197,9 @@ def compare(args: argparse.Namespace) -> dict:
                         f'{times["median"] / first:.2f}',
                     ]
                 )
-            print(table)
+            print(table, flush=True)
             result[title] = figures
+            args.keep(result)
         if 'split' in args.tables:
             load, crop = ours()
             del crop['type']

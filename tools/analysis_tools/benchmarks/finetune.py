@@ -82,8 +82,11 @@ def build(args: argparse.Namespace, device: torch.device) -> dict[str, Side]:
     for block in ours.backbone.blocks:
         nn.init.normal_(block.attn.relative_position_bias_table)
     images = torch.randn(args.batch, 3, args.img_size, args.img_size, device=device)
-    labels = torch.randint(CLASSES, (args.batch,), device=device)
-    samples = [DataSample().set_gt_label(label) for label in labels]
+    labels = torch.randint(CLASSES, (args.batch,))
+    # Scores of all classes, as Mixup makes them, let no GPU wait for a check of labels.
+    scores = F.one_hot(labels, CLASSES).float()
+    samples = [DataSample().set_gt_score(score).to(device) for score in scores]
+    labels = labels.to(device)
 
     def mmpretrain_loss(model: nn.Module) -> Callable[[], Tensor]:
         return lambda: model.loss(images, samples)['loss']

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from statistics import median, quantiles
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -240,10 +241,18 @@ def peak_bytes(call: Callable, device: torch.device) -> int:
         int: The largest number of bytes that were allocated at one time.
     """
     if device.type == 'cuda':
-        torch.cuda.reset_peak_memory_stats(device)
+        reset, peaks = torch.cuda.reset_peak_memory_stats, []
+
+        def keep(*args) -> None:
+            peaks.append(torch.cuda.max_memory_allocated(device))
+            reset(*args)
+
+        reset(device)
         before = torch.cuda.memory_allocated(device)
-        call()
-        return torch.cuda.max_memory_allocated(device) - before
+        # Sliding windows measure their own peak to choose the size of their batches.
+        with patch.object(torch.cuda, 'reset_peak_memory_stats', keep):
+            call()
+        return max([*peaks, torch.cuda.max_memory_allocated(device)]) - before
     cpu = torch.profiler.ProfilerActivity.CPU
     with torch.profiler.profile(activities=[cpu], profile_memory=True) as profiler:
         call()

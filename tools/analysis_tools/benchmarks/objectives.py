@@ -50,31 +50,33 @@ def run(args: argparse.Namespace) -> dict:
     measure.keep_freed_memory()
     device = torch.device(args.device)
     rate = measure.product_rate(device, torch.bfloat16 if args.amp else torch.float32)
-    sides = {
-        name: build(args, device, *objective) for name, objective in OBJECTIVES.items()
-    }
+    sides = build(args, device)
     *_, figures = common.time_sides(sides, args, device, rate, OBJECTIVES)
     common.print_table(figures['sides'], PAPER)
     print(measure.machine(device))
     return dict(machine=measure.machine(device), **figures)
 
 
-def build(
-    args: argparse.Namespace, device: torch.device, predict: str, masked: float
-) -> Side:
-    """Build the training step of an objective.
+def build(args: argparse.Namespace, device: torch.device) -> dict[str, Side]:
+    """Build the training step of each objective.
 
     Args:
         args (argparse.Namespace): The command line.
-        device (torch.device): Device of the model and the images.
-        predict (str): The patches that count, ``hidden`` or ``all``.
-        masked (float): Share of the patches that are hidden.
+        device (torch.device): Device of the models and images.
 
     Returns:
-        Side: The step. Every objective starts from the same weights and images.
+        dict[str, Side]: The steps by name. All start from the same weights and images.
     """
+    return {
+        name: _build(args, device, *objective) for name, objective in OBJECTIVES.items()
+    }
+
+
+def _build(
+    args: argparse.Namespace, device: torch.device, predict: str, masked: float
+) -> Side:
     torch.manual_seed(0)
-    model = pretrain.build_ours(args, device, predict)
+    model = pretrain.build_ours(args, predict).to(device)
     views, samples = pretrain.make_batch(args, device, masked)
     return common.training(
         lambda: model.loss(views, samples)['loss'],

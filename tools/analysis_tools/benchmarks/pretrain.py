@@ -62,19 +62,16 @@ def run(args: argparse.Namespace) -> dict:
     return common.run(args, build)
 
 
-def build_ours(
-    args: argparse.Namespace, device: torch.device, predict: str = 'hidden'
-) -> 'MaskDistill':
+def build_ours(args: argparse.Namespace, predict: str = 'hidden') -> 'MaskDistill':
     """Build this project's model with random weights and a drop path rate of 0.
 
     Args:
         args (argparse.Namespace): The command line.
-        device (torch.device): Device of the model.
         predict (str): ``hidden`` for the paper's objective, or ``all`` for the loss at
             all patches. Defaults to ``hidden``.
 
     Returns:
-        MaskDistill: The model in training mode.
+        MaskDistill: The model in training mode, on the CPU.
     """
     import timm
 
@@ -109,7 +106,7 @@ def build_ours(
     )
     model.init_weights()
     nn.init.normal_(model.backbone.rel_pos_bias.relative_position_bias_table)
-    return model.to(device).train()
+    return model.train()
 
 
 def make_batch(
@@ -170,7 +167,7 @@ def build(args: argparse.Namespace, device: torch.device) -> dict[str, Side]:
     """
     from mmmaskdistill.models.layers import thaw_layers
 
-    model = build_ours(args, device)
+    model = build_ours(args)
     views, samples = make_batch(args, device)
     images, teacher_images = views
     hidden = torch.stack([sample.mask for sample in samples]).flatten(1).bool()
@@ -179,6 +176,7 @@ def build(args: argparse.Namespace, device: torch.device) -> dict[str, Side]:
     # The teacher of the other libraries is exactly timm's model, without the faster
     # layers with which this project replaces those of a frozen model.
     thaw_layers(teacher)
+    teacher.to(device)
 
     def peer_loss(tokens: Tensor, head: nn.Linear) -> Tensor:
         with torch.no_grad():
@@ -192,18 +190,9 @@ def build(args: argparse.Namespace, device: torch.device) -> dict[str, Side]:
             target = F.layer_norm(target, target.shape[-1:], eps=1e-6)
         return F.smooth_l1_loss(head(tokens[hidden]), target[hidden])
 
-    sides = dict(
-        # The teacher is not one of the model's submodules.
-        ours=training(
-            lambda: model.loss(views, samples)['loss'],
-            nn.ModuleList([model, model.teacher]),
-            fused=True,
-        )
-    )
+    peers = {}
     for name in [name for name in PEERS if name in args.against]:
-        student = PEERS[name](model.backbone, common.vit_arch(args), args.img_size).to(
-            device
-        )
+        student = PEERS[name](model.backbone, common.vit_arch(args), args.img_size)
         head = nn.Linear(model.head.in_features, model.head.out_features)
         head.load_state_dict(model.head.state_dict())
         peer = nn.ModuleList([student, head]).to(device).train()
@@ -211,8 +200,14 @@ def build(args: argparse.Namespace, device: torch.device) -> dict[str, Side]:
         def loss(student: nn.Module = student, head: nn.Module = head) -> Tensor:
             return peer_loss(student(images, hidden), head)
 
-        sides[name] = training(loss, nn.ModuleList([peer, teacher]), fused=False)
-    return sides
+        peers[name] = training(loss, nn.ModuleList([peer, teacher]), fused=False)
+    # Before this, weights are copied on the CPU. The teacher is not one of the model's
+    # submodules.
+    ours = nn.ModuleList([model.to(device), model.teacher])
+    return dict(
+        ours=training(lambda: model.loss(views, samples)['loss'], ours, fused=True),
+        **peers,
+    )
 
 
 class TimmStudent(nn.Module):

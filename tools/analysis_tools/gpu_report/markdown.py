@@ -42,8 +42,16 @@ def write_report(report: Report, steps: Sequence[Step], tiny: bool) -> str:
 
 
 def _results(record: dict) -> dict[str, dict]:
-    """Return the parts of a step that have a result, by name."""
-    return {n: p for n, p in record['parts'].items() if p['result'] is not None}
+    """Return the parts of a step that have a result, by name.
+
+    The title of a part that was not finished says so, because rows may be missing.
+    """
+    parts = {}
+    for name, part in record['parts'].items():
+        if part['result'] is not None:
+            status = '' if part['status'] == COMPLETE else f' ({part["status"]})'
+            parts[name] = dict(part, title=part['title'] + status)
+    return parts
 
 
 def _context(records: dict[int, dict], report: Report) -> dict:
@@ -176,7 +184,8 @@ def comparison(results: dict[str, dict], context: dict) -> list[str]:
         'Times are medians, with the quartiles in parentheses. MFU is the rate of all '
         "matrix products that a library's step computes, divided by the GPU's peak "
         'rate of dense products in bfloat16 '
-        '(`tools/analysis_tools/benchmarks/peaks.py`). '
+        '(`tools/analysis_tools/benchmarks/peaks.py`). Products that a step computes '
+        'twice count twice (attention weights in the backward pass, `with_cp=True`). '
         'The measured rate is that of a product of square matrices. Memory is the peak '
         'with weights and the state of the optimizer.',
     ]
@@ -191,6 +200,9 @@ def _tests(results: dict[str, dict], context: dict) -> list[str]:
         failed += [[f'`{name}`', text] for name, text in result['failed'].items()]
         skipped += [[number, reason] for reason, number in result['skipped'].items()]
     blocks = [table(['tests', *outcomes], rows)]
+    for part in results.values():
+        if running := part['result']['running']:
+            failed.append([f'`{running}`', 'was running when the tests were cut'])
     if failed:
         blocks.append(table(['failed test', 'message'], failed))
     if skipped:
@@ -240,7 +252,7 @@ def _ways(results: dict[str, dict]) -> list[str]:
     ]
     if errors:
         lines = [f'- {w}, in {n} cases: {e}' for (w, e), n in errors.items()]
-        blocks += ['What did not run:', '\n'.join(lines)]
+        blocks += ['What was left out:', '\n'.join(lines)]
     return blocks
 
 

@@ -1,12 +1,11 @@
 """The steps of the report: which commands measure what, and at which sizes."""
 
 import json
-import xml.etree.ElementTree as ElementTree
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from .machine import ROOT, environment
 from .running import Part, Step
 
 TOOLS = 'tools/analysis_tools'
@@ -63,49 +62,25 @@ def benchmark(job: str, *options) -> list[str]:
 def tests() -> list[Part]:
     """Return the tests with the marker ``gpu``."""
     command = ['{python}', '-m', 'pytest', '-m', 'gpu', '-q', '-rfE', '--tb=short']
-    command += ['-p', 'no:cacheprovider', '--junitxml={out}', 'tests/test_gpu']
+    command += ['-p', 'no:cacheprovider', '-p', 'gpu_report.outcomes']
+    command += ['--outcomes', '{out}', 'tests/test_gpu']
+    # pytest must find the plugin.
+    paths = environment(ROOT, ROOT / TOOLS)['PYTHONPATH']
     # Compiling takes most of the time.
     compiles = 'compil or flex'
     return [
-        Part('tests', 'plain', [*command, '-k', f'not ({compiles})'], read=read_junit),
-        Part('compiled', 'compiled', [*command, '-k', compiles], read=read_junit),
+        Part(
+            name,
+            title,
+            [*command, '-k', chosen],
+            env={'PYTHONPATH': paths},
+            weight=weight,
+        )
+        for name, title, chosen, weight in (
+            ('tests', 'plain', f'not ({compiles})', 1),
+            ('compiled', 'compiled', compiles, 2),
+        )
     ]
-
-
-def read_junit(out: Path) -> dict:
-    """Count the outcomes of tests in a JUnit file.
-
-    Args:
-        out (Path): The file that pytest has written.
-
-    Returns:
-        dict: ``counts`` of passed, failed and skipped tests; ``failed``, the names of
-        failed tests with the first line of their message; ``skipped``, the reasons
-        with the number of tests.
-
-    Raises:
-        ValueError: If the file is not complete.
-    """
-    try:
-        root = ElementTree.parse(out).getroot()
-    except ElementTree.ParseError as error:
-        raise ValueError(f'{out.name} is not complete: {error}') from error
-    counts, skipped = Counter(passed=0, failed=0, skipped=0), Counter()
-    failed, seconds = {}, {}
-    for case in root.iter('testcase'):
-        name = f'{case.get("classname").rpartition(".")[2]}::{case.get("name")}'
-        outcome = 'passed'
-        for child in case:
-            message = (child.get('message') or '').split('\n')[0]
-            if child.tag in ('failure', 'error'):
-                outcome = 'failed'
-                failed[name] = message
-            elif child.tag == 'skipped' and outcome == 'passed':
-                outcome = 'skipped'
-                skipped[message] += 1
-        counts[outcome] += 1
-        seconds[name] = float(case.get('time', 0))
-    return dict(counts=counts, failed=failed, skipped=skipped, seconds=seconds)
 
 
 def _options(device: str, tiny: bool, batches: Sequence[int], small: Sequence) -> list:

@@ -20,7 +20,9 @@ HEAD = """\
 # and the checkout to the machine with the GPU, and run there, in a new environment,
 #   pip install --no-index --find-links wheels -r wheels.txt
 #   pip install --no-index --no-deps --no-build-isolation -e CHECKOUT
-#   bash CHECKOUT/tools/analysis_tools/gpu_report.sh\
+#   bash CHECKOUT/tools/analysis_tools/gpu_report.sh
+# torch.compile also needs a C compiler (gcc) and the header files of Python
+# (python3-dev); without them, what is compiled is missing in the report.\
 """
 
 
