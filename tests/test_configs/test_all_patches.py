@@ -1,4 +1,4 @@
-"""configs/rising_mask: the paper's recipes with another objective, and nothing else."""
+"""configs/all_patches: the paper's recipes with other objectives, and nothing else."""
 
 import pytest
 from helpers.small_configs import shrink_recipe
@@ -19,16 +19,25 @@ def pipeline(cfg):
     return cfg.train_dataloader.dataset.pipeline
 
 
+@pytest.mark.parametrize('objective', ['no-mask', 'rising-mask'])
 @pytest.mark.parametrize('name', HIDDEN)
-def test_only_the_objective_differs_from_the_papers_recipe(name, recipe):
-    cfg, paper = recipe(f'rising-mask_{name}'), recipe(f'maskdistill_{name}')
+def test_only_the_objective_differs_from_the_papers_recipe(objective, name, recipe):
+    cfg, paper = recipe(f'{objective}_{name}'), recipe(f'maskdistill_{name}')
     assert cfg.model.pop('predict') == 'all'
     assert cfg.model.backbone.pop('type') == 'mmmaskdistill.AllTokensViT'
     assert paper.model.backbone.pop('type') == 'mmmaskdistill.MaskDistillViT'
+    mask = dict(pipeline(paper)[2])
+    assert mask['num_masking_patches'] == HIDDEN[name]
+    mask = {
+        'no-mask': dict(
+            type='mmmaskdistill.NoMaskGenerator', input_size=mask['input_size']
+        ),
+        'rising-mask': dict(mask, num_masking_patches=dict(start=0, end=HIDDEN[name])),
+    }[objective]
     for steps in (pipeline(cfg), cfg.pop('train_pipeline')):
-        assert steps[2].pop('num_masking_patches') == dict(start=0, end=HIDDEN[name])
+        assert steps.pop(2) == mask
     for steps in (pipeline(paper), paper.pop('train_pipeline')):
-        assert steps[2].pop('num_masking_patches') == HIDDEN[name]
+        steps.pop(2)
     assert cfg._cfg_dict == paper._cfg_dict
 
 
@@ -43,10 +52,11 @@ def test_the_mask_rises_from_nothing_to_the_papers_share(name, recipe):
         assert mask.sum() == round(progress * HIDDEN[name])
 
 
-def test_a_recipe_with_a_rising_mask_trains(recipe, data, tmp_path, monkeypatch):
+@pytest.mark.parametrize('objective', ['no-mask', 'rising-mask'])
+def test_a_recipe_trains(objective, recipe, data, tmp_path, monkeypatch):
     monkeypatch.chdir(data)
-    cfg = recipe(f'rising-mask_{next(iter(HIDDEN))}')
-    cfg.work_dir, cfg.experiment_name = str(tmp_path), 'rising'
+    cfg = recipe(f'{objective}_{next(iter(HIDDEN))}')
+    cfg.work_dir, cfg.experiment_name = str(tmp_path), objective
     shrink_recipe(cfg)
     runner = build_runner(cfg)
     runner.train()

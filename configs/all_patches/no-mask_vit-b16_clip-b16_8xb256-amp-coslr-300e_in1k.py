@@ -1,0 +1,11 @@
+_base_ = '../pretrain/maskdistill_vit-b16_clip-b16_8xb256-amp-coslr-300e_in1k.py'
+
+# Nothing is hidden, and the features of all patches count in the loss.
+model = dict(backbone=dict(type='mmmaskdistill.AllTokensViT'), predict='all')
+train_pipeline = [
+    dict(type='mmmaskdistill.NoMaskGenerator', input_size=step.input_size)
+    if step.type == 'mmmaskdistill.BlockMaskGenerator'
+    else step
+    for step in _base_.train_pipeline
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
