@@ -38,9 +38,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         '--examples',
         nargs='+',
-        metavar='PATH',
-        help='images and folders with images to choose from (default: some of the '
-        "first checkpoint's test data, or a photograph that comes with matplotlib)",
+        metavar='IMAGES',
+        help='images to choose from: files, folders, patterns in quotes, or text files '
+        "with one path a line (default: some of the first checkpoint's test data, or a "
+        'photograph that comes with matplotlib)',
     )
     parser.add_argument(
         '--host',
@@ -101,13 +102,14 @@ def main() -> None:
     import warnings
 
     from mmmaskdistill.apis import load_model
+    from mmmaskdistill.apis.inference.files import list_files
     from mmmaskdistill.apis.web.page import (
         build_page,
         example_pictures,
         import_gradio,
         serve,
     )
-    from mmmaskdistill.datasets.folders import find_images
+    from mmmaskdistill.datasets.image_files import IMAGE_ENDINGS
     from mmmaskdistill.errors import CheckpointError, ConfigError
 
     # What the models that are built say about losses is not for the user.
@@ -123,7 +125,7 @@ def main() -> None:
                 *source, device=args.device, trust_checkpoint=args.trust_checkpoint
             )
         if args.examples:
-            examples = find_images(args.examples).files
+            examples = list(list_files(args.examples, IMAGE_ENDINGS).files)
         else:
             examples = example_pictures(next(iter(models.values())).config)
         examples = [osp.abspath(path) for path in examples]

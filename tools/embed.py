@@ -30,8 +30,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         'images',
         nargs='+',
-        help='images, folders, and text files (.txt) with one path a line; an image is '
-        'named after its path below the folder that holds all of them',
+        metavar='IMAGES',
+        help='images, folders, patterns in quotes, or text files with one path a line; '
+        'an image is named after its path below the folder that holds all of them',
     )
     parser.add_argument(
         '--out',

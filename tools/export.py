@@ -72,9 +72,10 @@ def arguments() -> argparse.Namespace:
         '--images',
         nargs='+',
         default=[],
-        metavar='IMAGE',
-        help='pictures or folders on which the file is checked (default: images that '
-        'the config tests with if they are there, or else a photograph)',
+        metavar='IMAGES',
+        help='pictures, folders, patterns in quotes, or text files with one path a '
+        'line, on the first of which the file is checked (default: images that the '
+        'config tests with if they are there, or else a photograph)',
     )
     parser.add_argument(
         '--overwrite',
@@ -159,6 +160,8 @@ def main() -> None:
             print(f'{exported.path}: {exported.summary}')
     except (ConfigError, CheckpointError) as error:
         fail(error)
+    except OSError as error:
+        fail(f'cannot write to {args.out!r}: {error}')
 
 
 if __name__ == '__main__':

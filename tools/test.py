@@ -12,6 +12,7 @@ tools/dist_test.sh starts this tool on several GPUs.
 import argparse
 import os
 import os.path as osp
+from tempfile import TemporaryFile
 
 from command_line import fail, is_first_process, new_parser, parse_args
 
@@ -19,7 +20,11 @@ from command_line import fail, is_first_process, new_parser, parse_args
 def arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = new_parser(__doc__, starter='tools/dist_test.sh')
-    parser.add_argument('checkpoint', help='path or URL of the checkpoint')
+    parser.add_argument(
+        'checkpoint',
+        help='path or URL of the checkpoint, or the work dir of a run, which stands '
+        'for its latest checkpoint',
+    )
     parser.add_argument(
         '--out',
         metavar='PATH',
@@ -150,6 +155,8 @@ def make_folders(args: argparse.Namespace, item: str | None) -> None:
     for folder in filter(None, folders):
         try:
             os.makedirs(folder, exist_ok=True)
+            with TemporaryFile(dir=folder):
+                pass
         except OSError as error:
             fail(f'cannot write to {folder!r}: {error.strerror}')
 
@@ -159,7 +166,7 @@ def main() -> None:
     args = arguments()
     item = out_item(args)
     check_worst(args, item)
-    if '://' not in args.checkpoint and not osp.isfile(args.checkpoint):
+    if '://' not in args.checkpoint and not osp.exists(args.checkpoint):
         fail(
             f'checkpoint not found: {args.checkpoint!r} (from '
             f'{os.getcwd()!r}). Training writes checkpoints to its work directory'
@@ -222,6 +229,10 @@ def main() -> None:
                 print(f'worst images: {path or "none"}')
     except (ConfigError, CheckpointError) as error:
         fail(error)
+    except OSError as error:
+        if error.errno is None and error.filename is None:
+            raise  # none of the system's, but a library's
+        fail(f'the test stopped: {error}')
 
 
 if __name__ == '__main__':

@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from mmmaskdistill.engine import ResumableRunner
 from mmmaskdistill.engine.checkpoints import latest_checkpoint
 from mmmaskdistill.errors import ConfigError, first_line
+from mmmaskdistill.models.checkpoints.files import find_file
 from mmmaskdistill.registry import RUNNERS
 
 from .option_values import read_value
@@ -229,11 +230,12 @@ def set_test(cfg: Config, checkpoint: str, amp: bool = False) -> None:
 
     Args:
         cfg (Config): The config, changed in place.
-        checkpoint (str): Path of the checkpoint.
+        checkpoint (str): See :func:`.files.find_file`.
         amp (bool): Whether to test in mixed precision. Defaults to False.
 
     Raises:
         ConfigError: If the config has no ``test_dataloader``.
+        CheckpointError: If there is no such checkpoint.
     """
     if not cfg.get('test_dataloader'):
         raise ConfigError(
@@ -241,7 +243,7 @@ def set_test(cfg: Config, checkpoint: str, amp: bool = False) -> None:
             'evaluate pre-training, fine-tune a model from its checkpoint and '
             'test that model'
         )
-    cfg.load_from = checkpoint
+    cfg.load_from = find_file(checkpoint)
     cfg.resume = False
     if amp:
         cfg.test_cfg.fp16 = True

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,8 +30,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from mmmaskdistill.datasets.folders import find_images
-from mmmaskdistill.datasets.image_files import read_image
+from mmmaskdistill.datasets.image_files import IMAGE_ENDINGS, read_image
+from mmmaskdistill.datasets.result_names import distinct_names
 from mmmaskdistill.errors import ConfigError, first_few, first_line
 from mmmaskdistill.models import Teacher, TimmTeacher
 from mmmaskdistill.registry import MODELS
@@ -38,7 +39,7 @@ from mmmaskdistill.registry import MODELS
 from .configs import load_config
 from .feature_files import FeatureFile
 from .inference import LoadedModel, load_model
-from .inference.files import distinct_names
+from .inference.files import list_files
 from .inference.inputs import as_array, as_picture
 from .inference.loading import usable_device
 from .inference.preprocessing import Preprocessing
@@ -506,9 +507,9 @@ def embed_files(
 
     Args:
         embedder (Embedder): The model.
-        paths (str | Sequence[str]): Images, folders, and text files that list them, see
-            :func:`mmmaskdistill.datasets.folders.find_images`. The name of an image is
-            its path below the innermost folder that holds all of ``paths``.
+        paths (str | Sequence[str]): Images, folders, patterns, and text files that list
+            them, see :func:`.inference.files.list_files`. The name of an image is its
+            path below the innermost folder that holds all of ``paths``.
         out (str): The file, which ends with ``.npz``, ``.npy`` or ``.parquet``. The
             list of the names of a ``.npy`` file is a text file next to it; several
             arrays become several ``.npy`` files.
@@ -534,7 +535,9 @@ def embed_files(
     """
     keys = embedder.keys(what)
     drawn = embedder.keys(['patches'])[-1] if pca else None
-    folder, files = name_images(paths)
+    folder, files, left_out = name_images(paths, pca)
+    if left_out:
+        log(f'left out: {", ".join(f"{n} {name}" for name, n in left_out.items())}')
     names = list(files)
     settings = dict(
         model=embedder.name,
@@ -569,37 +572,55 @@ def embed_files(
     return Embedded(file.finish(), names, skipped, file.resumed, seconds, pictures)
 
 
-def name_images(paths: str | Sequence[str]) -> tuple[str, dict[str, str]]:
+class NamedImages(NamedTuple):
+    """Images to embed.
+
+    Attributes:
+        folder (str): The innermost folder that holds everything that was given.
+        files (dict[str, str]): The path of each image by its name.
+        left_out (dict[str, int]): How many files of each other ending the folders have.
+    """
+
+    folder: str
+    files: dict[str, str]
+    left_out: dict[str, int]
+
+
+def name_images(paths: str | Sequence[str], out: str | None = None) -> NamedImages:
     """Find images, and name each after its path below a folder that holds all.
 
     Args:
         paths (str | Sequence[str]): See :func:`embed_files`.
+        out (str, optional): Folder of pictures that are written, see
+            :func:`.inference.files.list_files`. Defaults to None.
 
     Returns:
-        tuple[str, dict[str, str]]: The folder, and the path of each image by its name,
-        in the order in which they were found.
+        NamedImages: The images, in the order in which they were found.
 
     Raises:
         ConfigError: If a path does not exist, there is no image, or a name has a line
             break.
     """
     paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-    found = [osp.abspath(file) for file in find_images(paths).files]
-    folders = [osp.abspath(osp.expanduser(path)) for path in paths if osp.isdir(path)]
+    listed = list_files(paths, IMAGE_ENDINGS, [out] if out else [])
+    addresses = [path for path in listed.files if '://' in path]
+    found = [osp.abspath(path) for path in listed.files if '://' not in path]
+    folders = [osp.abspath(folder) for folder in listed.folders]
     outside = [
         osp.dirname(file)
         for file in found
         if not any(file.startswith(osp.join(folder, '')) for folder in folders)
     ]
-    root = osp.commonpath([*folders, *outside])
+    root = osp.commonpath([*folders, *outside]) if found else ''
     files = {Path(osp.relpath(file, root)).as_posix(): file for file in found}
+    files.update({address: address for address in addresses})
     broken = [name for name in files if len(name.splitlines()) > 1]
     if broken:
         raise ConfigError(
             f'the name {broken[0]!r} has a line break, which a list of names cannot '
             'have: rename the file'
         )
-    return root, files
+    return NamedImages(root, files, listed.left_out)
 
 
 def _embed(
@@ -673,9 +694,11 @@ def _picture_files(files: dict[str, str], folder: str) -> dict[str, Path]:
     """Name the picture of each image.
 
     Raises:
-        ConfigError: If a picture would replace an image.
+        ConfigError: If a picture would replace an image, or the folder cannot be
+            written.
     """
-    names = distinct_names(list(files.values()), list(files))
+    below = [name.rpartition('://')[2] for name in files]
+    names = distinct_names(list(files.values()), below)
     targets = {
         name: Path(folder, f'{target}.png') for name, target in zip(files, names)
     }
@@ -686,6 +709,15 @@ def _picture_files(files: dict[str, str], folder: str) -> dict[str, Path]:
             f'--pca {str(folder)!r}: pictures would replace images, such as '
             f'{lost[0]!r}: choose another folder'
         )
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with TemporaryFile(dir=folder):  # The features may take long.
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f'--pca {str(folder)!r}: expected a folder that can be written '
+            f'({error.strerror})'
+        ) from error
     return targets
 
 

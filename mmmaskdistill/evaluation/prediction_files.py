@@ -3,14 +3,16 @@
 import os
 import os.path as osp
 import pickle
-from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.dist import barrier, get_rank, get_world_size, is_main_process
 from PIL import Image
 from torch import Tensor
+
+from mmmaskdistill.datasets.result_names import distinct_names
 
 from .collectors import Collector
 from .reports import label_map
@@ -136,8 +138,8 @@ def file_names(paths: list[str | None]) -> list[str | None]:
     """Choose a name for the label map of each image.
 
     It is the path of the image below the folder that contains all of them, with the
-    ending ``.png``. Images that differ only by their ending keep it, as in
-    ``a.jpg.png`` and ``a.tif.png``.
+    ending ``.png``, or a longer one if two would be the same, see
+    :func:`mmmaskdistill.datasets.result_names.distinct_names`.
 
     Args:
         paths (list[str | None]): Paths of the images.
@@ -149,14 +151,10 @@ def file_names(paths: list[str | None]) -> list[str | None]:
     known = sorted({path for path in paths if isinstance(path, str)})
     if not known:
         return [None] * len(paths)
-    absolute = {path: osp.abspath(path) for path in known}
-    shared = osp.commonpath([osp.dirname(path) for path in absolute.values()])
-    below = {path: osp.relpath(absolute[path], shared) for path in known}
-    short = {path: osp.splitext(name)[0] for path, name in below.items()}
-    times = Counter(short.values())
-    names = {p: (short[p] if times[short[p]] == 1 else below[p]) for p in known}
-    if len(set(names.values())) < len(known):  # a.jpg, a.tif and a.jpg.png
-        names = below
+    absolute = [osp.abspath(path) for path in known]
+    shared = osp.commonpath([osp.dirname(path) for path in absolute])
+    below = [Path(osp.relpath(path, shared)).as_posix() for path in absolute]
+    names = dict(zip(known, distinct_names(known, below)))
     return [f'{names[path]}.png' if path in names else None for path in paths]
 
 

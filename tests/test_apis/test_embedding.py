@@ -226,6 +226,7 @@ def test_names_are_paths_below_the_folder_that_holds_all(pictures, tmp_path):
     assert name_images(folder) == (
         str(folder),
         dict(zip(['a.jpg', 'b.png', 'sub/a.jpg', 'sub/c.png'], sorted(pictures))),
+        {},
     )
     assert name_images([pictures[1], pictures[2]])[1] == {
         'a.jpg': pictures[1],
@@ -240,6 +241,29 @@ def test_names_are_paths_below_the_folder_that_holds_all(pictures, tmp_path):
     assert list(name_images([pictures[2], folder / 'sub'])[1]) == ['a.jpg', 'c.png']
     (tmp_path / 'list.txt').write_text('pictures/b.png\npictures/sub/a.jpg\n')
     assert list(name_images(tmp_path / 'list.txt')[1]) == ['b.png', 'sub/a.jpg']
+    # A pattern stands for what the shell would make of it, also for folders.
+    assert list(name_images(f'{folder}/**/[ab].*')[1]) == [
+        'a.jpg',
+        'b.png',
+        'sub/a.jpg',
+    ]
+    assert list(name_images([f'{tmp_path}/pict*'])[1]) == [
+        'a.jpg',
+        'b.png',
+        'sub/a.jpg',
+        'sub/c.png',
+    ]
+    address = 'https://elsewhere.org/x/a.jpg'
+    assert name_images([address, pictures[1]])[1] == {
+        'a.jpg': pictures[1],
+        address: address,
+    }
+    (folder / 'clip.mp4').touch()
+    (folder / 'colors').mkdir()
+    os.rename(pictures[1], folder / 'colors/b.png')
+    named = name_images(folder, f'{folder}/colors')
+    assert list(named.files) == ['b.png', 'sub/a.jpg', 'sub/c.png']
+    assert named.left_out == {'.mp4': 1}
     os.rename(pictures[0], folder / 'x\ny.png')
     with pytest.raises(ConfigError, match='has a line break'):
         name_images(folder)
@@ -393,6 +417,8 @@ def test_pictures_replace_nothing(tmp_path, pictures):
                 embedder, folder, tmp_path / 'a.npz', pca=target, overwrite=True
             )
     assert {path: path.read_bytes() for path in folder.rglob('*.*')} == before
+    with pytest.raises(ConfigError, match='expected a folder that can be written'):
+        embed_files(embedder, folder, tmp_path / 'a.npz', pca=tmp_path / 'a.pth')
     first = embed_files(embedder, folder, tmp_path / 'a.npz', pca=colors).pictures
     Path(first[0]).write_text('mine')
     with pytest.raises(ConfigError, match='--pca: .* is there already: choose another'):

@@ -175,6 +175,23 @@ def test_side_that_runs_out_of_memory_has_no_point(figures, tmp_path, monkeypatc
     assert (tmp_path / 'sweep.png').is_file()
 
 
+def test_objectives_differ_by_what_they_compute_of_visible_patches(figures):
+    teacher = 'vit_tiny_patch16_224'
+    words = ('--depth', '2', '--img-size', '64', '--teacher', teacher)
+    sides = figures('objectives', *TINY, *words)['sides']
+    hidden, masked, unmasked = (
+        sides[name]
+        for name in ('hidden patches', 'all patches', 'all patches, no mask')
+    )
+    # The paper's objective spares the last MLP of the student and the head (three
+    # products each, with the backward pass), and the last MLP of the teacher.
+    batch, visible, width = 2, 16 - round(16 * 75 / 196), 192
+    spared = 2 * batch * visible * (3 * (8 + 1) * width**2 + 8 * width**2)
+    assert masked['flops'] - hidden['flops'] >= spared
+    assert unmasked['flops'] == masked['flops']
+    assert hidden['kept_bytes_per_image'] < masked['kept_bytes_per_image']
+
+
 def test_sweep_ends_where_all_sides_fit(figures, monkeypatch):
     limited, calls = measure.limited_memory, []
 

@@ -22,7 +22,7 @@ def weights(workspace):
 
 def test_features_and_pictures_are_written(tool, workspace, weights, capsys):
     tool(
-        'embed.py', 'timm:test_vit', 'images', '--weights', weights, '--out', 'f.npy',
+        'embed.py', 'timm:test_vit', 'images/*', '--weights', weights, '--out', 'f.npy',
         '--what', 'mean', 'patches', '--layer', '0', '-1', '--norm', 'all', '--half',
         '--size', '32', '48', '--pca', 'colors', '--num-workers', '0',
         '--device', 'cpu',

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from helpers import trained
+from helpers.small_disk import largest_file
 
 from mmmaskdistill.apis import load_model
 
@@ -56,3 +57,11 @@ def test_mistakes_end_with_one_line(tool, checkpoint, tmp_path):
         text = str(error.value)
         assert message in text and text.startswith('error: ')
         assert '\n' not in text
+
+
+@pytest.mark.parametrize('out', ['a.ts', 'a.pt2', 'folder'])
+def test_a_full_disk_ends_with_one_line(tool, checkpoint, tmp_path, out):
+    options = ['--format', 'huggingface'] if out == 'folder' else []
+    with largest_file(4096), pytest.raises(SystemExit, match='^error: cannot write to'):
+        tool('export.py', checkpoint, tmp_path / out, *options)
+    assert not list(tmp_path.iterdir())

@@ -58,10 +58,12 @@ def read_labels(workspace, k):
 
 
 def test_segmentation_writes_label_maps_and_pictures(tool, segmentor, workspace):
+    (workspace / 'run').mkdir()
+    shutil.copy(segmentor, workspace / 'run/iter_1.pth')
     tool(
         'test.py',
         'segment.py',
-        segmentor,
+        'run',  # a work dir
         '--work-dir',
         'test',
         '--out',
@@ -349,6 +351,10 @@ def test_invalid_arguments_end_with_a_one_line_error(tool, segmentor, classifier
         (
             "--confusion 'a.pdf' ends in '.pdf': give a .png file",
             ['classify.py', classifier, '--confusion', 'a.pdf'],
+        ),
+        (
+            "cannot write to '/proc'",
+            ['classify.py', classifier, '--out', '/proc/a.json'],
         ),
         (
             "cannot write to '",

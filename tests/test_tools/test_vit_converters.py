@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 from helpers import tiny
+from helpers.small_disk import largest_file
 from safetensors.torch import load_file
 
 from mmmaskdistill.models import MaskDistillViT
@@ -245,3 +246,27 @@ def test_publish_error_says_what_is_missing(tmp_path, run):
         run('publish_model.py', tmp_path / 'a.pth', tmp_path / 'b.pth', '--backbone')
     with pytest.raises(SystemExit, match='does not exist'):
         run('publish_model.py', tmp_path / 'c.pth', tmp_path / 'b.pth')
+    with pytest.raises(SystemExit, match="'.*/b': expected NAME.pth or NAME.safet"):
+        run('publish_model.py', tmp_path / 'a.pth', tmp_path / 'b')
+    with pytest.raises(SystemExit, match="cannot write to '.*a.pth/b.pth': "):
+        run('publish_model.py', tmp_path / 'a.pth', tmp_path / 'a.pth/b.pth')
+    torch.save(dict(conv=torch.zeros(9999)), tmp_path / 'a.pth')
+    for name in ('c.pth', 'c.safetensors'):
+        with (
+            largest_file(4096),
+            pytest.raises(SystemExit, match="cannot write to '.*/c.*: File too large"),
+        ):
+            run('publish_model.py', tmp_path / 'a.pth', tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ['a.pth']
+
+
+def test_work_dir_stands_for_its_latest_checkpoint(tmp_path, run):
+    run_dir = tmp_path / 'run'
+    run_dir.mkdir()
+    for number in (1, 2):
+        weights = dict(conv=torch.full([1], float(number)))
+        torch.save(dict(state_dict=weights), run_dir / f'iter_{number}.pth')
+    (run_dir / 'last_checkpoint').write_text('/moved/iter_1.pth')
+    run('publish_model.py', run_dir, tmp_path / 'a.pth')
+    (written,) = tmp_path.glob('a-*.pth')
+    assert torch.load(written)['state_dict'] == dict(conv=torch.ones(1))

@@ -74,9 +74,11 @@ def arguments() -> argparse.Namespace:
         'changes)',
     )
     args = parser.parse_args()
-    for path in (args.config, args.checkpoint, args.segment, args.classify):
+    for path in (args.config, args.segment, args.classify):
         if path is not None and not osp.isfile(path):
             fail(f'{path!r} not found')
+    if args.checkpoint is not None and not osp.exists(args.checkpoint):
+        fail(f'{args.checkpoint!r} not found')
     if not (args.segment or args.classify):
         fail('there is nothing to do: give --segment or --classify, or both')
     return args

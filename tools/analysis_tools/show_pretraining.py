@@ -71,7 +71,8 @@ def arguments() -> argparse.Namespace:
     args.checkpoint = None if is_image(args.files[0]) else args.files[0]
     args.images = args.files[args.checkpoint is not None :]
     for path in (args.config, *args.files):
-        if not osp.isfile(path):
+        found = osp.exists if path == args.checkpoint else osp.isfile
+        if not found(path):
             fail(f'{path!r} not found')
     if not args.images:
         fail(

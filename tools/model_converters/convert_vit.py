@@ -26,7 +26,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('checkpoint', help='path or URL of the checkpoint to read')
+    parser.add_argument(
+        'checkpoint',
+        help='path or URL of the checkpoint to read, or the work dir of a run, which '
+        'stands for its latest checkpoint',
+    )
     parser.add_argument(
         'out',
         help='where to write: a .pth or .safetensors file for timm, a folder for '

@@ -88,7 +88,7 @@ def missing_weights(cfg: dict) -> list[str]:
         named.append(('load_from', cfg['load_from']))
     return [
         problem
-        if osp.basename(path) == POINTER
+        if osp.basename(path) == POINTER or osp.isdir(path)
         else f'checkpoint not found: {path!r} ({option}, from '
         f'{osp.abspath(osp.curdir)!r}). Give the path of an existing '
         f'file with --cfg-options {option}=PATH'

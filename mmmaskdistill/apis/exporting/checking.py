@@ -22,6 +22,7 @@ from mmmaskdistill.datasets.image_files import (
 from mmmaskdistill.errors import ConfigError, first_line
 
 from ..inference import LoadedModel
+from ..inference.files import list_files
 from ..inference.inputs import as_array
 from ..pipelines import test_dataset
 from .formats import Runner
@@ -209,7 +210,8 @@ def find_pictures(loaded: LoadedModel, given: Sequence[str]) -> tuple[list, str]
 
     Args:
         loaded (LoadedModel): The model.
-        given (Sequence[str]): Paths of pictures or of folders; may be empty.
+        given (Sequence[str]): Pictures, see :func:`..inference.files.list_files`; may
+            be empty.
 
     Returns:
         tuple[list[Tensor], str]: Pictures [C, h, w] with the channels in the order in
@@ -220,9 +222,7 @@ def find_pictures(loaded: LoadedModel, given: Sequence[str]) -> tuple[list, str]
     """
     channels = channels_of_files(loaded)
     if given:
-        paths = [path for name in given for path in _images_in(name)][:PICTURES]
-        if not paths:
-            raise ConfigError(f'there is no picture in {given[0]!r}')
+        paths = list(list_files(given, IMAGE_ENDINGS).files)[:PICTURES]
         try:
             return [_read(path, channels) for path in paths], ', '.join(given)
         except (UnreadableImage, ValueError) as error:
@@ -262,9 +262,7 @@ def _photograph(channels: int) -> Tensor:
 
 
 def _images_in(path: str) -> list[str]:
-    """List the first images in a folder, or the path itself if it is a file."""
-    if not osp.isdir(path):
-        return [path]
+    """List the first images in a folder."""
     found = []
     for folder, folders, names in os.walk(path):
         folders.sort()

@@ -1,10 +1,12 @@
 """Write a network in each format, and run what was written."""
 
+import io
 import json
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,7 +94,10 @@ def write_torchscript(
     """
     with exporting(path, shapes), torch.no_grad():
         traced = torch.jit.trace(network, images, check_trace=False)
-        torch.jit.save(traced, path, _extra_files={f'{KEY}.json': json.dumps(about)})
+        content = io.BytesIO()
+        torch.jit.save(traced, content, _extra_files={f'{KEY}.json': json.dumps(about)})
+    # Where a disk is full, torch's own writer ends the process.
+    Path(path).write_bytes(content.getbuffer())
 
 
 def open_torchscript(path: str) -> Runner:
@@ -117,7 +122,9 @@ def write_pt2(
         program = torch.export.export(
             network, (images,), dynamic_shapes=(shapes,), strict=False
         )
-    torch.export.save(program, path, extra_files={f'{KEY}.json': json.dumps(about)})
+    content = io.BytesIO()
+    torch.export.save(program, content, extra_files={f'{KEY}.json': json.dumps(about)})
+    Path(path).write_bytes(content.getbuffer())
 
 
 def open_pt2(path: str) -> Runner:

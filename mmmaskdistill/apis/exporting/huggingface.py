@@ -10,10 +10,12 @@ import os
 import os.path as osp
 import re
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from PIL import Image
 
 from mmmaskdistill.errors import CheckpointError, ConfigError, first_line
 from mmmaskdistill.models import MaskDistillViT
@@ -26,6 +28,8 @@ from mmmaskdistill.models.checkpoints.export import (
 )
 
 from ..inference import LoadedModel, load_model
+from ..inference.preprocessing import pair
+from ..pipelines import class_name
 from .description import find_size
 from .metrics import find_metrics
 from .model_card import write_card
@@ -79,7 +83,7 @@ def write_folder(
         card = write_card(
             loaded, out, checkpoint, normalization, metrics, source, license, copies
         )
-        Path(draft, CARD).write_text(card)
+        Path(draft, CARD).write_text(card, encoding='utf-8')
         os.makedirs(out, exist_ok=True)
         for name in COPIES:
             shutil.rmtree(osp.join(out, name), ignore_errors=True)
@@ -143,7 +147,7 @@ def _write_copies(
         )
     except CheckpointError as error:
         return [], [f'no copy for timm and transformers: {first_line(error)}']
-    _write_timm(vit, osp.join(folder, 'timm'), normalization)
+    _write_timm(loaded, vit, osp.join(folder, 'timm'), normalization)
     _write_transformers(loaded, vit, osp.join(folder, 'transformers'), normalization)
     return list(COPIES), [
         'timm and transformers open the backbone'
@@ -152,11 +156,37 @@ def _write_copies(
     ]
 
 
-def _write_timm(vit: ExportedViT, folder: str, normalization: Normalization):
+def _resizing(loaded: LoadedModel, size: int) -> tuple[int | None, str]:
+    """Return how images are resized before their middle is cropped.
+
+    Args:
+        loaded (LoadedModel): The model.
+        size (int): Side in pixels of the crop for which the copies are made.
+
+    Returns:
+        tuple[int | None, str]: Length of the shorter side in pixels, None if nothing is
+        cropped, and the interpolation.
+    """
+    for first, second in pairwise(loaded.steps):
+        names = class_name(first), class_name(second)
+        if names == ('ResizeEdge', 'CenterCrop') and first.get('edge') != 'long':
+            height, _ = pair(second['crop_size'])
+            edge = round(size * first['scale'] / height)
+            how = first.get('interpolation', 'bilinear')
+            # OpenCV's 'area' has another name in Pillow.
+            known = how.upper() in Image.Resampling.__members__
+            return edge, how if known else 'box'
+    return None, 'bicubic'
+
+
+def _write_timm(
+    loaded: LoadedModel, vit: ExportedViT, folder: str, normalization: Normalization
+):
     state, name, options = to_timm(vit)
     channels = vit.state['patch_embed.proj.weight'].shape[1]
     classes = options.pop('num_classes', 1000)
     size = [channels, vit.img_size, vit.img_size]
+    edge, interpolation = _resizing(loaded, vit.img_size)
     write_weights(state, osp.join(folder, WEIGHTS))
     _write_json(
         osp.join(folder, CONFIG),
@@ -167,6 +197,8 @@ def _write_timm(vit: ExportedViT, folder: str, normalization: Normalization):
             pretrained_cfg=dict(
                 input_size=size,
                 fixed_input_size=True,
+                crop_pct=vit.img_size / (edge or vit.img_size),
+                interpolation=interpolation,
                 num_classes=classes,
                 mean=[value / 255 for value in normalization.mean],
                 std=[value / 255 for value in normalization.std],
@@ -190,13 +222,18 @@ def _write_transformers(
     _write_json(osp.join(folder, CONFIG), config)
     if normalization.channel_order == 'RGB':
         side = dict(height=vit.img_size, width=vit.img_size)
+        edge, interpolation = _resizing(loaded, vit.img_size)
+        # BEiT's own processor would change the ratio of the sides.
+        kind = 'CLIPImageProcessor' if edge else 'BeitImageProcessor'
         _write_json(
             osp.join(folder, 'preprocessor_config.json'),
             dict(
-                image_processor_type='BeitImageProcessor',
+                image_processor_type=kind,
                 do_resize=True,
-                size=side,
-                do_center_crop=False,
+                size=dict(shortest_edge=edge) if edge else side,
+                resample=Image.Resampling[interpolation.upper()],
+                do_center_crop=bool(edge),
+                crop_size=side,
                 do_rescale=True,
                 rescale_factor=1 / 255,
                 do_normalize=True,

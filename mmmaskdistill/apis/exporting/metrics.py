@@ -28,7 +28,7 @@ def read_metrics(path: str) -> dict[str, float]:
         ConfigError: If the file does not exist or has no metrics.
     """
     try:
-        content = json.loads(Path(path).read_text())
+        content = json.loads(Path(path).read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:
         raise ConfigError(f'--metrics {path!r} cannot be read: {error}') from error
     metrics = _numbers(content) if isinstance(content, dict) else {}
@@ -60,7 +60,7 @@ def find_metrics(checkpoint: str) -> tuple[dict[str, float], str]:
     if named and '://' not in path:
         logs = Path(path).parent.glob('*/vis_data/scalars.json')
         for log in sorted(logs):
-            for line in log.read_text().splitlines():
+            for line in log.read_text(encoding='utf-8', errors='replace').splitlines():
                 metrics = _validation(line, int(named[1])) or metrics
     return metrics, 'of the validation during training'
 

@@ -2,6 +2,7 @@
 
 import json
 import os.path as osp
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,9 @@ PURPOSES = dict(
     pretraining='computes features of images, and is the backbone of other models',
 )
 UNKNOWN = 'not known'
+# What means something else than itself in Markdown within a line: of underscores only
+# those at the ends of words, of signs for headings only those at the beginning of one.
+SPECIAL = r'[\\`*\[\]<>|~$&]|(?<![^\W_])_|_(?![^\W_])|(?<!\S)#'
 
 
 def write_card(
@@ -52,7 +56,7 @@ def write_card(
     Returns:
         str: The card, Markdown with a header in YAML.
     """
-    title = osp.basename(osp.abspath(folder))
+    title = _text(osp.basename(osp.abspath(folder)))
     header = [
         'library_name: mmmaskdistill',
         f'pipeline_tag: {PIPELINES[loaded.task]}',
@@ -66,7 +70,7 @@ def write_card(
         '\n'.join(['---', *header, '---']),
         f'# {title}',
         f'This model {PURPOSES[loaded.task]}. It was trained with MMMaskDistill and '
-        f'exported from `{osp.basename(checkpoint.rstrip("/"))}` by version '
+        f'exported from {_code(osp.basename(checkpoint.rstrip("/")))} by version '
         f'{__version__}. This card was written from its config; what the config does '
         'not say is marked as not known.',
         '## Model',
@@ -86,14 +90,14 @@ def write_card(
         'that.',
     ]
     if loaded.classes:
-        names = ', '.join(f'{i} {name}' for i, name in enumerate(loaded.classes))
+        names = ', '.join(f'{i} {_text(name)}' for i, name in enumerate(loaded.classes))
         parts[5:5] = [f'The {len(loaded.classes)} classes are: {names}.']
     return '\n\n'.join(parts) + '\n'
 
 
 def _licence(license: str | None) -> str:
     if license:
-        return f'The licence of these weights is {license}.'
+        return f'The licence of these weights is {_text(license)}.'
     return (
         'The licence of these weights is not stated. Ask who published them before you '
         'use them. The licences of the training images and of the weights that the '
@@ -101,11 +105,35 @@ def _licence(license: str | None) -> str:
     )
 
 
+def _text(value: Any) -> str:
+    """Write text of the config or the command line so that Markdown shows it as it is.
+
+    Blanks, line breaks and what is not printable become one blank.
+    """
+    shown = ' '.join(_printable(value).split())
+    return re.sub(SPECIAL, r'\\\g<0>', shown)
+
+
+def _printable(value: Any) -> str:
+    return ''.join(c if c.isprintable() else ' ' for c in str(value))
+
+
+def _code(value: Any) -> str:
+    """Write text in the font for code, whatever is in it."""
+    shown = ' '.join(_printable(value).split())
+    if '`' not in shown:
+        return f'`{shown}`'
+    marks = '`' * (1 + max(map(len, re.findall('`+', shown))))
+    return f'{marks} {shown} {marks}'
+
+
 def _table(rows: Sequence[tuple[str, Any]]) -> str:
     lines = ['| | |', '|---|---|']
     for name, value in rows:
         text = UNKNOWN if value in (None, '', []) else str(value)
-        lines.append(f'| {name} | {text.replace("|", "/")} |')
+        # In a table, a bar needs a backslash also in the font for code.
+        text = re.sub(r'(?<!\\)\|', r'\|', text)
+        lines.append(f'| {name} | {text} |')
     return '\n'.join(lines)
 
 
@@ -119,11 +147,11 @@ def _model_rows(loaded: LoadedModel, normalization: Normalization) -> list[tuple
         part = settings.get(key)
         if part and not (loaded.task == 'pretraining' and key != 'backbone'):
             part = part if isinstance(part, (list, tuple)) else [part]
-            rows.append((name, ', '.join(class_name(p) for p in part)))
+            rows.append((name, ', '.join(_text(class_name(p)) for p in part)))
     if backbone.get('arch') is not None:
-        rows.append(('architecture', _short(backbone['arch'])))
+        rows.append(('architecture', _text(_short(backbone['arch']))))
     if backbone.get('model_name'):
-        rows.append(('architecture', f'{backbone["model_name"]} of timm'))
+        rows.append(('architecture', f'{_text(backbone["model_name"])} of timm'))
     number = sum(parameter.numel() for parameter in loaded.model.parameters())
     height, width = find_size(loaded, None)
     channels = dict(RGB='red, green, blue', BGR='blue, green, red')
@@ -142,17 +170,18 @@ def _model_rows(loaded: LoadedModel, normalization: Normalization) -> list[tuple
 def _training_rows(config: Config) -> list[tuple]:
     loader = config.get('train_dataloader') or {}
     dataset = _innermost(loader.get('dataset') or {})
-    data = class_name(dataset) if dataset.get('type') else None
+    data = _text(class_name(dataset)) if dataset.get('type') else None
     if data and dataset.get('data_root'):
         # Only the name, since a path says where its author keeps data.
-        data += f', folder `{osp.basename(str(dataset["data_root"]).rstrip("/"))}`'
+        folder = osp.basename(str(dataset['data_root']).rstrip('/'))
+        data += f', folder {_code(folder)}'
     rows = [('data', data), ('length', _length(config))]
     if loader.get('batch_size'):
         rows.append(('images per batch and process', loader['batch_size']))
     optimizer = (config.get('optim_wrapper') or {}).get('optimizer') or {}
     if optimizer.get('type'):
         rate = optimizer.get('lr')
-        text = class_name(optimizer)
+        text = _text(class_name(optimizer))
         text += f', learning rate {rate}' if rate is not None else ''
         rows.append(('optimizer', text))
     model = config.model
@@ -162,11 +191,12 @@ def _training_rows(config: Config) -> list[tuple]:
             ' '.join(filter(None, [class_name(t), str(t.get('model_name') or '')]))
             for t in teacher.get('teachers') or [teacher]
         ]
-        rows.append(('teacher', ', '.join(names)))
+        rows.append(('teacher', _text(', '.join(names))))
         if model.get('loss'):
             loss = model['loss']
             losses = loss if isinstance(loss, (list, tuple)) else [loss]
-            rows.append(('loss', ', '.join(class_name(part) for part in losses)))
+            names = [class_name(part) for part in losses]
+            rows.append(('loss', _text(', '.join(names))))
     else:
         rows.append(('started from', _start(model)))
     return rows
@@ -199,9 +229,9 @@ def _start(model: dict) -> str:
     init = backbone.get('init_cfg') or model.get('init_cfg') or []
     for entry in init if isinstance(init, (list, tuple)) else [init]:
         if entry.get('checkpoint'):
-            return f'`{osp.basename(str(entry["checkpoint"]))}`'
+            return _code(osp.basename(str(entry['checkpoint'])))
     if isinstance(backbone.get('pretrained'), str):
-        return f'`{osp.basename(backbone["pretrained"])}`'
+        return _code(osp.basename(backbone['pretrained']))
     if backbone.get('pretrained') is True:
         return "timm's weights of the architecture"
     return 'no weights that the config names'
@@ -216,9 +246,9 @@ def _results(metrics: Mapping[str, float], source: str, config: Config) -> str:
     loader = config.get('test_dataloader') or config.get('val_dataloader') or {}
     dataset = _innermost(loader.get('dataset') or {})
     kind = class_name(dataset) if dataset.get('type') else UNKNOWN
-    rows = [(name, f'{value:.4g}') for name, value in metrics.items()]
+    rows = [(_text(name), f'{value:.4g}') for name, value in metrics.items()]
     return (
-        f'Metrics {source}; the data that the config tests with is `{kind}`.\n\n'
+        f'Metrics {source}; the data that the config tests with is {_code(kind)}.\n\n'
         + _table(rows).replace('| | |', '| metric | value |', 1)
     )
 

@@ -6,7 +6,10 @@ import os.path as osp
 import shlex
 from dataclasses import dataclass
 
+from mmmaskdistill.datasets.image_files import IMAGE_ENDINGS
 from mmmaskdistill.errors import ConfigError
+
+from ..inference.files import list_files
 
 HUGGINGFACE = 'huggingface'
 # The endings of a file in each format. A folder has no ending.
@@ -84,9 +87,8 @@ def check_request(request: Request) -> str:
         )
     _check_overwriting(request, form)
     _check_options(request, form)
-    for image in request.images:
-        if not osp.exists(image):
-            raise ConfigError(f'the picture {image!r} does not exist')
+    if request.images:
+        list_files(request.images, IMAGE_ENDINGS)  # a message if one is missing
     if form == 'onnx':
         missing = [n for n in ONNX_PACKAGES if importlib.util.find_spec(n) is None]
         if missing:

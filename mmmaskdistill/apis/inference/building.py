@@ -8,7 +8,7 @@ from mmengine.logging import print_log
 from mmengine.model import BaseDataPreprocessor, BaseModel, revert_sync_batchnorm
 from torch import Tensor, nn
 
-from mmmaskdistill.errors import ConfigError, first_line
+from mmmaskdistill.errors import CheckpointError, ConfigError, first_few, first_line
 from mmmaskdistill.models import MaskDistill, Student
 from mmmaskdistill.models.checkpoints import check_model, describe, fit
 from mmmaskdistill.registry import MODELS
@@ -90,6 +90,7 @@ def build(trained: Trained) -> tuple[nn.Module, str]:
         own = {k: v for k, v in tensors.items() if k.startswith('backbone.')}
         tensors = own or {f'backbone.{k}': v for k, v in tensors.items()}
     model = revert_sync_batchnorm(model)
+    _check_complete(model, trained.checkpoint)
     fitted, report = fit(model, tensors)
     check_model(report, trained.checkpoint)
     model.load_state_dict(fitted, strict=False)
@@ -125,6 +126,17 @@ def without_start_weights(node: Any) -> Any:
     if isinstance(node, (list, tuple)):
         return type(node)(without_start_weights(item) for item in node)
     return deepcopy(node)
+
+
+def _check_complete(model: nn.Module, checkpoint: str):
+    """Refuse a model that does not save all of its weights."""
+    saved = model.state_dict()
+    left_out = [name for name, _ in model.named_parameters() if name not in saved]
+    if left_out:
+        raise CheckpointError(
+            f'checkpoint {checkpoint!r} cannot be complete: a model of this kind saves '
+            f'no {first_few(left_out)}'
+        )
 
 
 def _is_pretraining(settings: dict) -> bool:

@@ -1,4 +1,4 @@
-"""Find the files to predict, and name what is written for each of them."""
+"""Find the files that are given, and name what is written for each of them."""
 
 import glob
 import os
@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from mmmaskdistill.datasets.folders import find_images
 from mmmaskdistill.datasets.image_files import IMAGE_ENDINGS
+from mmmaskdistill.datasets.result_names import distinct_names
 from mmmaskdistill.errors import ConfigError, first_few
 
 VIDEO_ENDINGS = (
@@ -26,8 +27,8 @@ VIDEO_ENDINGS = (
 
 
 ENDINGS = (*IMAGE_ENDINGS, *VIDEO_ENDINGS)
-# Endings of what is written behind a name.
-WRITTEN_ENDINGS = ('.jpg', '.mp4', '.npy', '.png', '.tif')
+# Folders in that of the output.
+WRITTEN = ('labels', 'overlay', 'probabilities')
 
 
 class InputFile(NamedTuple):
@@ -60,6 +61,72 @@ class Found(NamedTuple):
     left_out: dict[str, int]
 
 
+class Listed(NamedTuple):
+    """What some inputs stand for.
+
+    Attributes:
+        files (dict[str, str]): The files, each of them once, and the folder below which
+            the input has them. Both are empty for the folder of an address.
+        folders (list[str]): The inputs, and what patterns stand for, that are folders.
+        left_out (dict[str, int]): How many files of each other ending the folders have.
+    """
+
+    files: dict[str, str]
+    folders: list[str]
+    left_out: dict[str, int]
+
+
+def list_files(
+    inputs: Sequence[str | os.PathLike],
+    endings: Sequence[str] = ENDINGS,
+    outputs: Sequence[str | os.PathLike] = (),
+) -> Listed:
+    """List the files that are given on the command line of a tool.
+
+    Args:
+        inputs (Sequence[str | PathLike]): Files, folders, patterns such as
+            ``'data/**/*_left.png'``, text files (``.txt``, ``.lst`` or ``.list``) with
+            one path a line, relative to the text file's folder, or addresses.
+        endings (Sequence[str]): Endings of the files that count in folders and
+            patterns. Defaults to those of images and videos.
+        outputs (Sequence[str | PathLike]): Folders of the output. What is in them is
+            left out where an input is a folder or a pattern, unless this lies in them,
+            too. Defaults to none.
+
+    Returns:
+        Listed: The files in the order of the inputs, sorted within each.
+
+    Raises:
+        ConfigError: If an input does not exist, or has no such file.
+    """
+    roots, folders, left_out = {}, [], Counter()
+    written = [osp.join(osp.realpath(out), '') for out in outputs]
+    for given in map(os.fspath, inputs):
+        if '://' in given:
+            roots[given] = ''
+            continue
+        paths, root = _expand(given, tuple(endings))
+        found = find_images(paths, endings)
+        left_out.update(found.left_out)
+        folders += [path for path in paths if osp.isdir(path)]
+        # A file that is given by name counts wherever it is.
+        searched = osp.isdir(paths[0]) or paths != [osp.expanduser(given)]
+        hidden = tuple(out for out in written if searched and not _is_in(root, out))
+        for path in found.files:
+            if not (hidden and _is_in(path, hidden)):
+                roots.setdefault(path, root)
+    unique = {}
+    for path, root in roots.items():
+        unique.setdefault(path if '://' in path else osp.abspath(path), (path, root))
+    if not unique:
+        raise ConfigError(
+            f'no images in {first_few([repr(os.fspath(path)) for path in inputs])} '
+            'outside of the folder of the output, '
+            f'{first_few([repr(os.fspath(out)) for out in outputs])}'
+        )
+    return Listed(dict(unique.values()), folders, dict(left_out))
+
+
 def find_files(inputs: Sequence[str], out: str | None = None) -> Found:
     """Find images and videos, and give each of them a name of its own.
 
@@ -69,11 +136,9 @@ def find_files(inputs: Sequence[str], out: str | None = None) -> Found:
     for it would have the name of a folder.
 
     Args:
-        inputs (Sequence[str]): Images, videos, folders, patterns such as
-            ``'data/**/*_left.png'``, or text files (``.txt``, ``.lst`` or ``.list``)
-            with one path a line, relative to the text file's folder.
-        out (str, optional): The folder of the output, in which nothing is looked for.
-            Defaults to None.
+        inputs (Sequence[str]): Images, videos, and what else :func:`list_files` takes.
+        out (str, optional): Folder of the output. The folders in it that predictions
+            are written to are left out, see :func:`list_files`. Defaults to None.
 
     Returns:
         Found: The files in the order of the inputs, sorted within each.
@@ -81,31 +146,18 @@ def find_files(inputs: Sequence[str], out: str | None = None) -> Found:
     Raises:
         ConfigError: If an input does not exist, or has neither an image nor a video.
     """
-    below, left_out = {}, Counter()
-    for given in inputs:
-        if '://' in given:
-            below[given] = PurePosixPath(given).name
-            continue
-        paths, root = _expand(given)
-        found = find_images(paths, ENDINGS)
-        left_out.update(found.left_out)
-        for path in found.files:
-            if out is None or not _is_in(path, out):
-                below.setdefault(path, _below(path, root))
-    unique = {}
-    for path, name in below.items():
-        unique.setdefault(path if '://' in path else osp.abspath(path), (path, name))
-    if not unique:
-        raise ConfigError(
-            f'no images in {first_few([repr(path) for path in inputs])} outside of '
-            f'the folder of the output, {out!r}'
-        )
-    paths, names = zip(*unique.values())
-    named = distinct_names(paths, names)
-    return Found([InputFile(*pair) for pair in zip(paths, named)], dict(left_out))
+    outputs = [] if out is None else [osp.join(out, kind) for kind in WRITTEN]
+    listed = list_files(inputs, ENDINGS, outputs)
+    below = [_below(*pair) for pair in listed.files.items()]
+    files = [InputFile(*pair) for pair in zip(listed.files, below)]
+    # Of a video, there may be a folder of label maps.
+    videos = [file.is_video for file in files]
+    named = distinct_names(list(listed.files), below, videos)
+    files = [InputFile(*pair) for pair in zip(listed.files, named)]
+    return Found(files, listed.left_out)
 
 
-def _expand(given: str) -> tuple[list[str], str]:
+def _expand(given: str, endings: tuple[str, ...]) -> tuple[list[str], str]:
     """Return the paths that an input stands for, and the folder of their names."""
     given = osp.expanduser(given)
     if osp.isdir(given):
@@ -122,69 +174,20 @@ def _expand(given: str) -> tuple[list[str], str]:
         if glob.has_magic(part):
             break
         fixed.append(part)
-    known = [p for p in paths if p.lower().endswith(ENDINGS) or osp.isdir(p)]
+    known = [p for p in paths if p.lower().endswith(endings) or osp.isdir(p)]
     return known or paths, osp.join(*fixed) if fixed else ''
 
 
 def _below(path: str, root: str) -> str:
     """Return a file's path below a folder, or its name if it is elsewhere."""
+    if '://' in path:
+        return PurePosixPath(path).name
     relative = osp.relpath(path, root or osp.curdir)
     if relative.split(os.sep)[0] == osp.pardir:
         relative = osp.basename(path)
     return Path(relative).as_posix()
 
 
-def _is_in(path: str, folder: str) -> bool:
-    return osp.realpath(path).startswith(osp.join(osp.realpath(folder), ''))
-
-
-def distinct_names(paths: Sequence[str], below: Sequence[str]) -> list[str]:
-    """Make names without an ending that differ, whatever their capitals.
-
-    What is written for one file is not the folder of what is written for another.
-
-    Args:
-        paths (Sequence[str]): The files.
-        below (Sequence[str]): Path of each file below a folder, with its ending.
-
-    Returns:
-        list[str]: The names.
-    """
-    levels = [0] * len(paths)
-    while True:
-        names = [_name(*parts) for parts in zip(paths, below, levels)]
-        files = [InputFile(path, name.lower()) for path, name in zip(paths, names)]
-        counts = Counter(file.name for file in files)
-        folders = {str(p) for file in files for p in PurePosixPath(file.name).parents}
-        twice = [
-            i
-            for i, file in enumerate(files)
-            if counts[file.name] > 1 or not folders.isdisjoint(_written(file))
-        ]
-        changed = False
-        for i in twice:
-            if levels[i] < 2 + len(Path(paths[i]).resolve().parts):
-                levels[i] += 1
-                changed = True
-        if not changed:
-            break
-    for number, i in enumerate(twice):  # They differ only in capitals.
-        names[i] = f'{names[i]}-{number + 1}'
-    return names
-
-
-def _written(file: InputFile) -> list[str]:
-    """List what may be written for a file; of a video, also a folder of label maps."""
-    written = [file.name + ending for ending in WRITTEN_ENDINGS]
-    return [*written, file.name] if file.is_video else written
-
-
-def _name(path: str, below: str, level: int) -> str:
-    """Return a longer name with every level."""
-    if level == 0:
-        return str(PurePosixPath(below).with_suffix(''))
-    if level == 1 or '://' in path:
-        return below
-    parts = Path(osp.abspath(path)).parts[1:]  # without the root
-    count = min(len(PurePosixPath(below).parts) + level - 1, len(parts))
-    return '/'.join(parts[-count:])
+def _is_in(path: str, folders: str | tuple[str, ...]) -> bool:
+    """Tell whether a path is one of some real folders, with final slash, or in it."""
+    return osp.join(osp.realpath(path), '').startswith(folders)

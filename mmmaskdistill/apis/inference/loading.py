@@ -8,6 +8,7 @@ from mmengine.device import get_device
 
 from mmmaskdistill.errors import ConfigError, first_line
 
+from .adapters import merge_adapters
 from .building import build
 from .loaded_model import LoadedModel
 from .sources import find_trained
@@ -23,7 +24,8 @@ def load_model(
     """Load a trained model: a segmentor, a classifier, or a pre-trained student.
 
     A checkpoint is enough, since it carries the config that trained it and the names
-    and colors of the classes. Nothing is downloaded, and no other file is read.
+    and colors of the classes. Nothing is downloaded, and no other file is read, except
+    for adapters of LoRA: their checkpoints lack the weights that they adapt.
 
     Args:
         model (str | Path | Config): A checkpoint of a run or of
@@ -55,7 +57,7 @@ def load_model(
         ((480, 640), 'sky')
     """
     device = usable_device(device)
-    trained = find_trained(model, checkpoint, trust_checkpoint)
+    trained = merge_adapters(find_trained(model, checkpoint, trust_checkpoint))
     network, task = build(trained)
     return LoadedModel(network, task, trained, device)
 

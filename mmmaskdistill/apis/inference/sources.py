@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
@@ -12,15 +11,13 @@ from torch import Tensor
 
 from mmmaskdistill.compat.named_types import check_scope, only_parts, refuse_files
 from mmmaskdistill.errors import CheckpointError, ConfigError
-from mmmaskdistill.models.checkpoints.files import POINTER, read_weights
+from mmmaskdistill.models.checkpoints.files import find_file, read_weights
 
 from ..configs import load_config
 from ..pipelines import test_dataset
 from .stored_config import read_config
 
 CONFIG_ENDINGS = ('.py', '.json', '.yml', '.yaml')
-# The weights of a folder in the layout of Hugging Face.
-FOLDER_WEIGHTS = 'model.safetensors'
 
 
 class Trained(NamedTuple):
@@ -101,7 +98,7 @@ def find_trained(
             f'{getattr(config, "filename", None) or "Config"!r} is a config: give its '
             'checkpoint, too'
         )
-    path = checkpoint_in(os.fspath(checkpoint))
+    path = find_file(os.fspath(checkpoint))
     tensors, meta = read_weights(path, trust_checkpoint=trust_checkpoint)
     trusted = trust_checkpoint or config is not None
     if config is None:
@@ -115,32 +112,6 @@ def find_trained(
         config = read_config(text, repr(path), trust_checkpoint)
     trained = Trained(config, tensors, {}, path, trusted)
     return trained._replace(meta=_data_meta(meta, trained))
-
-
-def checkpoint_in(path: str) -> str:
-    """Return the checkpoint that a path stands for.
-
-    Args:
-        path (str): A checkpoint; a folder in the layout of Hugging Face, which has a
-            ``model.safetensors``; or the work dir of a run, which stands for its latest
-            checkpoint.
-
-    Returns:
-        str: Path of the checkpoint.
-
-    Raises:
-        CheckpointError: If a folder has neither.
-    """
-    folder = Path(path)
-    if not folder.is_dir():
-        return path
-    for name in (FOLDER_WEIGHTS, POINTER):
-        if (folder / name).is_file():
-            return str(folder / name)
-    raise CheckpointError(
-        f'the folder {path!r} has no checkpoint: expected {FOLDER_WEIGHTS}, or the '
-        f'work dir of a run, which has a file {POINTER}'
-    )
 
 
 def find_class(registry: Registry, kind: str | type) -> type | None:

@@ -108,12 +108,20 @@ def check_model(report: Report, checkpoint: str) -> None:
     Raises:
         CheckpointError: If tensors are missing or have another shape.
     """
-    if report.missing or report.misshapen:
-        raise CheckpointError(
-            f'{"; ".join(describe(report, f"model from {checkpoint}"))}. The '
-            "checkpoint is from another architecture than the config's model: give a "
-            'checkpoint that this config trained'
+    if not (report.missing or report.misshapen):
+        return
+    advice = (
+        "The checkpoint is from another architecture than the config's model: give a "
+        'checkpoint that this config trained'
+    )
+    if any('.lora_A.' in key for key in report.unused):
+        advice = (
+            'The checkpoint has adapters (LoRA) of peft, and what their effect is does '
+            'not follow from their weights alone: merge them (merge_and_unload) before '
+            'you save the model'
         )
+    lines = '; '.join(describe(report, f'model from {checkpoint}'))
+    raise CheckpointError(f'{lines}. {advice}')
 
 
 def find_problems(

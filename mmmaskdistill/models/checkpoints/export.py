@@ -12,7 +12,7 @@ from mmmaskdistill.errors import CheckpointError, first_few
 from mmmaskdistill.registry import MODELS
 
 from .coverage import ESSENTIAL, find_problems
-from .files import META, read_weights, write_weights
+from .files import META, Weights, read_weights, write_weights
 from .fitting import SHARED_TABLE, TABLE, fit, square_grid, square_grid_of_table
 from .formats import (
     TRANSFORMERS,
@@ -30,6 +30,8 @@ LANDMARKS = {
     'blocks.0.attn.qkv.weight',
     'blocks.0.mlp.fc1.weight',
 }
+# Endings of published files.
+PUBLISHED = ('.pth', '.safetensors')
 ONLY_SQUARE = 'and timm and transformers have BEiT only for square images'
 
 
@@ -311,9 +313,51 @@ def publish(
         tuple[str, int]: Path of the written file, and its number of tensors.
 
     Raises:
-        CheckpointError: If the file cannot be read or has no weights to publish.
+        CheckpointError: If the file cannot be read or has no weights to publish, or
+            ``out`` has another ending.
+        OSError: If the file cannot be written.
     """
-    state, meta = read_weights(checkpoint, trust_checkpoint=trust_checkpoint)
+    check_ending(out)
+    weights = read_weights(checkpoint, trust_checkpoint=trust_checkpoint)
+    return publish_weights(weights, checkpoint, out, backbone)
+
+
+def check_ending(out: str) -> None:
+    """Check the ending of a file to publish.
+
+    Args:
+        out (str): The file.
+
+    Raises:
+        CheckpointError: If it is none of :data:`PUBLISHED`.
+    """
+    if os.path.splitext(out)[1] not in PUBLISHED:
+        raise CheckpointError(
+            f'cannot publish to {out!r}: expected NAME.pth or NAME.safetensors'
+        )
+
+
+def publish_weights(
+    weights: Weights, checkpoint: str, out: str, backbone: bool = False
+) -> tuple[str, int]:
+    """Write weights to a file named after its content, see :func:`publish`.
+
+    Args:
+        weights (Weights): The weights with their config.
+        checkpoint (str): Where they are from, for messages.
+        out (str): See :func:`publish`.
+        backbone (bool): See :func:`publish`. Defaults to False.
+
+    Returns:
+        tuple[str, int]: Path of the written file, and its number of tensors.
+
+    Raises:
+        CheckpointError: If there are no weights to publish, or ``out`` has another
+            ending.
+        OSError: If the file cannot be written.
+    """
+    check_ending(out)
+    state, meta = weights
     if backbone:
         state = {
             key.removeprefix('backbone.'): tensor

@@ -31,6 +31,8 @@ from .torchscript import is_torchscript, read_torchscript
 
 # mmengine keeps the path of a run's latest checkpoint in a text file of this name.
 POINTER = 'last_checkpoint'
+# The weights of a folder in the layout of Hugging Face.
+FOLDER_WEIGHTS = 'model.safetensors'
 # Parts of mmengine's ``meta`` that say how weights are used: the config, and the names
 # and colors of the classes.
 META = ('cfg', 'dataset_meta')
@@ -52,8 +54,9 @@ class Weights(NamedTuple):
 def latest_checkpoint(work_dir: str) -> str | None:
     """Find the checkpoint that a run resumes from.
 
-    The file ``last_checkpoint`` in the work dir contains its path. If the work
-    dir was moved, the checkpoint is looked for under its name in the new place.
+    The file ``last_checkpoint`` in the work dir contains its path. A checkpoint of
+    this name in the work dir itself comes first, since the work dir may have been moved
+    or copied.
     If ``last_checkpoint`` is missing or its checkpoint does not exist, for
     example because the run was killed before it wrote that file, the newest
     ``iter_*.pth`` or ``epoch_*.pth`` is taken.
@@ -68,7 +71,7 @@ def latest_checkpoint(work_dir: str) -> str | None:
     if osp.isfile(pointer):
         with open(pointer) as file:
             named = file.read().strip()
-        for path in (named, osp.join(work_dir, osp.basename(named))):
+        for path in (osp.join(work_dir, osp.basename(named)), named):
             if osp.isfile(path):
                 return path
     written = [
@@ -83,9 +86,7 @@ def find_problem(checkpoint: str) -> str | None:
     """Say why there is no checkpoint at a path.
 
     Args:
-        checkpoint (str): Path or address of a checkpoint, or path of the file
-            ``last_checkpoint`` in the work dir of a run, which stands for the run's
-            latest checkpoint.
+        checkpoint (str): See :func:`find_file`.
 
     Returns:
         str | None: The reason and what to do about it; None if there is a file, or if
@@ -94,6 +95,14 @@ def find_problem(checkpoint: str) -> str | None:
     if is_address(checkpoint):
         return None
     path = Path(checkpoint)
+    if path.is_dir():
+        if _checkpoint_in(path):
+            return None
+        return (
+            f'the folder {checkpoint!r} has no checkpoint: expected {FOLDER_WEIGHTS}, '
+            'or the work dir of a run, with files such as iter_8000.pth. Give the path '
+            'of a file'
+        )
     if path.name != POINTER:
         if path.is_file():
             return None
@@ -112,11 +121,13 @@ def find_file(checkpoint: str) -> str:
     """Return the checkpoint that a path stands for.
 
     Args:
-        checkpoint (str): See :func:`find_problem`.
+        checkpoint (str): Path or address of a checkpoint; or the work dir of a run, or
+            the file ``last_checkpoint`` in it, which stand for the run's latest
+            checkpoint; or a folder in the layout of Hugging Face, which has a
+            ``model.safetensors``.
 
     Returns:
-        str: Its path or address; the latest checkpoint of a run for its
-        ``last_checkpoint``.
+        str: Its path or address.
 
     Raises:
         CheckpointError: If there is none.
@@ -124,9 +135,22 @@ def find_file(checkpoint: str) -> str:
     problem = find_problem(checkpoint)
     if problem:
         raise CheckpointError(problem)
-    if is_address(checkpoint) or Path(checkpoint).name != POINTER:
+    if is_address(checkpoint):
         return checkpoint
-    return latest_checkpoint(str(Path(checkpoint).parent))
+    path = Path(checkpoint)
+    if path.is_dir():
+        return _checkpoint_in(path)
+    return latest_checkpoint(str(path.parent)) if path.name == POINTER else checkpoint
+
+
+def _checkpoint_in(folder: Path) -> str | None:
+    """Return the checkpoint that a folder stands for."""
+    weights = folder / FOLDER_WEIGHTS
+    if weights.is_file():
+        return str(weights)
+    # A run keeps its best checkpoint next to the latest one, or only the best one.
+    best = map(str, folder.glob('best_*.pth'))
+    return latest_checkpoint(str(folder)) or max(best, key=osp.getmtime, default=None)
 
 
 def is_address(path: str) -> bool:
@@ -144,11 +168,10 @@ def read_weights(
     tensors are read.
 
     Args:
-        checkpoint (str): Path of the file, or an address that mmengine can read, or
-            ``last_checkpoint`` in the work dir of a run, which stands for the run's
-            latest checkpoint. The file is a ``.pth``, ``.pt``, ``.ckpt`` or
-            ``.safetensors`` file or a TorchScript archive, the format in which OpenAI
-            publishes CLIP.
+        checkpoint (str): Path of the file, or an address that mmengine can read, or a
+            folder that stands for a checkpoint, see :func:`find_file`. The file is a
+            ``.pth``, ``.pt``, ``.ckpt`` or ``.safetensors`` file or a TorchScript
+            archive, the format in which OpenAI publishes CLIP.
         map_location (str | torch.device): Device of the tensors. Defaults to ``'cpu'``.
         trust_checkpoint (bool): Whether to read a pickle that holds more than tensors
             and the containers known to be harmless. Such a file can run any code that
@@ -387,4 +410,10 @@ def write_weights(state: StateDict, path: str, meta: dict | None = None) -> None
             }
             file.write(save(state, metadata=dict(format='pt', **texts)))
         else:
-            torch.save(dict(state_dict=state, meta=meta or {}), file)
+            try:
+                torch.save(dict(state_dict=state, meta=meta or {}), file)
+            except RuntimeError as error:
+                # What torch says when a disk is full hides the error of the disk.
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise

@@ -10,7 +10,9 @@ import pytest
 import timm
 import torch
 from helpers import trained
-from transformers import BeitForImageClassification, BeitModel
+from markdown_it import MarkdownIt
+from PIL import Image
+from transformers import AutoImageProcessor, BeitForImageClassification, BeitModel
 
 from mmmaskdistill.apis import load_model
 from mmmaskdistill.apis.exporting import (
@@ -102,6 +104,23 @@ def test_timm_and_transformers_open_the_classifier(runs, tmp_path):
         logits = other.eval()(x).logits
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
     assert other.config.id2label == dict(enumerate(trained.CLASSES))
+    # What both say about images resizes and crops as the config does.
+    rows, columns = np.mgrid[:150, :110]
+    picture = np.stack([rows, columns, 250 - rows], 2).astype(np.uint8)
+    sample = model.preprocess(picture)
+    expected = model.model.data_preprocessor(
+        dict(inputs=[sample['inputs']], data_samples=[sample['data_samples']])
+    )['inputs']
+    config = timm.data.resolve_model_data_config(
+        timm.create_model(f'local-dir:{tmp_path}/timm', pretrained=True)
+    )
+    assert config['interpolation'] == 'bilinear'
+    transform = timm.data.create_transform(**config, is_training=False)
+    found = transform(Image.fromarray(picture))[None]
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.05)
+    processor = AutoImageProcessor.from_pretrained(tmp_path / 'transformers')
+    found = processor(Image.fromarray(picture), return_tensors='pt').pixel_values
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.05)
 
 
 def test_card_says_what_is_known_and_what_is_not(runs, tmp_path):
@@ -126,6 +145,38 @@ def test_card_says_what_is_known_and_what_is_not(runs, tmp_path):
     write(runs, 'classification', tmp_path / 'c')
     card = (tmp_path / 'c/README.md').read_text()
     assert 'No metrics were given for this card' in card
+
+
+def test_card_shows_odd_names_as_they_are(tmp_path):
+    names = ['a\nb', '# *c* | _d_', '<b>&amp; `e`', '[f](g)\\ h_i $j$ ~~k~~\x00l']
+    config = trained.segmentation()
+    config.train_dataloader = dict(
+        dataset=dict(type='BaseSegDataset', data_root='/x/d`|a\nta', pipeline=[])
+    )
+    path = trained.write(config, tmp_path / 'a|`b.pth', dict(classes=names))
+    folder = tmp_path / '# _t_ #'
+    write_folder(
+        load_model(path, device='cpu'),
+        str(folder),
+        str(path),
+        {'single_class/m_IoU|*': 1.0},
+        'my\n# licence',
+    )
+    lines, code = [], []
+    for token in (
+        MarkdownIt().enable('table').parse((folder / 'README.md').read_text('utf-8'))
+    ):
+        texts = []
+        for part in token.children or []:
+            assert part.type in ('text', 'code_inline', 'softbreak', 'text_special')
+            texts.append(part.content)
+            code += [part.content] if part.type == 'code_inline' else []
+        lines.append(''.join(texts))
+    shown = 'a b, 1 # *c* | _d_, 2 <b>&amp; `e`, 3 [f](g)\\ h_i $j$ ~~k~~ l.'
+    assert f'The 4 classes are: 0 {shown}' in lines
+    assert {'# _t_ #', 'single_class/m_IoU|*'} <= set(lines)
+    assert 'The licence of these weights is my # licence.' in lines
+    assert {'a|`b.pth', 'd`|a ta'} <= set(code)
 
 
 def test_metrics_are_the_numbers_of_a_json_file(tmp_path):

@@ -66,7 +66,7 @@ REFUSED = {
         '--size 64 -64: expected hei',
     ),
     'output': (dict(out='a.onnx', output='masks'), "'masks': expected one of labels"),
-    'picture': (dict(out='a.onnx', images=('no.jpg',)), "'no.jpg' does not exist"),
+    'picture': (dict(out='a.onnx', images=('no.jpg',)), "no file or folder 'no.jpg'"),
     'half': (
         dict(out='a', form='huggingface', half=True),
         '--half has no effect with --format huggingface',

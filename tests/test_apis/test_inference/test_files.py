@@ -40,6 +40,8 @@ def test_names_are_longer_until_they_differ(make):
     make('a.png', 'a.jpg', 'A.bmp', 'b.png')
     expected = {'a.png': 'a.png', 'a.jpg': 'a.jpg', 'A.bmp': 'A.bmp', 'b.png': 'b'}
     assert names('a.png', 'a.jpg', 'A.bmp', 'b.png') == expected
+    make('x/a.jpg', 'x/a.tif', 'x/a.jpg.tif')  # none needs a folder
+    assert set(names('x').values()) == {'a.jpg', 'a.tif', 'a.jpg.tif'}
     make('one/s/a.png', 'two/s/a.png', 'two/s/c.png')
     assert names('one', 'two') == {
         'one/s/a.png': 'one/s/a.png',
@@ -85,8 +87,15 @@ def test_brackets_in_a_name_are_no_pattern(make):
 
 
 def test_what_was_written_is_left_out(make):
-    make('in/a.png', 'in/out/labels/a.png')
-    assert names('in', out='in/out') == {'in/a.png': 'a'}
+    make('in/a.png', 'in/out/labels/a.png', 'in/labels/a.png', 'in/overlay/a.jpg')
+    both = {'in/a.png': 'a', 'in/labels/a.png': 'labels/a'}
+    assert names('in', out='in/out') == {**both, 'in/overlay/a.jpg': 'overlay/a'}
+    assert names('in/**/a.png', out='in/out') == both
+    # Pictures may lie in the folder of the output, and what is named is predicted.
+    assert names('in/a.png', out='in') == {'in/a.png': 'a'}
+    assert set(names('in', out='in')) == {'in/a.png', 'in/out/labels/a.png'}
+    assert names('in/labels/a.png', out='in') == {'in/labels/a.png': 'a'}
+    assert names('in/labels', out='in') == {'in/labels/a.png': 'a'}
     with pytest.raises(ConfigError, match="no images in 'in/out' outside of"):
         find_files(['in/out'], 'in/out')
 

@@ -332,6 +332,32 @@ def test_last_checkpoint_stands_for_the_latest_of_a_run(student, tmp_path):
     assert read_weights(str(pointer)).tensors
 
 
+def test_copied_work_dir_stands_for_its_own_checkpoint(tmp_path):
+    first, copy = tmp_path / 'first', tmp_path / 'copy'
+    for folder, value in ((first, 1.0), (copy, 2.0)):
+        folder.mkdir()
+        torch.save(dict(a=torch.full([1], value)), folder / 'iter_8.pth')
+        (folder / 'last_checkpoint').write_text(str(first / 'iter_8.pth'))
+    assert read_weights(str(copy)).tensors == dict(a=torch.full([1], 2.0))
+    # Runs may also keep their checkpoints elsewhere.
+    (copy / 'iter_8.pth').unlink()
+    assert read_weights(str(copy)).tensors == dict(a=torch.ones(1))
+
+
+def test_folder_stands_for_the_checkpoint_in_it(student, tmp_path):
+    def lines():
+        return load_backbone(student, str(tmp_path))[0]
+
+    with pytest.raises(CheckpointError, match='no checkpoint: expected model.safeten'):
+        lines()
+    torch.save(student.state_dict(), tmp_path / 'best_mIoU_iter_4.pth')
+    assert f'from {tmp_path}/best_mIoU_iter_4.pth' in lines()
+    torch.save(student.state_dict(), tmp_path / 'iter_8.pth')
+    assert f'from {tmp_path}/iter_8.pth' in lines()
+    save_file(student.state_dict(), tmp_path / 'model.safetensors')
+    assert f'from {tmp_path}/model.safetensors' in lines()
+
+
 @pytest.mark.parametrize('name', ['a.bin', 'a.pth', 'a'])
 def test_safetensors_are_known_by_their_content(tmp_path, name):
     save_file({'a': torch.ones(2)}, tmp_path / name, metadata={'format': 'pt'})

@@ -8,6 +8,7 @@ and timm's CLIP ViT as the teacher. For example:
 
 import argparse
 from copy import deepcopy
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,13 @@ from torch import Tensor, nn
 
 from . import sides as common
 from .sides import Side, training
+
+if TYPE_CHECKING:
+    from mmpretrain.structures import DataSample
+
+    from mmmaskdistill.models import MaskDistill
+
+MASKED = 75 / 196  # the recipe's share of hidden patches
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,33 +62,28 @@ def run(args: argparse.Namespace) -> dict:
     return common.run(args, build)
 
 
-def build(args: argparse.Namespace, device: torch.device) -> dict[str, Side]:
-    """Build all sides with the same student, teacher, images and masks.
-
-    The weights are random and the drop path rate is 0.
+def build_ours(args: argparse.Namespace, predict: str = 'hidden') -> 'MaskDistill':
+    """Build this project's model with random weights and a drop path rate of 0.
 
     Args:
         args (argparse.Namespace): The command line.
-        device (torch.device): Device of the models and images.
+        predict (str): ``hidden`` for the paper's objective, or ``all`` for the loss at
+            all patches. Defaults to ``hidden``.
 
     Returns:
-        dict[str, Side]: The sides by name, ``ours`` first.
+        MaskDistill: The model in training mode, on the CPU.
     """
     import timm
-    from mmpretrain.structures import DataSample
 
-    from mmmaskdistill.datasets import BlockMaskGenerator
     from mmmaskdistill.models import MaskDistill
-    from mmmaskdistill.models.layers import index_patches, thaw_layers
 
     arch = common.vit_arch(args)
-    side = args.img_size // 16
-    teacher_size = args.teacher_img_size or args.img_size
     with torch.device('meta'):
         channels = timm.create_model(args.teacher).num_features
+    students = dict(hidden='MaskDistillViT', all='AllTokensViT')
     model = MaskDistill(
         backbone=dict(
-            type='mmmaskdistill.MaskDistillViT',
+            type=f'mmmaskdistill.{students[predict]}',
             arch=arch,
             img_size=args.img_size,
             attention=args.attention,
@@ -90,7 +93,7 @@ def build(args: argparse.Namespace, device: torch.device) -> dict[str, Side]:
             type='mmmaskdistill.TimmTeacher',
             model_name=args.teacher,
             pretrained='random',
-            img_size=teacher_size,
+            img_size=args.teacher_img_size or args.img_size,
         ),
         normalizer=dict(type='mmmaskdistill.LayerNormalizer'),
         head=dict(
@@ -99,18 +102,44 @@ def build(args: argparse.Namespace, device: torch.device) -> dict[str, Side]:
             out_channels=channels,
         ),
         loss=dict(type='mmmaskdistill.SmoothL1Loss'),
+        predict=predict,
     )
     model.init_weights()
     nn.init.normal_(model.backbone.rel_pos_bias.relative_position_bias_table)
-    model.train()
+    return model.train()
 
-    views = images, teacher_images = [
+
+def make_batch(
+    args: argparse.Namespace, device: torch.device, masked: float = MASKED
+) -> tuple[list[Tensor], list['DataSample']]:
+    """Make random images and masks.
+
+    Args:
+        args (argparse.Namespace): The command line.
+        device (torch.device): Device of the tensors.
+        masked (float): Share of the patches that are hidden. Defaults to the recipe's.
+
+    Returns:
+        tuple[list[Tensor], list[DataSample]]: The student's and the teacher's images,
+        ``[B, 3, H, W]`` each, and the data samples with ``mask``, ``hidden`` and
+        ``visible``, as this project's data preprocessor gives them.
+    """
+    from mmpretrain.structures import DataSample
+
+    from mmmaskdistill.datasets import BlockMaskGenerator, NoMaskGenerator
+    from mmmaskdistill.models.layers import index_patches
+
+    views = [
         torch.randn(args.batch, 3, size, size, device=device)
-        for size in (args.img_size, teacher_size)
+        for size in (args.img_size, args.teacher_img_size or args.img_size)
     ]
-    generate = BlockMaskGenerator(
-        side, round(0.383 * side**2), min_num_patches=min(16, side)
-    )
+    side = args.img_size // 16
+    if masked:
+        generate = BlockMaskGenerator(
+            side, round(masked * side**2), min_num_patches=min(16, side)
+        )
+    else:
+        generate = NoMaskGenerator(side)
     masks = torch.stack(
         [torch.from_numpy(generate({})['mask']) for _ in range(args.batch)]
     )
@@ -123,7 +152,25 @@ def build(args: argparse.Namespace, device: torch.device) -> dict[str, Side]:
         )
         for mask, where, rest in zip(masks, index.hidden, index.visible)
     ]
-    hidden = hidden.to(device)
+    return views, samples
+
+
+def build(args: argparse.Namespace, device: torch.device) -> dict[str, Side]:
+    """Build all sides with the same student, teacher, images and masks.
+
+    Args:
+        args (argparse.Namespace): The command line.
+        device (torch.device): Device of the models and images.
+
+    Returns:
+        dict[str, Side]: The sides by name, ``ours`` first.
+    """
+    from mmmaskdistill.models.layers import thaw_layers
+
+    model = build_ours(args)
+    views, samples = make_batch(args, device)
+    images, teacher_images = views
+    hidden = torch.stack([sample.mask for sample in samples]).flatten(1).bool()
 
     teacher = deepcopy(model.teacher.model)
     # The teacher of the other libraries is exactly timm's model, without the faster
@@ -145,7 +192,7 @@ def build(args: argparse.Namespace, device: torch.device) -> dict[str, Side]:
 
     peers = {}
     for name in [name for name in PEERS if name in args.against]:
-        student = PEERS[name](model.backbone, arch, args.img_size)
+        student = PEERS[name](model.backbone, common.vit_arch(args), args.img_size)
         head = nn.Linear(model.head.in_features, model.head.out_features)
         head.load_state_dict(model.head.state_dict())
         peer = nn.ModuleList([student, head]).to(device).train()

@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> dict:
     measure.keep_freed_memory()
     torch.manual_seed(0)
     side = pretrain.build(args, device)['ours']
-    side = common.as_timed('ours', side, args, device)
+    side = common.as_timed(side, args, device)
     seconds = measure.interleave({'ours': side.call}, args.repeats, device)['ours']
     step = measure.spread(seconds)['median']
     _, teacher = side.model

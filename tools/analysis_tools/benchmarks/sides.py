@@ -6,7 +6,7 @@ is one library's implementation; the side ``ours`` is this project's.
 
 import argparse
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple
@@ -366,20 +366,46 @@ def _measure(
     if getattr(args, 'drop_path', 0.0):
         torch.manual_seed(0)
         sides = build(args, device)
+    for figures in time_sides(sides, args, device, rate):
+        yield dict(differences=differences, **figures)
+
+
+def time_sides(
+    sides: dict[str, Side],
+    args: argparse.Namespace,
+    device: torch.device,
+    rate: float,
+    ours: Container[str] = ('ours',),
+) -> Iterator[dict]:
+    """Measure sides with the settings of the command line.
+
+    The last item is the result, see :func:`_measure`.
+
+    Args:
+        sides (dict[str, Side]): The sides by name, in full precision.
+        args (argparse.Namespace): The command line.
+        device (torch.device): Device of the sides.
+        rate (float): Rate of :func:`.measure.product_rate`.
+        ours (Container[str]): Names of the sides that are this project's. Defaults to
+            ``ours``.
+
+    Yields:
+        dict: ``batch``, ``sides`` with the figures of each side, and ``left_out`` with
+        the reasons why other sides could not be measured.
+    """
     peak = None
     if device.type == 'cuda' and args.amp:
         peak = peak_rate(torch.cuda.get_device_name(device))
-    sides = {n: as_timed(n, side, args, device) for n, side in sides.items()}
+    sides = {n: as_timed(side, args, device, n in ours) for n, side in sides.items()}
 
     def figures(sides: dict[str, Side], left_out: dict[str, str]) -> dict:
         return dict(
             batch=args.batch,
-            differences=differences,
             sides=_figures(sides, args.batch, args.repeats, device, rate, peak),
             left_out=left_out,
         )
 
-    if args.compile and len(sides) > 1:
+    if args.compile and 'ours' in sides and len(sides) > 1:
         alone = {'ours': sides['ours']}
         left_out = leave_out(alone, device)
         yield figures(alone, left_out)
@@ -389,15 +415,15 @@ def _measure(
 
 
 def as_timed(
-    name: str, side: Side, args: argparse.Namespace, device: torch.device
+    side: Side, args: argparse.Namespace, device: torch.device, ours: bool = True
 ) -> Side:
     """Give a side the settings that are timed: optimizer, compilation, precision.
 
     Args:
-        name (str): Name of the side.
         side (Side): The side, which computes in full precision.
         args (argparse.Namespace): The command line.
         device (torch.device): Device of the side.
+        ours (bool): Whether it is this project's implementation. Defaults to True.
 
     Returns:
         Side: The side with ``--adamw``, ``--channels-last``, ``--compile`` and
@@ -406,11 +432,11 @@ def as_timed(
     from mmmaskdistill.engine.channels_last import use_channels_last
     from mmmaskdistill.engine.compiling import transformer_blocks
 
-    if name == 'ours':
+    if ours:
         use_channels_last(side.model, args.channels_last)
     if side.optimizer is not None and args.adamw != 'library':
         side = side._replace(optimizer=_adamw(side.model, **{args.adamw: True}))
-    if args.compile and name == 'ours':
+    if args.compile and ours:
         for block in transformer_blocks(side.model):
             block.compile(backend=args.compile)
     elif args.compile:
@@ -580,17 +606,19 @@ def _attempt(
     return None
 
 
-def print_table(sides: dict[str, dict]) -> None:
+def print_table(sides: dict[str, dict], ours: str = 'ours') -> None:
     """Print the measurements of all sides.
 
     A ratio above 1 means that a side needs more time or memory than ``ours``.
 
     Args:
         sides (dict[str, dict]): The measurements of each side by its name.
+        ours (str): Name of the side to which the others are compared. Defaults to
+            ``ours``.
     """
     from prettytable import PrettyTable
 
-    reference = sides.get('ours', {})
+    reference = sides.get(ours, {})
 
     def with_ratio(side: dict, key: str) -> list[str]:
         if side.get(key) is None:
@@ -602,15 +630,15 @@ def print_table(sides: dict[str, dict]) -> None:
         [
             'side',
             'seconds (quartiles)',
-            'time / ours',
+            f'time / {ours}',
             'images/s',
             'TFLOP',
             'share of product rate',
             'share of peak rate',
             'kept MB per image',
-            'kept / ours',
+            f'kept / {ours}',
             'peak MB',
-            'peak / ours',
+            f'peak / {ours}',
             'weights MB',
         ],
         align='r',

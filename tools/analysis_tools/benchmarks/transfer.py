@@ -112,7 +112,7 @@ def ways(args: argparse.Namespace, device: torch.device) -> dict[str, Callable]:
 
     inputs = {}
     side = common.as_timed(
-        'ours', side._replace(output=lambda: train(inputs['data'])), args, device
+        side._replace(output=lambda: train(inputs['data'])), args, device
     )
 
     def steps(batches: list[dict], non_blocking: bool, ahead: bool) -> Callable:
