@@ -93,7 +93,7 @@ def test_steps_with_copies_of_batches_compute_on_the_gpu(gpu, monkeypatch):
     monkeypatch.setattr(
         transfer.common,
         'as_timed',
-        lambda name, side, *args: side._replace(optimizer=None),
+        lambda side, *args: side._replace(optimizer=None),
     )
     monkeypatch.setattr(
         prefetching,
