@@ -123,7 +123,7 @@ time.sleep(0.3)  # The child ignores the signal from now on.
 with open('{dir}/pids.tmp', 'w') as file:
     json.dump([os.getpid(), child.pid], file)
 os.rename('{dir}/pids.tmp', '{dir}/pids')
-print('waiting', flush=True)
+print('waiting')
 time.sleep(600)
 """
 
