@@ -236,8 +236,8 @@ class Report:
             for name, value in values.items():
                 word = word.replace(name, value)
             command.append(word)
-        # The checkout counts, and not another copy that may be installed. What a process
-        # prints must not be lost if it is killed.
+        # The checkout counts, and not another copy that may be installed. What is
+        # printed must not be lost if the process is killed.
         env = {**environment(ROOT), 'PYTHONUNBUFFERED': '1', **part.env}
         log = self.folder / 'steps' / f'{step.number}.log'
         start = time.monotonic()
