@@ -13,6 +13,7 @@ Without --teacher, pre-training checkpoints embed with their student.
 """
 
 import argparse
+import os
 
 from command_line import fail
 
@@ -150,6 +151,9 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Embed the images, and exit with status 1 if some could not be read."""
     args = arguments()
+
+    # What OpenCV says about each unknown tag of a TIFF file is not for the user.
+    os.environ.setdefault('OPENCV_LOG_LEVEL', 'ERROR')
 
     # These imports are slow. They come after the checks above, so that mistakes
     # on the command line are reported at once.

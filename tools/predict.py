@@ -24,6 +24,7 @@ same georeference, OUT/labels/NAME.tif.
 """
 
 import argparse
+import os
 import os.path as osp
 import sys
 import time
@@ -196,6 +197,9 @@ class Line:
 def main() -> None:
     """Parse the command line and predict."""
     args = arguments()
+
+    # What OpenCV says about each unknown tag of a TIFF file is not for the user.
+    os.environ.setdefault('OPENCV_LOG_LEVEL', 'ERROR')
 
     # These imports are slow. They come after the checks above, so that mistakes
     # on the command line are reported at once.

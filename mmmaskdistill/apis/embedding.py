@@ -315,8 +315,21 @@ def _own_inputs(loaded: LoadedModel, size: tuple[int, int] | None) -> Inputs:
         loaded.preprocess if size is None else _resized(steps, size),
         normalize,
         _picture,
-        f'{steps.load.step} {steps.rest} {size} {loaded.model.data_preprocessor}',
+        f'{steps.load.step} {steps.rest} {size} '
+        f'{_describe(loaded.model.data_preprocessor)}',
     )
+
+
+def _describe(preprocessor: nn.Module) -> str:
+    """Return a text that differs for another normalization."""
+    plain = (bool, int, float, str, tuple, type(None))
+    settings = {
+        key: value
+        for key, value in vars(preprocessor).items()
+        if isinstance(value, plain) and not key.startswith('_')
+    }
+    numbers = {k: v.flatten().tolist() for k, v in preprocessor.named_buffers()}
+    return f'{type(preprocessor).__name__} {settings | numbers}'
 
 
 def _resized(steps: Preprocessing, size: tuple[int, int]) -> Callable[[Any], dict]:
@@ -385,7 +398,9 @@ def _teacher_embedder(
     def normalize(samples: list[dict]) -> Tensor:
         return views(default_collate(samples))['inputs'][1]
 
-    inputs = Inputs(steps, normalize, _picture, f'{steps.load.step} {target} {views}')
+    inputs = Inputs(
+        steps, normalize, _picture, f'{steps.load.step} {target} {_describe(views)}'
+    )
     reader = layer_reader(teacher, layers, norm)
     return Embedder(teacher, inputs, reader, teacher.name, device)
 

@@ -10,6 +10,7 @@ PREPROCESSOR = dict(
     std=[58, 57, 57],
     second_mean=[127, 127, 127],
     second_std=[128, 128, 128],
+    to_rgb=True,
     non_blocking=True,
 )
 

@@ -359,6 +359,26 @@ def test_a_killed_run_gives_the_same_in_the_end(
         close(found[key], whole[key])
 
 
+@pytest.mark.parametrize('task', ['segmentation', 'classification', 'pretraining'])
+def test_another_normalization_is_another_setting(tmp_path, task):
+    config = getattr(trained, task)()
+    path = trained.write(config, tmp_path / 'a.pth')
+
+    def described(**options):
+        return load_embedder(config, path, device='cpu', **options).inputs.description
+
+    options = dict(teacher=True) if task == 'pretraining' else {}
+    if task == 'pretraining':
+        config.model.teacher.pop('checkpoint')
+    first = described(**options)
+    assert described(**options) == first
+    normalization = config.get('data_preprocessor') or config.model.data_preprocessor
+    for key in ('mean', 'second_mean') if options else ('mean',):
+        normalization[key] = [100.0, 101.0, 102.0]
+        assert described(**options) != first
+        first = described(**options)
+
+
 def test_a_stopped_run_with_other_weights_is_refused(tmp_path, pictures, timm_weights):
     embedder = of_timm(timm_weights)
     folder, out = tmp_path / 'pictures', tmp_path / 'a.npy'

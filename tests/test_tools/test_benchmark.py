@@ -1,7 +1,9 @@
 """Each job of tools/analysis_tools/benchmark.py, at small sizes."""
 
+import argparse
 import json
 import sys
+import weakref
 from contextlib import contextmanager
 from functools import partial
 
@@ -256,6 +258,41 @@ def test_side_out_of_memory_leaves_what_it_shares_as_it_is(device, rounds, monke
     )
     with pytest.raises(ValueError, match='wrong'):
         sides.leave_out(dict(ours=side('ours', ValueError('wrong'))), CPU)
+
+
+def test_side_that_is_left_out_is_freed(monkeypatch):
+    """The caller must not keep it alive either."""
+    made = {}
+
+    def build(args, device):
+        def side(name):
+            model = made[name] = nn.Linear(2, 1)
+
+            def output(model=model):
+                if name == 'timm' and torch.is_grad_enabled():
+                    raise torch.OutOfMemoryError('CUDA out of memory.')
+                return model(torch.ones(2)).sum()
+
+            return sides.training(output, model, fused=False)
+
+        found = dict(ours=side('ours'), timm=side('timm'))
+        found['timm'].model.load_state_dict(found['ours'].model.state_dict())
+        made.update({name: weakref.ref(model) for name, model in made.items()})
+        return found
+
+    real = sides._figures
+
+    def figures(*args):
+        assert made['ours']() is not None and made['timm']() is None
+        return real(*args)
+
+    monkeypatch.setattr(sides, '_figures', figures)
+    parser = argparse.ArgumentParser()
+    sides.add_arguments(parser, ['timm'], 32, 1)
+    args = parser.parse_args(['--repeats', '1'])
+    *_, found = sides._measure(args, build, CPU, 1.0)
+    assert set(found['sides']) == {'ours'}
+    assert found['left_out'] == dict(timm='out of memory')
 
 
 def test_sweep_goes_on_if_the_check_of_the_sides_runs_out_of_memory(

@@ -123,7 +123,7 @@ time.sleep(0.3)  # The child ignores the signal from now on.
 with open('{dir}/pids.tmp', 'w') as file:
     json.dump([os.getpid(), child.pid], file)
 os.rename('{dir}/pids.tmp', '{dir}/pids')
-print('waiting', flush=True)
+print('waiting')
 time.sleep(600)
 """
 
@@ -786,6 +786,52 @@ def test_time_is_shared_by_weights_but_not_into_pieces_too_small():
     assert running.share(1200, [1, 99]) == 90
     assert running.share(40, [1, 99]) == 40
     assert running.share(1200, [1, 3], factor=2) == 600
+
+
+def test_folder_of_a_part_is_that_of_one_commit_machine_and_command(report, tmp_path):
+    """The quickstart continues from its folder, and would report old times as new."""
+    add = "import json, os; os.makedirs('{dir}/kept', exist_ok=True); "
+    add += "open('{dir}/kept/runs', 'a').write('x'); "
+    fails = Part('a', 'a', python(add + "raise SystemExit('no')"), folder='kept')
+    runs = tmp_path / 'kept/runs'
+    for number in (1, 2):
+        assert not report().run([Step(6, 'Six', [fails])])
+        assert runs.read_text() == number * 'x'
+    assert not report(commit='def').run([Step(6, 'Six', [fails])])
+    assert runs.read_text() == 'x'
+    other = replace(fails, command=python(add + "json.dump(1, open('{out}', 'w'))"))
+    assert report(commit='def').run([Step(6, 'Six', [other])])
+    assert runs.read_text() == 'x'
+    # A report without a record of the step may be that of any commit.
+    (tmp_path / 'steps/6.json').unlink()
+    assert report(commit='def').run([Step(6, 'Six', [other])])
+    assert runs.read_text() == 'x'
+
+
+def test_commit_of_a_report_that_is_killed_is_known(report, monkeypatch):
+    def killed(*args):
+        assert report().load(2)['machine']['commit'] == MACHINE['commit']
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, 'call', killed)
+    with pytest.raises(KeyboardInterrupt):
+        report().run([Step(2, 'Two', [Part('a', 'first', write())])])
+
+
+def test_stages_of_a_quickstart_that_is_cut_are_kept(report, tmp_path):
+    (part,) = steps.quickstart(tiny=True)
+    code = "import os; os.mkdir('{dir}/quickstart'); "
+    for name, seconds in (('data', 12), ('pretrain', 34)):
+        code += f"open('{{dir}}/quickstart/{name}.seconds', 'w').write('{seconds}'); "
+    step = Step(6, 'Quickstart', [replace(part, command=python(code + 'exit(1)'))])
+    assert not report().run([step])
+    text = markdown.write_report(report(), [step], tiny=False)
+    for line in ('| stage | seconds |', '| data | 12 |', '| pretrain | 34 |'):
+        assert line in text.splitlines()
+    assert '| all | 46 |' in text and 'mIoU' not in text
+    empty = Step(6, 'Quickstart', [replace(part, command=python('exit(1)'))])
+    assert not report().run([empty])
+    assert '### Quickstart' not in markdown.write_report(report(), [empty], False)
 
 
 def test_quickstart_takes_another_environment_and_folder(tmp_path):

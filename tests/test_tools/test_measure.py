@@ -106,6 +106,21 @@ def test_allocations_fail_under_limited_memory():
     torch.empty(size, dtype=torch.uint8)
 
 
+@pytest.mark.parametrize(
+    'error, expected',
+    [
+        (torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB'), True),
+        (RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling'), True),
+        (RuntimeError('cuDNN error: CUDNN_STATUS_ALLOC_FAILED'), True),
+        (RuntimeError('CUDA error: out of memory\nCUDA kernel errors'), True),
+        (RuntimeError('CUDA error: an illegal memory access was encountered'), False),
+        (ValueError('out of memory'), False),
+    ],
+)
+def test_errors_of_a_gpu_that_mean_a_lack_of_memory(error, expected):
+    assert measure.is_out_of_memory(error) == expected
+
+
 def test_spread_is_the_median_and_quartiles():
     assert measure.spread([5.0, 1.0, 2.0, 3.0, 4.0]) == dict(median=3, low=2, high=4)
     assert measure.spread([2.0]) == dict(median=2, low=2, high=2)

@@ -7,6 +7,7 @@ from helpers import trained
 from PIL import Image
 
 from mmmaskdistill.apis import load_model
+from mmmaskdistill.apis.inference import predicting
 from mmmaskdistill.apis.inference.tiling import predict_large
 
 
@@ -133,4 +134,19 @@ def test_a_wrong_scale_is_named(predict, data, scale, capsys):
     assert capsys.readouterr().err.endswith(
         f'argument --tile: {scale!r} is no factor, such as 0.5 (put --tile without a '
         'factor behind the inputs, or before another option)\n'
+    )
+
+
+def test_a_picture_that_the_model_fails_on_is_skipped(predict, data, monkeypatch):
+    def fail_once(model, path, *args, **options):
+        if path.endswith('a.png'):
+            raise RuntimeError('too narrow\nby far')
+        return predict_large(model, path, *args, **options)
+
+    monkeypatch.setattr(predicting, 'predict_large', fail_once)
+    with pytest.raises(SystemExit) as error:
+        predict('segmentation', 'data', '--out', 'out', '--tile')
+    assert str(error.value) == (
+        'error: 1 of 2 files were skipped: the model fails on the tiles of '
+        "'data/a.png': RuntimeError: too narrow"
     )

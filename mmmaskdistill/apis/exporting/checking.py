@@ -282,7 +282,9 @@ def _folders_of(config: Config) -> Iterator[str]:
     prefix = dataset.get('data_prefix') or ''
     if isinstance(prefix, dict):
         prefix = prefix.get('img_path') or ''
-    for part in (prefix, dataset.get('split') or ''):
-        folder = osp.join(str(dataset.get('data_root') or ''), str(part))
-        if part and osp.isdir(folder):
+    root, split = dataset.get('data_root') or '', dataset.get('split') or ''
+    # Without a folder of images in it, `data_root` holds nothing else.
+    for part in (prefix, split) if prefix or split else ('',):
+        folder = osp.join(str(root), str(part))
+        if (part or root) and osp.isdir(folder):
             yield folder

@@ -108,7 +108,9 @@ def _merged(
         try:
             module = MODELS.build(deepcopy(plain.module))
             wrapper = MODELS.build(plain).module
-        except (AssertionError, KeyError, TypeError, ValueError) as error:
+        except CheckpointError:
+            raise
+        except Exception as error:
             raise ConfigError(
                 f'{option} in the config of {name} cannot be built: '
                 f'{type(error).__name__}: {first_line(error)}'

@@ -55,7 +55,7 @@ def build(trained: Trained) -> tuple[nn.Module, str]:
         CheckpointError: If the weights do not fit the model.
     """
     config = trained.config
-    if not config.get('model'):
+    if not (isinstance(config.get('model'), dict) and config.model):
         raise ConfigError(
             f'the config of {trained.checkpoint!r} has no model: expected a config '
             'that trains one'
@@ -73,14 +73,9 @@ def build(trained: Trained) -> tuple[nn.Module, str]:
     with trained.building(settings):
         try:
             model = (_student_model if pretraining else MODELS.build)(settings)
-        except (
-            AssertionError,
-            ImportError,
-            KeyError,
-            OSError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except CheckpointError:
+            raise
+        except Exception as error:
             raise ConfigError(
                 f'the model in the config of {trained.checkpoint!r} cannot be built: '
                 f'{type(error).__name__}: {first_line(error)}'

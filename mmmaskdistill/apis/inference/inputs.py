@@ -124,7 +124,7 @@ def as_array(image: Any) -> np.ndarray:
         if image.mode == '1':
             image = image.convert('L')
         elif image.mode not in ('L', 'RGB', 'RGBA', 'LA', 'I', 'F', 'I;16'):
-            image = image.convert('RGB')
+            image = image.convert('LA' if image.mode == 'La' else 'RGB')
         return np.asarray(image)
     if not isinstance(image, np.ndarray):
         raise TypeError(f'an image is a {type(image).__name__}: expected {KINDS}')

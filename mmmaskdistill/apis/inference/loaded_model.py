@@ -12,7 +12,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.runner.amp import autocast
 from torch import Tensor, nn
 
-from mmmaskdistill.errors import ConfigError, first_line
+from mmmaskdistill.errors import CheckpointError, ConfigError, first_line
 from mmmaskdistill.models import MaskDistillViT
 from mmmaskdistill.registry import MODELS
 
@@ -70,10 +70,24 @@ class LoadedModel:
             )
         self.palette = None
         if task == 'segmentation':
-            self.palette = complete_palette(palette, self.num_classes)
-        self.steps = test_steps(self.config, model, task)
-        with trained.building(self.steps):
-            self.preprocessing = Preprocessing(self.steps)
+            try:
+                self.palette = complete_palette(palette, self.num_classes)
+            except (TypeError, ValueError) as error:
+                raise ConfigError(
+                    f'the palette of the classes in {trained.checkpoint!r} is none: '
+                    f'{first_line(error)}'
+                ) from error
+        try:
+            self.steps = test_steps(self.config, model, task)
+            with trained.building(self.steps):
+                self.preprocessing = Preprocessing(self.steps)
+        except (ConfigError, CheckpointError):
+            raise
+        except Exception as error:
+            raise ConfigError(
+                f'the test pipeline in the config of {trained.checkpoint!r} cannot be '
+                f'built: {type(error).__name__}: {first_line(error)}'
+            ) from error
 
     def __repr__(self) -> str:
         return (

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image
 
 from mmmaskdistill.compat.atomic_files import open_atomically
 from mmmaskdistill.datasets.image_files import UnreadableImage
-from mmmaskdistill.errors import ConfigError, first_few
+from mmmaskdistill.errors import ConfigError, first_few, first_line
 
 from .files import InputFile
 from .loaded_model import LoadedModel
@@ -188,8 +189,14 @@ class _Run:
                 amp=options.amp,
                 progress=lambda tiles, of: self.progress(done + tiles / of),
             )
+        except torch.OutOfMemoryError:
+            raise
         except ConfigError as error:
             self._leave_out(file.path, error)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            message = f"the model fails on the tiles of '{file.path}': "
+            message += f'{type(error).__name__}: {first_line(error)}'
+            self._leave_out(file.path, ConfigError(message))
         else:
             self._count()
 

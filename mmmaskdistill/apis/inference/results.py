@@ -151,6 +151,13 @@ def complete_palette(
 
     Returns:
         list[list[int]]: The colors.
+
+    Raises:
+        TypeError: If a color is no sequence of numbers.
+        ValueError: If a color has not three numbers from 0 to 255.
     """
     known = [[int(part) for part in color] for color in palette or []]
+    for color in known:
+        if len(color) != 3 or not all(0 <= part <= 255 for part in color):
+            raise ValueError(f'expected colors of three numbers, 0 to 255, not {color}')
     return (known + colors_of(number)[len(known) :])[:number]

@@ -333,8 +333,11 @@ class Tiles:
             ready = outward.ready(end)
             final = _Final(range(written, ready), band, top, needed.start)
             yield final, sums[:, : end - top]
-            # The rows that are needed again move to the top.
-            keep = int(outward.first[ready]) if ready < self.rows.size else rows.stop
+            # The rows that are needed again move to the top. A label map that is much
+            # smaller than the logits does not need all rows.
+            keep = rows.stop
+            if ready < self.rows.size:
+                keep = min(int(outward.first[ready]), end)
             for one in sums:
                 one[: rows.stop - keep] = one[keep - top : rows.stop - top].clone()
             top, known, written, before = keep, rows.stop, ready, rows

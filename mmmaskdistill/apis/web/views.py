@@ -121,7 +121,12 @@ def view(model: LoadedModel, name: str, path: str, picture: np.ndarray) -> str:
         parts += ['<h3>Classification</h3>', scores(model.predict(path).top(5))]
     parts.append('<h3>Patch features</h3>')
     try:
-        parts.append(stack(picture, feature_colors(model, path)))
+        colors = feature_colors(model, path)
+        if model.task == 'classification':
+            # A classifier may see the middle of the picture alone.
+            inputs = embedder_of(model).inputs
+            picture = inputs.picture(inputs.load(path)['inputs'])
+        parts.append(stack(picture, colors))
     except ConfigError as error:
         # Not every backbone has features of patches.
         parts.append(f'<p>none: {escape(str(error))}</p>')

@@ -95,6 +95,10 @@ class TwoViewDataPreprocessor(TwoNormDataPreprocessor):
             if values is not None:
                 setattr(self, name, torch.tensor(values).view(-1, 1, 1))
         self.teacher_bands = teacher_bands
+        if teacher_bands is not None:
+            self.register_buffer(
+                '_teacher_bands', torch.tensor(teacher_bands), persistent=False
+            )
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """Normalize a batch.
@@ -122,7 +126,7 @@ class TwoViewDataPreprocessor(TwoNormDataPreprocessor):
         student, teacher = map(self._in_order, views)
         if self.teacher_bands is not None:
             self._check_bands(self.teacher_bands, teacher.shape[1])
-            teacher = teacher[:, self.teacher_bands]
+            teacher = teacher.index_select(1, self._teacher_bands)
         student, teacher = student.float(), teacher.float()
         if self._enable_normalize:
             _check_channels(student, self.mean, 'mean')
@@ -165,7 +169,8 @@ class TwoViewDataPreprocessor(TwoNormDataPreprocessor):
                 f'to_rgb=True, but the images have {images.shape[1]} channels: set '
                 'to_rgb=False'
             )
-        return images[:, [2, 1, 0]]
+        # Indexing by a list would copy it to the device, and the host would wait.
+        return images.flip(1)
 
     @staticmethod
     def _check_bands(bands: list[int], channels: int):

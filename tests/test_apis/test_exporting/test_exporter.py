@@ -341,3 +341,18 @@ def test_pictures_are_those_given(tmp_path):
     (tmp_path / 'broken.png').write_bytes(b'no image')
     with pytest.raises(ConfigError, match=r'--images: .*broken\.png'):
         exporter.find_pictures(model, [str(tmp_path / 'broken.png')])
+    # Patterns are those of the other tools.
+    _, origin = exporter.find_pictures(model, [f'{tmp_path}/g*.png'])
+    assert 'g*.png' in origin
+
+
+@pytest.mark.parametrize('options', [{}, dict(data_prefix='b'), dict(split='b')])
+def test_pictures_are_those_that_the_config_tests_with(tmp_path, options):
+    config = trained.classification()
+    (tmp_path / 'data/b').mkdir(parents=True)
+    Image.new('RGB', (50, 40), (9, 200, 3)).save(tmp_path / 'data/b/green.png')
+    config.test_dataloader.dataset.update(data_root=str(tmp_path / 'data'), **options)
+    path = trained.write(config, tmp_path / 'a.pth')
+    pictures, origin = exporter.find_pictures(load_model(path, device='cpu'), [])
+    assert [picture[:, 0, 0].tolist() for picture in pictures] == [[9, 200, 3]]
+    assert origin.startswith(f'images of {tmp_path}/data')

@@ -176,6 +176,45 @@ def test_a_config_and_its_checkpoint(folder, tmp_path, segmentor):
         load_model(tmp_path / 'weights.pth', tmp_path / 'config.py')
 
 
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (dict(model=1), 'has no model: expected a config'),
+        ({'model.backbone.arch.num_heads': 0}, 'be built: ZeroDivisionError'),
+        ({'model.backbone.arch.embed_dims': -24}, 'be built: RuntimeError: .*negative'),
+        (
+            dict(test_dataloader=[1]),
+            'test pipeline in the config of .*: AttributeError',
+        ),
+        ({'test_dataloader.dataset.pipeline': None}, 'pipeline .*: TypeError: .None'),
+        (
+            {'test_dataloader.dataset.pipeline.0': dict(trained.LOAD, nonsense=1)},
+            'test pipeline in the config of .* be built: TypeError: .*nonsense',
+        ),
+        ([['r', 'g', 'b']], 'palette of the classes in .* is none: invalid literal'),
+        ([[300, 0, 0]], r'palette .*: expected colors .* 0 to 255, not \[300, 0, 0\]'),
+        (5, "palette of the classes .*: 'int' object is not iterable"),
+    ],
+)
+def test_mistakes_in_a_config_are_one_message(tmp_path, change, message):
+    path = trained.write(trained.segmentation(), tmp_path / 'a.pth')
+    content = torch.load(path, weights_only=False)
+    if isinstance(change, dict):
+        config = trained.segmentation()
+        for option, value in change.items():
+            *above, last = option.split('.')
+            node = config
+            for key in above:
+                node = node[key]
+            node[int(last) if last.isdigit() else last] = value
+        content['meta']['cfg'] = config.pretty_text
+    else:
+        content['meta']['dataset_meta']['palette'] = change
+    torch.save(content, path)
+    with pytest.raises(ConfigError, match=message):
+        load_model(path, device='cpu')
+
+
 def test_folders_stand_for_the_checkpoint_in_them(folder, tmp_path):
     path, _ = publish(str(folder / 'segment.pth'), str(tmp_path / 'a.safetensors'))
     (tmp_path / 'hub').mkdir()

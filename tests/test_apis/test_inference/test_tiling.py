@@ -111,7 +111,7 @@ SIZES = [(70, 90), (16, 24), (17, 25), (9, 70), (1, 99), (99, 1), (1, 1), (41, 1
 
 
 @pytest.mark.parametrize('align_corners', [False, True])
-@pytest.mark.parametrize('scale', [1, 0.5, 0.37, 1.3])
+@pytest.mark.parametrize('scale', [1, 0.5, 0.37, 1.3, 2.9])
 @pytest.mark.parametrize('size', SIZES)
 def test_labels_equal_a_blending_in_memory(size, scale, align_corners, monkeypatch):
     model, image = build(5, align_corners=align_corners), picture(*size)

@@ -78,6 +78,11 @@ def test_features_have_the_patch_grid_and_the_colors_of_their_components(
 def test_a_classifier_has_its_scores(tmp_path, path):
     model = load(trained.classification(), tmp_path)
     text = view(model, 'classifier', path, np.asarray(Image.open(path)))
+    # Under its features is what it sees: the middle, resized from 80 to 70 pixels.
+    (_, seen), _ = images(text)
+    assert seen.shape == (64, 64, 3)
+    expected = Image.open(path).resize((105, 70), Image.BILINEAR).crop((20, 3, 84, 67))
+    assert abs(seen.astype(int) - np.asarray(expected)).mean() < 2
     rows = re.findall('mmd-name">(.*?)<.*?mmd-number">(.*?)<', text)
     expected = [
         (name, f'{100 * score:.1f} %') for name, score in model.predict(path).top()

@@ -143,8 +143,10 @@ def is_out_of_memory(error: Exception) -> bool:
     Returns:
         bool: Whether memory was exhausted.
     """
+    # The libraries of CUDA raise errors of their own.
+    signs = ('DefaultCPUAllocator', 'CUDA error: out of memory', 'ALLOC_FAILED')
     return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and 'DefaultCPUAllocator' in str(error)
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
     )
 
 

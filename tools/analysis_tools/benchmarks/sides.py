@@ -382,7 +382,8 @@ def time_sides(
     The last item is the result, see :func:`_measure`.
 
     Args:
-        sides (dict[str, Side]): The sides by name, in full precision.
+        sides (dict[str, Side]): The sides by name, in full precision. Changed in place:
+            those that cannot be measured are removed, which frees their memory.
         args (argparse.Namespace): The command line.
         device (torch.device): Device of the sides.
         rate (float): Rate of :func:`.measure.product_rate`.
@@ -396,7 +397,9 @@ def time_sides(
     peak = None
     if device.type == 'cuda' and args.amp:
         peak = peak_rate(torch.cuda.get_device_name(device))
-    sides = {n: as_timed(side, args, device, n in ours) for n, side in sides.items()}
+    for name, side in sides.items():
+        sides[name] = as_timed(side, args, device, name in ours)
+    del side
 
     def figures(sides: dict[str, Side], left_out: dict[str, str]) -> dict:
         return dict(

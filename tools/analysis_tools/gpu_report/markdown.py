@@ -362,7 +362,7 @@ def _quickstart(results: dict[str, dict], context: dict) -> list[str]:
     ]
     stages = summary['seconds_by_stage']
     return [
-        table(['start', 'mIoU', 'top-1'], rows),
+        table(['start', 'mIoU', 'top-1'], rows) if rows else '',
         table(['stage', 'seconds'], [*stages.items(), ('all', summary['seconds'])]),
     ]
 

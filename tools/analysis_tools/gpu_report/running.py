@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,6 +48,9 @@ class Part:
         weight (float): Share of the step's time, relative to that of the other parts.
         read (Callable[[Path], dict]): Reads the result from the file ``{out}``.
         env (dict[str, str]): Environment variables that are added.
+        folder (str): Folder below that of the report from which the command continues
+            when it runs again. It is emptied for another commit or machine. Defaults to
+            none.
     """
 
     name: str
@@ -55,6 +59,7 @@ class Part:
     weight: float = 1.0
     read: Callable[[Path], dict] = read_json
     env: dict[str, str] = field(default_factory=dict)
+    folder: str = ''
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,7 @@ class Report:
         """Tell whether a step need not run, and forget results that do not count."""
         record = self.load(step.number)
         if record is None:
+            self._forget(step)
             return False
         other = [
             key for key in CONDITIONS if record['machine'][key] != self.machine[key]
@@ -143,25 +149,38 @@ class Report:
                 for of in (record['machine'], self.machine)
             )
             _say(f'step {step.number} was measured {before}; it is run again {now}')
-            self._file(step.number).unlink()
+            self._forget(step)
             return False
-        wanted = {part.name: list(part.command) for part in step.parts}
-        parts = {
-            name: part
-            for name, part in record['parts'].items()
-            if part['command'] == wanted.get(name)
-        }
+        parts = {}
+        for part in step.parts:
+            found = record['parts'].get(part.name)
+            if found and found['command'] == list(part.command):
+                parts[part.name] = found
+            elif found:
+                self._empty(part)
         complete = [part for part in parts.values() if part['status'] == COMPLETE]
-        if len(complete) < len(wanted):
+        if len(complete) < len(step.parts):
             self._save(step, parts)
             return False
         _say(f'== step {step.number}, {step.title}: complete, from {record["date"]}')
         return True
 
+    def _forget(self, step: Step) -> None:
+        """Remove what was measured with another commit or machine."""
+        self._file(step.number).unlink(missing_ok=True)
+        for part in step.parts:
+            self._empty(part)
+
+    def _empty(self, part: Part) -> None:
+        if part.folder:
+            shutil.rmtree(self.folder / part.folder, ignore_errors=True)
+
     def _run_step(self, step: Step, limit: float, write: Callable[[], None]) -> None:
         _say(f'== step {step.number}, {step.title} (limit {limit / 60:.1f} min)')
         parts = (self.load(step.number) or dict(parts={}))['parts']
         end = time.monotonic() + limit
+        # The commit and the machine are known even if this process is killed.
+        self._save(step, parts)
         todo = [
             part
             for part in step.parts
@@ -217,8 +236,9 @@ class Report:
             for name, value in values.items():
                 word = word.replace(name, value)
             command.append(word)
-        # The checkout counts, and not another copy that may be installed.
-        env = {**environment(ROOT), **part.env}
+        # The checkout counts, and not another copy that may be installed. What is
+        # printed must not be lost if the process is killed.
+        env = {**environment(ROOT), 'PYTHONUNBUFFERED': '1', **part.env}
         log = self.folder / 'steps' / f'{step.number}.log'
         start = time.monotonic()
         with log.open('ab') as file:
@@ -235,15 +255,21 @@ class Report:
                 status = INTERRUPTED
         result, lines = None, []
         try:
-            if out.exists() or status == COMPLETE:
-                result = part.read(out)
+            result = part.read(out)
+        except FileNotFoundError as error:
+            if status == COMPLETE:
+                status, lines = FAILED, [_unreadable(error)]
         except (OSError, ValueError, KeyError) as error:
             status = FAILED if status == COMPLETE else status
-            lines = [f'the result cannot be read: {type(error).__name__}: {error}']
+            lines = [_unreadable(error)]
         if status not in (COMPLETE, INTERRUPTED):
             text = log.read_bytes()[begin:].decode(errors='replace')
             lines = text.rstrip().splitlines()[-LAST_LINES:] + lines
         return _part(part, status, time.monotonic() - start, limit, result, lines)
+
+
+def _unreadable(error: Exception) -> str:
+    return f'the result cannot be read: {type(error).__name__}: {error}'
 
 
 def _part(

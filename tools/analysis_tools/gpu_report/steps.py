@@ -1,6 +1,7 @@
 """The steps of the report: which commands measure what, and at which sizes."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from .machine import ROOT, environment
 from .running import Part, Step
 
 TOOLS = 'tools/analysis_tools'
+QUICKSTART = 'quickstart'
 CLIP_L = 'vit_large_patch14_clip_quickgelu_224.openai'
 # Instead of the recipe's sizes. UperNet needs the outputs of four different blocks.
 TINY = ('--arch', 'tiny', '--depth', '2', '--img-size', '64', '--repeats', '1')
@@ -294,25 +296,39 @@ def quickstart(tiny: bool) -> list[Part]:
     See :func:`make_steps` for the argument.
     """
     command = ['bash', 'tools/quickstart.sh', '--no-install', '--out']
-    command += ['{dir}/quickstart', *(['--tiny'] if tiny else [])]
+    command += [f'{{dir}}/{QUICKSTART}', *(['--tiny'] if tiny else [])]
     return [
         Part(
             'quickstart',
             'tools/quickstart.sh',
             ['env', 'PYTHON={python}', *command],
             read=read_quickstart,
+            folder=QUICKSTART,
         )
     ]
 
 
 def read_quickstart(out: Path) -> dict:
-    """Read the summary of the quickstart.
+    """Read the summary of the quickstart, or the times of its stages if it was cut.
 
     Args:
         out (Path): A file in the folder ``steps`` of the report.
 
     Returns:
-        dict: The content of ``summary.json``.
+        dict: The content of ``summary.json``. Of a quickstart that was cut,
+        ``seconds_by_stage`` and ``seconds``, and ``miou`` and ``top1`` without numbers.
+
+    Raises:
+        FileNotFoundError: If no stage is complete.
     """
-    summary = out.parents[1] / 'quickstart/summary.json'
-    return json.loads(summary.read_text())
+    folder = out.parents[1] / QUICKSTART
+    summary = folder / 'summary.json'
+    if summary.is_file():
+        return json.loads(summary.read_text())
+    stages = {
+        file.stem: int(file.read_text())
+        for file in sorted(folder.glob('*.seconds'), key=os.path.getmtime)
+    }
+    if not stages:
+        raise FileNotFoundError(f'{folder} has no stage that is complete')
+    return dict(miou={}, top1={}, seconds_by_stage=stages, seconds=sum(stages.values()))
