@@ -487,3 +487,11 @@ def test_a_config_may_be_an_object(pictures, tmp_path):
         load_embedder(Config(config.to_dict()), path, device='cpu')(pictures)['cls'],
         load_embedder(path, device='cpu')(pictures)['cls'],
     )
+
+
+def test_weights_that_timms_hub_does_not_give_can_be_a_file():
+    message = (
+        'timm:test_vit could not be read .*: give a file with --weights FILE, or l'
+    )
+    with pytest.raises(CheckpointError, match=message):
+        load_embedder('timm:test_vit', device='cpu')
