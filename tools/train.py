@@ -50,11 +50,11 @@ def main() -> None:
     """Check the command line and the config, then train."""
     args = arguments()
     if not (
-        args.resume in (None, 'auto') or '://' in args.resume or osp.isfile(args.resume)
+        args.resume in (None, 'auto') or '://' in args.resume or osp.exists(args.resume)
     ):
         fail(
             f'checkpoint not found: {args.resume!r}. Give --resume an existing '
-            'file, or no value to use the latest checkpoint in the work directory'
+            'file or work dir, or no value to use the latest checkpoint of the run'
         )
 
     # These imports are slow. They come after the checks above, so that mistakes

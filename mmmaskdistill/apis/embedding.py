@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmmaskdistill.datasets.image_files import IMAGE_ENDINGS, read_image
 from mmmaskdistill.datasets.result_names import distinct_names
-from mmmaskdistill.errors import ConfigError, first_few, first_line
+from mmmaskdistill.errors import CheckpointError, ConfigError, first_few, first_line
 from mmmaskdistill.models import Teacher, TimmTeacher
 from mmmaskdistill.registry import MODELS
 
@@ -431,12 +431,22 @@ def _timm_embedder(
 ) -> Embedder:
     usual = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     img_size = size or (usual.input_size[1:] if usual else (224, 224))
-    teacher = TimmTeacher(
-        name,
-        checkpoint,
-        pretrained=checkpoint is None,
-        img_size=tuple(img_size),
-    ).to(device)
+    try:
+        teacher = TimmTeacher(
+            name,
+            checkpoint,
+            pretrained=checkpoint is None,
+            img_size=tuple(img_size),
+        ).to(device)
+    except CheckpointError as error:
+        if checkpoint is not None:
+            raise
+        cause = error.__cause__ or error
+        raise CheckpointError(
+            f"the weights of {TIMM}{name} could not be read from timm's hub: give a "
+            f'file with --weights FILE, or load_embedder({TIMM + name!r}, FILE) '
+            f'({first_line(cause)})'
+        ) from error
     reader = layer_reader(teacher, [-1] if layers is None else layers, norm)
     config = timm.data.resolve_model_data_config(teacher.model)
     if size is not None:

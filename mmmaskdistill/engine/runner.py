@@ -1,5 +1,6 @@
 """A runner whose resumed runs end with the same weights as uninterrupted runs."""
 
+import os.path as osp
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
@@ -21,6 +22,7 @@ from mmmaskdistill.datasets.draws import (
 )
 from mmmaskdistill.errors import CheckpointError, ConfigError, first_line
 from mmmaskdistill.models.checkpoints import fit_content
+from mmmaskdistill.models.checkpoints.files import POINTER, find_file
 from mmmaskdistill.registry import HOOKS, RUNNERS
 
 from .channels_last import use_channels_last
@@ -224,8 +226,8 @@ class ResumableRunner(Runner):
         model (torch.nn.Module | dict): The model or its config.
         work_dir (str): Folder that the run writes to.
         *args: Further arguments of mmengine's runner.
-        load_from (str, optional): Checkpoint to resume from or to start from.
-            Defaults to None.
+        load_from (str, optional): Checkpoint to resume from or to start from, see
+            :func:`mmmaskdistill.models.checkpoints.files.find_file`. Defaults to None.
         resume (bool): Whether to resume from ``load_from`` or, if that is None,
             from the latest checkpoint in ``work_dir``. If there is no
             checkpoint, a new run starts. Defaults to False.
@@ -257,6 +259,8 @@ class ResumableRunner(Runner):
         self._notes = set()
         if resume:
             load_from = load_from or latest_checkpoint(work_dir)
+        if load_from and (osp.isdir(load_from) or osp.basename(load_from) == POINTER):
+            load_from = find_file(load_from)
         if resume and load_from:
             self._resume_point = read_resume_point(load_from)
             # The seed must be set before anything is built, because samplers,

@@ -192,7 +192,9 @@ def test_a_config_without_a_teacher_is_refused(tmp_path):
         load_embedder(path, teacher=True)
     with pytest.raises(ConfigError, match='timm:test_vit is a timm model'):
         load_embedder('timm:test_vit', teacher=True)
-    with pytest.raises(CheckpointError, match='no weights for the teacher test_vit'):
+    with pytest.raises(
+        CheckpointError, match='timm:test_vit .*: give a file with --weights'
+    ):
         load_embedder('timm:test_vit')
     with pytest.raises(ConfigError, match="'no_such_vit' is not a model of timm"):
         load_embedder('timm:no_such_vit')

@@ -389,3 +389,17 @@ def test_checkpoints_of_another_model_are_refused(tmp_path):
             dict(state_dict=nn.Linear(1, 1).state_dict()), tmp_path / 'other.pth'
         )
         train(tmp_path / 'b', load_from=str(tmp_path / 'other.pth'))
+
+
+@pytest.mark.parametrize('name', ['first', 'first/last_checkpoint'])
+@pytest.mark.parametrize('resume', [False, True])
+def test_work_dir_is_a_checkpoint_to_start_from(tmp_path, name, resume):
+    train(tmp_path / 'first', stop_at=7, seed=1)
+    path = latest_checkpoint(str(tmp_path / 'first'))
+    runs = [
+        train(tmp_path / str(k), seed=1, stop_at=9, load_from=given, resume=resume)
+        for k, given in enumerate((path, str(tmp_path / name)))
+    ]
+    assert runs[0].iter == runs[1].iter
+    first, second = (run.model.state_dict() for run in runs)
+    assert all(torch.equal(first[key], second[key]) for key in first)

@@ -119,7 +119,8 @@ def _merged(
     if {k: v.shape for k, v in adapters.items() if ADAPTER in k} != shapes:
         raise CheckpointError(
             f'checkpoint {name} does not have the adapters (LoRA) of {option} in its '
-            'config: give a checkpoint that this config trained'
+            'config: give a checkpoint that this config trained. What publish_model.py '
+            'or export.py wrote has none any longer, and needs no config'
         )
     _load_start(module, settings.module, trained, option)
     wrapper.load_state_dict(adapters, strict=False)
