@@ -3,9 +3,10 @@ _base_ = '../pretrain/maskdistill_vit-h14_clip-l14_8xb64-accum4-amp-coslr-300e_i
 # The features of all patches count in the loss, hidden or visible.
 model = dict(backbone=dict(type='mmmaskdistill.AllTokensViT'), predict='all')
 
-# The mask hides nothing at the start of the run and the paper's share at its end.
+# The mask hides nothing at the start of the run and the paper's share at its end. Half
+# of the batches have no mask, so that the student goes on to see whole images.
 train_pipeline = [
-    dict(step, num_masking_patches=dict(start=0, end=102))
+    dict(step, num_masking_patches=dict(start=0, end=102), unmasked_batches=0.5)
     if step.type == 'mmmaskdistill.BlockMaskGenerator'
     else step
     for step in _base_.train_pipeline

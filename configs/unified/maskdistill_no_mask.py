@@ -1,6 +1,6 @@
 _base_ = '_base_/maskdistill.py'
 
-# Not from a paper: MaskDistill's recipe with the loss at all patches and without a mask.
+# Not from a paper: MaskDistill's recipe without a mask, with the loss at all patches.
 # configs/all_patches has more sizes of the student.
 method = dict(
     name='MaskDistill, no mask', source="arXiv 2210.10615; this project's objective"

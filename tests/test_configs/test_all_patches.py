@@ -32,7 +32,11 @@ def test_only_the_objective_differs_from_the_papers_recipe(objective, name, reci
         'no-mask': dict(
             type='mmmaskdistill.NoMaskGenerator', input_size=mask['input_size']
         ),
-        'rising-mask': dict(mask, num_masking_patches=dict(start=0, end=HIDDEN[name])),
+        'rising-mask': dict(
+            mask,
+            num_masking_patches=dict(start=0, end=HIDDEN[name]),
+            unmasked_batches=0.5,
+        ),
     }[objective]
     for steps in (pipeline(cfg), cfg.pop('train_pipeline')):
         assert steps.pop(2) == mask
@@ -42,14 +46,15 @@ def test_only_the_objective_differs_from_the_papers_recipe(objective, name, reci
 
 
 @pytest.mark.parametrize('name', HIDDEN)
-def test_the_mask_rises_from_nothing_to_the_papers_share(name, recipe):
+def test_the_mask_rises_to_the_papers_share_in_half_of_the_batches(name, recipe):
     step = pipeline(recipe(f'rising-mask_{name}'))[2]
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         generator = TRANSFORMS.build(step)
     for progress in (0.0, 0.2, 0.5, 1.0):
-        with at_place(Place(progress, uniform=0.5)):
-            mask = generator(dict(sample_idx=0))['mask']
-        assert mask.sum() == round(progress * HIDDEN[name])
+        for uniform, share in ((0.49, 0), (0.5, progress)):
+            with at_place(Place(progress, uniform)):
+                mask = generator(dict(sample_idx=0))['mask']
+            assert mask.sum() == round(share * HIDDEN[name])
 
 
 @pytest.mark.parametrize('objective', ['no-mask', 'rising-mask'])
