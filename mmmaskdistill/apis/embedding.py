@@ -323,10 +323,11 @@ def _own_inputs(loaded: LoadedModel, size: tuple[int, int] | None) -> Inputs:
 def _describe(preprocessor: nn.Module) -> str:
     """Return a text that differs for another normalization."""
     plain = (bool, int, float, str, tuple, type(None))
+    # mmengine keeps the order of the channels in a private attribute.
     settings = {
         key: value
         for key, value in vars(preprocessor).items()
-        if isinstance(value, plain) and not key.startswith('_')
+        if isinstance(value, plain) and key != '_non_blocking'
     }
     numbers = {k: v.flatten().tolist() for k, v in preprocessor.named_buffers()}
     return f'{type(preprocessor).__name__} {settings | numbers}'
