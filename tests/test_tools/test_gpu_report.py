@@ -343,16 +343,22 @@ def test_tests_are_counted_and_failed_ones_are_named(report, gpu_tests):
         '@pytest.fixture\n'
         "def broken(): raise ValueError('no\\nfixture')\n"
         'def test_error(broken): pass\n'
+        '@pytest.fixture\n'
+        "def late():\n    yield\n    raise ValueError('late')\n"
+        'def test_late(late): pass\n'
+        "@pytest.mark.xfail(reason='slow')\n"
+        'def test_expected(): assert False\n'
     )
     step = Step(1, 'Tests', [part])
     assert not report().run([step])
     record = report().load(1)
     result = record['parts']['tests']['result']
     assert record['status'] == 'failed'
-    assert result['counts'] == dict(passed=1, failed=2, skipped=2)
-    assert len(result['seconds']) == 5 and result['running'] is None
+    assert result['counts'] == dict(passed=1, failed=3, skipped=3)
+    assert len(result['seconds']) == 7 and result['running'] is None
     text = markdown.write_report(report(), [step], tiny=False)
-    assert '| tests (failed) | 1 | 2 | 2 |' in text and '| 2 | needs a GPU |' in text
+    assert '| tests (failed) | 1 | 3 | 3 |' in text and '| 2 | needs a GPU |' in text
+    assert '| 1 | expected to fail: slow |' in text
     assert '| `test_some::test_bad` | AssertionError: not \\| equal |' in text
     assert '| `test_some::test_error` | ValueError: no |' in text
 
