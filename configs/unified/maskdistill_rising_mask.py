@@ -1,7 +1,8 @@
 _base_ = '_base_/maskdistill.py'
 
-# Not from a paper: the loss stands at all patches, and the share of hidden patches
-# rises from none to MaskDistill's. configs/all_patches has more sizes of the student.
+# Not from a paper: MaskDistill's recipe with the loss at all patches and with a share
+# of hidden patches that rises from 0 to MaskDistill's during the run.
+# configs/all_patches has more sizes of the student.
 method = dict(
     name='MaskDistill, rising mask', source="arXiv 2210.10615; this project's objective"
 )

@@ -191,7 +191,7 @@ def test_a_config_and_its_checkpoint(folder, tmp_path, segmentor):
             {'test_dataloader.dataset.pipeline.0': dict(trained.LOAD, nonsense=1)},
             'test pipeline in the config of .* be built: TypeError: .*nonsense',
         ),
-        ([['r', 'g', 'b']], 'palette of the classes in .* is none: invalid literal'),
+        ([['r', 'g', 'b']], 'palette of the classes in .* cannot be used: invalid lit'),
         ([[300, 0, 0]], r'palette .*: expected colors .* 0 to 255, not \[300, 0, 0\]'),
         (5, "palette of the classes .*: 'int' object is not iterable"),
     ],

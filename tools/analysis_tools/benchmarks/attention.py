@@ -22,8 +22,8 @@ from torch import Tensor
 from . import measure
 
 HEADS, WIDTH, LAYERS = 12, 768, 4
-# By which the gradients of a way may differ from those of the first one, relative to
-# their length: some rounding errors.
+# The gradients of a way may differ from those of the first way by rounding errors: the
+# largest length of the difference, relative to that of the gradient.
 LARGEST_DIFFERENCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 # A way becomes the default only if it is faster than today's by this factor.
 MARGIN = 1.03
