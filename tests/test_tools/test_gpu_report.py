@@ -768,6 +768,13 @@ def test_ways_of_attention_and_copies_have_tables(report):
         '| waiting | 500 | 8 |',
     ):
         assert line in text.splitlines(), line
+    assert 'Entries of `RULES`' in text
+    # A job that was cut has no rules yet.
+    del result['rules']
+    cut = [Step(4, 'Four', [Part('attention', 'ways', write(result))])]
+    assert report().run(cut)
+    text = markdown.write_report(report(), cut, tiny=False)
+    assert f'| {title} | recompute |' in text and 'Entries of `RULES`' not in text
 
 
 def test_copies_are_timed_in_three_ways(tool, tmp_path, monkeypatch):
