@@ -438,6 +438,8 @@ def test_cuda_without_a_gpu_is_an_error_of_one_line(tmp_path, monkeypatch, capsy
 
 
 def test_two_reports_do_not_write_to_the_same_folder(tmp_path, monkeypatch):
+    found = json.dumps(dict(name='A Processor', memory=None, torch='2.9.0', cuda=None))
+    monkeypatch.setattr(machine, 'PROBE', f'print({found!r})')
     monkeypatch.setattr(command, 'make_steps', lambda *args: [])
     words = ['--device', 'cpu', '--tiny', '--out', str(tmp_path / 'a b')]
     with (
