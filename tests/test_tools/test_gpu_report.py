@@ -676,6 +676,14 @@ def test_rules_name_the_fastest_way_of_each_size():
     assert rule == Rule('flex', (torch.bfloat16,), True, (450, float('inf')))
     same = (case(c.title, c.tokens, recompute=1.0) for c in attention.DECISIVE)
     assert ways_result(*same)['rules'].startswith('    # none')
+    rules = ways_result(
+        case(small.title, 197, recompute=2.0, efficient=1.5),
+        case(large.title, 1025, efficient=1.0),
+    )['rules']
+    assert rules.splitlines() == [
+        "    Rule('efficient', (torch.bfloat16,), False, (1, 449)),",
+        f'    # {large.title}: recompute was not measured',
+    ]
 
 
 @pytest.mark.parametrize('shared', [True, False])

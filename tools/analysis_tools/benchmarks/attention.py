@@ -293,8 +293,9 @@ def rules(result: dict) -> str:
         result (dict): The result of :func:`run`, without ``rules``.
 
     Returns:
-        str: Entries of ``RULES`` in ``attention_kernels.py``, one a line, or a comment
-        that says that there are none.
+        str: Entries of ``RULES`` in ``attention_kernels.py``, one a line, and a comment
+        where there can be none because the way ``recompute`` was not measured; or a
+        comment that says that there are none.
     """
     cases = {case['title']: case for case in result['cases']}
     decisive = [cases[case.title] for case in DECISIVE]
@@ -304,10 +305,9 @@ def rules(result: dict) -> str:
     for case, end in zip(decisive, [*ends, None]):
         ways = case['ways']
         best = min(ways, key=lambda way: ways[way]['median'], default=None)
-        if (
-            'recompute' in ways
-            and ways['recompute']['median'] > MARGIN * ways[best]['median']
-        ):
+        if 'recompute' not in ways:
+            lines.append(f'    # {case["title"]}: recompute was not measured')
+        elif ways['recompute']['median'] > MARGIN * ways[best]['median']:
             largest = "float('inf')" if end is None else end
             lines.append(
                 f"    Rule('{best}', (torch.{result['dtype']},), {result['compiled']}, "
