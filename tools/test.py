@@ -231,7 +231,7 @@ def main() -> None:
         fail(error)
     except OSError as error:
         if error.errno is None and error.filename is None:
-            raise  # none of the system's, but a library's
+            raise  # The error is not from the operating system but from a library.
         fail(f'the test stopped: {error}')
 
 

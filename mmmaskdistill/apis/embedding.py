@@ -321,12 +321,14 @@ def _own_inputs(loaded: LoadedModel, size: tuple[int, int] | None) -> Inputs:
 
 
 def _describe(preprocessor: nn.Module) -> str:
-    """Return a text that differs for another normalization."""
-    plain = (bool, int, float, str, tuple, type(None))
+    """Return a text that differs for another normalization or padding."""
+    plain = (bool, int, float, str, tuple, list, dict, type(None))
+    # mmengine keeps the order of the channels in a private attribute.
+    left_out = {*vars(nn.Module()), '_non_blocking'}
     settings = {
         key: value
         for key, value in vars(preprocessor).items()
-        if isinstance(value, plain) and not key.startswith('_')
+        if isinstance(value, plain) and key not in left_out
     }
     numbers = {k: v.flatten().tolist() for k, v in preprocessor.named_buffers()}
     return f'{type(preprocessor).__name__} {settings | numbers}'

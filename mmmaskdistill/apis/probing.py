@@ -167,19 +167,20 @@ def measure_attention(
         number (int): Number of images. Defaults to 32.
 
     Returns:
-        dict[str, float]: The mean distance in pixels over the heads, by the names of
-        :func:`extractors`.
+        dict[str, float]: The mean distance in pixels over the heads and images, by the
+        names of :func:`extractors`. Heads and images without a distance are left out,
+        see :func:`.attention_distance`; NaN if none has one.
     """
     backbone = model.backbone
     if not isinstance(backbone, MaskDistillViT):
         return {}
-    sums = [0.0] * backbone.num_layers
+    distances = [[] for _ in backbone.blocks]
 
     def measure(index: int) -> Callable:
         def hook(attention: Attention, args: tuple):
             x, grid, shared_bias = args[:3]
             distance = attention_distance(attention.weights(x, grid, shared_bias), grid)
-            sums[index] += distance.nanmean().item() * backbone.patch_size
+            distances[index].append(distance.nanmean().item() * backbone.patch_size)
 
         return hook
 
@@ -188,14 +189,15 @@ def measure_attention(
         for i, block in enumerate(backbone.blocks)
     ]
     student = extractors(model)['student']
-    count = 0
     for image, _ in islice(_samples(_datasets(config)[1], side), number):
         student(image)
-        count += 1
     for hook in hooks:
         hook.remove()
-    names = [*(f'block {i + 1}' for i in range(len(sums) - 1)), 'student']
-    return {name: total / count for name, total in zip(names, sums)}
+    names = [*(f'block {i + 1}' for i in range(len(distances) - 1)), 'student']
+    return {
+        name: torch.tensor(values).nanmean().item()
+        for name, values in zip(names, distances)
+    }
 
 
 def _datasets(config: Config) -> list:

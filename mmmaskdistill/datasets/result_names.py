@@ -3,6 +3,7 @@
 import os
 import os.path as osp
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path, PurePosixPath
 
 # Endings of what is written behind a name.
@@ -51,13 +52,17 @@ def distinct_names(
             break
         for i in longer:
             levels[i] += 1
-    for number, i in enumerate(twice):  # They differ only in capitals.
-        names[i] = f'{names[i]}-{number + 1}'
+    # What is left differs only in capitals, or in the host of an address.
+    used = set(lower)
+    for i in twice:
+        numbered = (f'{names[i]}-{number}' for number in count(1))
+        names[i] = next(name for name in numbered if name.lower() not in used)
+        used.add(names[i].lower())
     return names
 
 
 def _written(name: str, folder: bool) -> list[str]:
-    """List what may be written for a file."""
+    """List what may be written for a file, below the folder of the output."""
     written = [name + ending for ending in WRITTEN_ENDINGS]
     return [*written, name] if folder else written
 

@@ -5,6 +5,8 @@ from helpers import tiny
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
+from mmmaskdistill.models.checkpoints import export, read_weights
+
 CLASSES = ('sky', 'tree', 'road', 'car')
 PALETTE = [[10, 20, 230], [20, 200, 30], [128, 128, 128], [250, 0, 10]]
 BACKBONE = dict(tiny.STUDENT, final_norm=False)
@@ -145,3 +147,9 @@ def write(config, path, meta=None):
         path,
     )
     return path
+
+
+def publish(checkpoint, out, backbone=False):
+    """Write a checkpoint without its training history, and return the path."""
+    weights = read_weights(str(checkpoint))
+    return export.publish(weights, str(checkpoint), str(out), backbone)[0]

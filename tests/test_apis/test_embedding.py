@@ -379,6 +379,13 @@ def test_another_normalization_is_another_setting(tmp_path, task):
         normalization[key] = [100.0, 101.0, 102.0]
         assert described(**options) != first
         first = described(**options)
+    order = 'bgr_to_rgb' if task == 'segmentation' else 'to_rgb'
+    normalization[order] = not normalization[order]
+    assert described(**options) != first
+    if task == 'segmentation':
+        first = described(**options)
+        normalization.test_cfg = dict(size_divisor=32)
+        assert described(**options) != first
 
 
 def test_a_stopped_run_with_other_weights_is_refused(tmp_path, pictures, timm_weights):

@@ -10,6 +10,7 @@ from helpers import tiny
 from mmengine.config import Config
 from PIL import Image
 
+from mmmaskdistill.apis import probing
 from mmmaskdistill.apis.pretraining import init_pretraining
 from mmmaskdistill.apis.probing import (
     extractors,
@@ -145,6 +146,21 @@ def test_attention_is_measured_in_every_block(model, classification):
     alike = attention_distance(torch.full((1, 1, 17, 17), 1 / 17), (4, 4))
     assert found['student'] == pytest.approx(16 * alike.item(), rel=0.05)
     assert not model.backbone.blocks[0].attn._forward_pre_hooks
+
+
+def test_images_without_an_attention_distance_are_left_out(
+    model, classification, monkeypatch
+):
+    calls = []
+
+    def distance(weights, grid):
+        calls.append(grid)
+        first = len(calls) <= len(model.backbone.blocks)  # of the first image
+        return torch.tensor([float('nan'), float('nan') if first else 2.0])
+
+    monkeypatch.setattr(probing, 'attention_distance', distance)
+    found = measure_attention(model, 64, classification)
+    assert found == {'block 1': 32, 'student': 32} and len(calls) > 2
 
 
 def test_configs_without_validation_data_are_refused(model):

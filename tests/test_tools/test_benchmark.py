@@ -194,6 +194,14 @@ def test_objectives_differ_by_what_they_compute_of_visible_patches(figures):
     assert hidden['kept_bytes_per_image'] < masked['kept_bytes_per_image']
 
 
+@pytest.mark.parametrize('job', ['objectives', 'profile', 'transfer'])
+@pytest.mark.parametrize('option', ['--against=timm', '--sweep=size', '--plot=a.png'])
+def test_jobs_of_this_project_alone_compare_no_libraries(job, option, tool, capsys):
+    with pytest.raises(SystemExit):
+        tool(TOOL, job, option)
+    assert f'unrecognized arguments: {option}' in capsys.readouterr().err
+
+
 def test_sweep_ends_where_all_sides_fit(figures, monkeypatch):
     limited, calls = measure.limited_memory, []
 
@@ -258,6 +266,8 @@ def test_side_out_of_memory_leaves_what_it_shares_as_it_is(device, rounds, monke
     )
     with pytest.raises(ValueError, match='wrong'):
         sides.leave_out(dict(ours=side('ours', ValueError('wrong'))), CPU)
+    with pytest.raises(ValueError, match='wrong'):
+        sides.leave_out(dict(all=side('all', ValueError('wrong'))), CPU, {'all'})
 
 
 def test_side_that_is_left_out_is_freed(monkeypatch):

@@ -343,16 +343,22 @@ def test_tests_are_counted_and_failed_ones_are_named(report, gpu_tests):
         '@pytest.fixture\n'
         "def broken(): raise ValueError('no\\nfixture')\n"
         'def test_error(broken): pass\n'
+        '@pytest.fixture\n'
+        "def late():\n    yield\n    raise ValueError('late')\n"
+        'def test_late(late): pass\n'
+        "@pytest.mark.xfail(reason='slow')\n"
+        'def test_expected(): assert False\n'
     )
     step = Step(1, 'Tests', [part])
     assert not report().run([step])
     record = report().load(1)
     result = record['parts']['tests']['result']
     assert record['status'] == 'failed'
-    assert result['counts'] == dict(passed=1, failed=2, skipped=2)
-    assert len(result['seconds']) == 5 and result['running'] is None
+    assert result['counts'] == dict(passed=1, failed=3, skipped=3)
+    assert len(result['seconds']) == 7 and result['running'] is None
     text = markdown.write_report(report(), [step], tiny=False)
-    assert '| tests (failed) | 1 | 2 | 2 |' in text and '| 2 | needs a GPU |' in text
+    assert '| tests (failed) | 1 | 3 | 3 |' in text and '| 2 | needs a GPU |' in text
+    assert '| 1 | expected to fail: slow |' in text
     assert '| `test_some::test_bad` | AssertionError: not \\| equal |' in text
     assert '| `test_some::test_error` | ValueError: no |' in text
 
@@ -432,6 +438,8 @@ def test_cuda_without_a_gpu_is_an_error_of_one_line(tmp_path, monkeypatch, capsy
 
 
 def test_two_reports_do_not_write_to_the_same_folder(tmp_path, monkeypatch):
+    found = json.dumps(dict(name='A Processor', memory=None, torch='2.9.0', cuda=None))
+    monkeypatch.setattr(machine, 'PROBE', f'print({found!r})')
     monkeypatch.setattr(command, 'make_steps', lambda *args: [])
     words = ['--device', 'cpu', '--tiny', '--out', str(tmp_path / 'a b')]
     with (
@@ -668,6 +676,14 @@ def test_rules_name_the_fastest_way_of_each_size():
     assert rule == Rule('flex', (torch.bfloat16,), True, (450, float('inf')))
     same = (case(c.title, c.tokens, recompute=1.0) for c in attention.DECISIVE)
     assert ways_result(*same)['rules'].startswith('    # none')
+    rules = ways_result(
+        case(small.title, 197, recompute=2.0, efficient=1.5),
+        case(large.title, 1025, efficient=1.0),
+    )['rules']
+    assert rules.splitlines() == [
+        "    Rule('efficient', (torch.bfloat16,), False, (1, 449)),",
+        f'    # {large.title}: recompute was not measured',
+    ]
 
 
 @pytest.mark.parametrize('shared', [True, False])
@@ -762,6 +778,13 @@ def test_ways_of_attention_and_copies_have_tables(report):
         '| waiting | 500 | 8 |',
     ):
         assert line in text.splitlines(), line
+    assert 'Entries of `RULES`' in text
+    # A job that was cut has no rules yet.
+    del result['rules']
+    cut = [Step(4, 'Four', [Part('attention', 'ways', write(result))])]
+    assert report().run(cut)
+    text = markdown.write_report(report(), cut, tiny=False)
+    assert f'| {title} | recompute |' in text and 'Entries of `RULES`' not in text
 
 
 def test_copies_are_timed_in_three_ways(tool, tmp_path, monkeypatch):

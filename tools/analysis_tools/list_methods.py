@@ -62,7 +62,8 @@ def describe(part: dict) -> str:
             continue
         if isinstance(value, list) and isinstance(value[0], dict):
             words.append(f'{name} ({"; ".join(map(describe, value))})')
-        elif isinstance(value, dict):  # a number that changes during the run
+        elif isinstance(value, dict) and value.keys() == {'start', 'end'}:
+            # The number changes during the run.
             words.append(f'{name} {value["start"]} to {value["end"]}')
         elif value is True:
             words.append(name)

@@ -56,13 +56,13 @@ def main() -> None:
     from mmmaskdistill.apis.inference.adapters import merge_in
     from mmmaskdistill.errors import CheckpointError, ConfigError
     from mmmaskdistill.models.checkpoints import read_weights
-    from mmmaskdistill.models.checkpoints.export import check_ending, publish_weights
+    from mmmaskdistill.models.checkpoints.export import check_ending, publish
 
     try:
         check_ending(args.out)
         weights = read_weights(args.checkpoint, trust_checkpoint=args.trust_checkpoint)
         weights = merge_in(weights, args.checkpoint, args.trust_checkpoint)
-        path, count = publish_weights(weights, args.checkpoint, args.out, args.backbone)
+        path, count = publish(weights, args.checkpoint, args.out, args.backbone)
     except (CheckpointError, ConfigError) as error:
         fail(error)
     except OSError as error:

@@ -283,7 +283,7 @@ def _folders_of(config: Config) -> Iterator[str]:
     if isinstance(prefix, dict):
         prefix = prefix.get('img_path') or ''
     root, split = dataset.get('data_root') or '', dataset.get('split') or ''
-    # Without a folder of images in it, `data_root` holds nothing else.
+    # If neither names a folder, the images are in `data_root` itself.
     for part in (prefix, split) if prefix or split else ('',):
         folder = osp.join(str(root), str(part))
         if (part or root) and osp.isdir(folder):

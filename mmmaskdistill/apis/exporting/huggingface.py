@@ -169,14 +169,20 @@ def _resizing(loaded: LoadedModel, size: int) -> tuple[int | None, str]:
     """
     for first, second in pairwise(loaded.steps):
         names = class_name(first), class_name(second)
-        if names == ('ResizeEdge', 'CenterCrop') and first.get('edge') != 'long':
+        shorter = first.get('edge', 'short') == 'short'
+        if names == ('ResizeEdge', 'CenterCrop') and shorter:
             height, _ = pair(second['crop_size'])
             edge = round(size * first['scale'] / height)
-            how = first.get('interpolation', 'bilinear')
-            # OpenCV's 'area' has another name in Pillow.
-            known = how.upper() in Image.Resampling.__members__
-            return edge, how if known else 'box'
-    return None, 'bicubic'
+            return edge, _interpolation(first)
+    resize = (step for step in loaded.steps if class_name(step) == 'Resize')
+    return None, _interpolation(next(resize, dict(interpolation='bicubic')))
+
+
+def _interpolation(step: dict) -> str:
+    """Return Pillow's name of the interpolation of a transform that resizes."""
+    name = step.get('interpolation', 'bilinear')
+    # OpenCV's 'area' has another name in Pillow.
+    return name if name.upper() in Image.Resampling.__members__ else 'box'
 
 
 def _write_timm(

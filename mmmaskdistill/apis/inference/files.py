@@ -89,9 +89,9 @@ def list_files(
             one path a line, relative to the text file's folder, or addresses.
         endings (Sequence[str]): Endings of the files that count in folders and
             patterns. Defaults to those of images and videos.
-        outputs (Sequence[str | PathLike]): Folders of the output. What is in them is
-            left out where an input is a folder or a pattern, unless this lies in them,
-            too. Defaults to none.
+        outputs (Sequence[str | PathLike]): Folders of the output. Files in them are
+            left out when a folder or a pattern is searched, but not if that folder, or
+            the pattern's, is itself in an output folder. Defaults to none.
 
     Returns:
         Listed: The files in the order of the inputs, sorted within each.
@@ -189,5 +189,8 @@ def _below(path: str, root: str) -> str:
 
 
 def _is_in(path: str, folders: str | tuple[str, ...]) -> bool:
-    """Tell whether a path is one of some real folders, with final slash, or in it."""
+    """Tell whether a path is one of some folders or lies in one of them.
+
+    The folders are real paths that end with a slash.
+    """
     return osp.join(osp.realpath(path), '').startswith(folders)

@@ -74,8 +74,8 @@ class LoadedModel:
                 self.palette = complete_palette(palette, self.num_classes)
             except (TypeError, ValueError) as error:
                 raise ConfigError(
-                    f'the palette of the classes in {trained.checkpoint!r} is none: '
-                    f'{first_line(error)}'
+                    f'the palette of the classes in {trained.checkpoint!r} cannot be '
+                    f'used: {first_line(error)}'
                 ) from error
         try:
             self.steps = test_steps(self.config, model, task)

@@ -153,8 +153,8 @@ def complete_palette(
         list[list[int]]: The colors.
 
     Raises:
-        TypeError: If a color is no sequence of numbers.
-        ValueError: If a color has not three numbers from 0 to 255.
+        TypeError: If a color is not a sequence of numbers.
+        ValueError: If a color does not have three numbers from 0 to 255.
     """
     known = [[int(part) for part in color] for color in palette or []]
     for color in known:

@@ -292,36 +292,6 @@ def to_transformers(vit: ExportedViT) -> tuple[StateDict, dict]:
     return state, config
 
 
-def publish(
-    checkpoint: str, out: str, backbone: bool = False, trust_checkpoint: bool = False
-) -> tuple[str, int]:
-    """Write the weights of a run's checkpoint to a file named after its content.
-
-    The config and the data set's meta information, such as the names and the colors of
-    its classes, are kept. The optimizer and the training history are not.
-
-    Args:
-        checkpoint (str): See :func:`.files.read_weights`.
-        out (str): ``NAME.pth`` or ``NAME.safetensors``. The file is written as
-            ``NAME-HASH.pth`` or ``NAME-HASH.safetensors``, where HASH is the beginning
-            of its SHA-256 hash.
-        backbone (bool): Whether to keep only the weights of the backbone, without the
-            prefix ``backbone.``. Defaults to False.
-        trust_checkpoint (bool): See :func:`.files.read_weights`.
-
-    Returns:
-        tuple[str, int]: Path of the written file, and its number of tensors.
-
-    Raises:
-        CheckpointError: If the file cannot be read or has no weights to publish, or
-            ``out`` has another ending.
-        OSError: If the file cannot be written.
-    """
-    check_ending(out)
-    weights = read_weights(checkpoint, trust_checkpoint=trust_checkpoint)
-    return publish_weights(weights, checkpoint, out, backbone)
-
-
 def check_ending(out: str) -> None:
     """Check the ending of a file to publish.
 
@@ -337,16 +307,22 @@ def check_ending(out: str) -> None:
         )
 
 
-def publish_weights(
+def publish(
     weights: Weights, checkpoint: str, out: str, backbone: bool = False
 ) -> tuple[str, int]:
-    """Write weights to a file named after its content, see :func:`publish`.
+    """Write the weights of a run's checkpoint to a file named after its content.
+
+    The config and the data set's meta information, such as the names and the colors of
+    its classes, are kept. The optimizer and the training history are not.
 
     Args:
         weights (Weights): The weights with their config.
         checkpoint (str): Where they are from, for messages.
-        out (str): See :func:`publish`.
-        backbone (bool): See :func:`publish`. Defaults to False.
+        out (str): ``NAME.pth`` or ``NAME.safetensors``. The file is written as
+            ``NAME-HASH.pth`` or ``NAME-HASH.safetensors``, where HASH is the beginning
+            of its SHA-256 hash.
+        backbone (bool): Whether to keep only the weights of the backbone, without the
+            prefix ``backbone.``. Defaults to False.
 
     Returns:
         tuple[str, int]: Path of the written file, and its number of tensors.

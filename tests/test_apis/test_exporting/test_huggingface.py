@@ -123,6 +123,25 @@ def test_timm_and_transformers_open_the_classifier(runs, tmp_path):
     torch.testing.assert_close(found, expected, rtol=0, atol=0.05)
 
 
+@pytest.mark.parametrize('name', ['nearest', None])
+def test_timm_and_transformers_resize_without_a_crop_as_the_config_does(name, tmp_path):
+    config = trained.classification()
+    options = dict(interpolation=name) if name else {}
+    pipeline = config.test_dataloader.dataset.pipeline
+    pipeline[1:3] = [dict(type='Resize', scale=(64, 64), **options)]
+    path = trained.write(config, tmp_path / 'a.pth')
+    folder = tmp_path / 'folder'
+    write_folder(load_model(path, device='cpu'), str(folder), str(path))
+    timm_config = json.loads((folder / 'timm/config.json').read_text())
+    found = timm_config['pretrained_cfg']
+    expected = name or 'bilinear'
+    assert (found['crop_pct'], found['interpolation']) == (1.0, expected)
+    processor = folder / 'transformers/preprocessor_config.json'
+    processor = json.loads(processor.read_text())
+    assert processor['resample'] == Image.Resampling[expected.upper()]
+    assert not processor['do_center_crop']
+
+
 def test_card_says_what_is_known_and_what_is_not(runs, tmp_path):
     write(runs, 'segmentation', tmp_path / 'a')
     card = (tmp_path / 'a/README.md').read_text()

@@ -61,6 +61,14 @@ def test_no_two_names_are_equal_whatever_the_files(make):
     # The file that is named in three ways is found once.
     assert len(found) == 7
     assert len({name.lower() for name in found.values()}) == 7
+    # A number behind a name may be the end of another one.
+    make('x.jpg-1.png')
+    addresses = ['https://a.org/x.jpg', 'https://b.org/x.jpg']
+    assert names(*addresses, 'x.jpg-1.png') == {
+        addresses[0]: 'x.jpg-2',
+        addresses[1]: 'x.jpg-3',
+        'x.jpg-1.png': 'x.jpg-1',
+    }
 
 
 def test_no_result_is_the_folder_of_another(make):

@@ -15,7 +15,6 @@ from mmmaskdistill.apis import Segmentation, load_embedder, load_model
 from mmmaskdistill.datasets import UnreadableImage
 from mmmaskdistill.errors import CheckpointError, ConfigError
 from mmmaskdistill.models.checkpoints import write_weights
-from mmmaskdistill.models.checkpoints.export import publish
 
 
 @pytest.fixture(scope='module')
@@ -141,7 +140,7 @@ def test_features_are_those_of_the_student_alone(folder):
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
 @pytest.mark.parametrize('name', ['segment', 'classify', 'pretrain'])
 def test_published_files_need_nothing_else(folder, tmp_path, suffix, name):
-    path, _ = publish(str(folder / f'{name}.pth'), str(tmp_path / f'a{suffix}'))
+    path = trained.publish(folder / f'{name}.pth', tmp_path / f'a{suffix}')
     first = load_model(folder / f'{name}.pth', device='cpu')
     model = load_model(path, device='cpu')
     assert (model.classes, model.palette) == (first.classes, first.palette)
@@ -151,7 +150,7 @@ def test_published_files_need_nothing_else(folder, tmp_path, suffix, name):
         if hasattr(results[0], part):
             np.testing.assert_array_equal(*(getattr(r, part) for r in results))
     if name == 'pretrain':
-        path, _ = publish(path, str(tmp_path / f'b{suffix}'), backbone=True)
+        path = trained.publish(path, tmp_path / f'b{suffix}', backbone=True)
         again = load_model(path, device='cpu').predict(folder / 'a.png')
         np.testing.assert_array_equal(again.patches, results[0].patches)
 
@@ -191,7 +190,7 @@ def test_a_config_and_its_checkpoint(folder, tmp_path, segmentor):
             {'test_dataloader.dataset.pipeline.0': dict(trained.LOAD, nonsense=1)},
             'test pipeline in the config of .* be built: TypeError: .*nonsense',
         ),
-        ([['r', 'g', 'b']], 'palette of the classes in .* is none: invalid literal'),
+        ([['r', 'g', 'b']], 'palette of the classes in .* cannot be used: invalid lit'),
         ([[300, 0, 0]], r'palette .*: expected colors .* 0 to 255, not \[300, 0, 0\]'),
         (5, "palette of the classes .*: 'int' object is not iterable"),
     ],
@@ -216,7 +215,7 @@ def test_mistakes_in_a_config_are_one_message(tmp_path, change, message):
 
 
 def test_folders_stand_for_the_checkpoint_in_them(folder, tmp_path):
-    path, _ = publish(str(folder / 'segment.pth'), str(tmp_path / 'a.safetensors'))
+    path = trained.publish(folder / 'segment.pth', tmp_path / 'a.safetensors')
     (tmp_path / 'hub').mkdir()
     (tmp_path / 'run').mkdir()
     with pytest.raises(CheckpointError, match="hub' has no checkpoint: expected model"):

@@ -11,7 +11,6 @@ from mmseg.apis import MMSegInferencer, inference_model, init_model
 from PIL import Image
 
 from mmmaskdistill.apis import load_model
-from mmmaskdistill.models.checkpoints.export import publish
 
 
 @pytest.fixture(scope='module')
@@ -34,7 +33,7 @@ def written(name, tmp_path, suffix):
     config.dump(tmp_path / 'config.py')
     checkpoint = str(trained.write(config, tmp_path / 'run.pth'))
     if suffix:
-        checkpoint, _ = publish(checkpoint, str(tmp_path / f'published{suffix}'))
+        checkpoint = trained.publish(checkpoint, tmp_path / f'published{suffix}')
     return str(tmp_path / 'config.py'), checkpoint
 
 
@@ -50,7 +49,7 @@ def small_recipe(name, tmp_path, classes):
         config.test_dataloader.dataset = config.val_dataloader.dataset
     config.dump(tmp_path / 'config.py')
     checkpoint = trained.write(config, tmp_path / 'run.pth', dict(classes=classes))
-    path, _ = publish(str(checkpoint), str(tmp_path / 'published.safetensors'))
+    path = trained.publish(checkpoint, tmp_path / 'published.safetensors')
     return str(tmp_path / 'config.py'), path
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mmmaskdistill.errors import CheckpointError
+from mmmaskdistill.models.checkpoints import read_weights
 from mmmaskdistill.models.checkpoints.export import publish, read_vit
 
 
@@ -27,8 +28,9 @@ def test_vits_that_differ_from_beit_are_refused(student, tmp_path, change, messa
 
 
 def test_backbones_are_published_without_their_prefix(student, pretrained, tmp_path):
-    path, count = publish(pretrained, str(tmp_path / 'a.pth'), backbone=True)
-    assert torch.load(path)['state_dict'].keys() == student.state_dict().keys()
+    weights, out = read_weights(pretrained), str(tmp_path / 'a.pth')
+    path, count = publish(weights, pretrained, out, backbone=True)
     assert count == len(student.state_dict())
+    assert torch.load(path)['state_dict'].keys() == student.state_dict().keys()
     with pytest.raises(CheckpointError, match='no weights of a backbone'):
-        publish(path, str(tmp_path / 'b.pth'), backbone=True)
+        publish(read_weights(path), path, out, backbone=True)

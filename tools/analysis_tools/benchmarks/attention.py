@@ -22,8 +22,8 @@ from torch import Tensor
 from . import measure
 
 HEADS, WIDTH, LAYERS = 12, 768, 4
-# By which the gradients of a way may differ from those of the first one, relative to
-# their length: some rounding errors.
+# The gradients of a way may differ from those of the first way by rounding errors: the
+# largest length of the difference, relative to that of the gradient.
 LARGEST_DIFFERENCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 # A way becomes the default only if it is faster than today's by this factor.
 MARGIN = 1.03
@@ -293,8 +293,9 @@ def rules(result: dict) -> str:
         result (dict): The result of :func:`run`, without ``rules``.
 
     Returns:
-        str: Entries of ``RULES`` in ``attention_kernels.py``, one a line, or a comment
-        that says that there are none.
+        str: Entries of ``RULES`` in ``attention_kernels.py``, one a line, and a comment
+        where there can be none because the way ``recompute`` was not measured; or a
+        comment that says that there are none.
     """
     cases = {case['title']: case for case in result['cases']}
     decisive = [cases[case.title] for case in DECISIVE]
@@ -304,10 +305,9 @@ def rules(result: dict) -> str:
     for case, end in zip(decisive, [*ends, None]):
         ways = case['ways']
         best = min(ways, key=lambda way: ways[way]['median'], default=None)
-        if (
-            'recompute' in ways
-            and ways['recompute']['median'] > MARGIN * ways[best]['median']
-        ):
+        if 'recompute' not in ways:
+            lines.append(f'    # {case["title"]}: recompute was not measured')
+        elif ways['recompute']['median'] > MARGIN * ways[best]['median']:
             largest = "float('inf')" if end is None else end
             lines.append(
                 f"    Rule('{best}', (torch.{result['dtype']},), {result['compiled']}, "

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-# How often a call is timed at most until it is one that counts, see `interleave`.
+# A call that is disturbed is timed again, this many times in all, see `interleave`.
 TRIES = 3
 
 

@@ -28,6 +28,21 @@ MASKED = 75 / 196  # the recipe's share of hidden patches
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this job."""
     common.add_arguments(parser, PEERS, img_size=224, batch=8)
+    _add_models(parser)
+
+
+def add_step_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this project's pre-training step, without other libraries.
+
+    Args:
+        parser (argparse.ArgumentParser): The parser of a job that measures this step.
+    """
+    parser.set_defaults(against=[])
+    common.add_settings(parser, img_size=224, batch=8)
+    _add_models(parser)
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--teacher',
         default='vit_base_patch16_clip_quickgelu_224.openai',

@@ -55,9 +55,8 @@ BIAS_NODES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this job, which are those of the job pretrain."""
-    pretrain.add_arguments(parser)
-    parser.set_defaults(against=[])
+    """Add the options of this job, which are those of this project's step."""
+    pretrain.add_step_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> dict:

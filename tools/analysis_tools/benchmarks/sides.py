@@ -84,7 +84,7 @@ Build = Callable[[argparse.Namespace, torch.device], dict[str, Side]]
 def add_arguments(
     parser: argparse.ArgumentParser, peers: Sequence[str], img_size: int, batch: int
 ) -> None:
-    """Add the options of every job that compares computations.
+    """Add the options of every job that compares libraries.
 
     Args:
         parser (argparse.ArgumentParser): The parser of the job.
@@ -99,6 +99,18 @@ def add_arguments(
         default=list(peers),
         help='other libraries to compare with (default: all)',
     )
+    add_settings(parser, img_size, batch)
+    _add_sweeps(parser)
+
+
+def add_settings(parser: argparse.ArgumentParser, img_size: int, batch: int) -> None:
+    """Add the options that say what is computed, and how.
+
+    Args:
+        parser (argparse.ArgumentParser): The parser of the job.
+        img_size (int): Default of ``--img-size`` in pixels.
+        batch (int): Default of ``--batch``.
+    """
     parser.add_argument(
         '--arch',
         default='base',
@@ -167,6 +179,9 @@ def add_arguments(
         "is the fused one for this project and torch's choice for the other "
         'libraries (default: %(default)s)',
     )
+
+
+def _add_sweeps(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--sweep',
         nargs='+',
@@ -410,10 +425,10 @@ def time_sides(
 
     if args.compile and 'ours' in sides and len(sides) > 1:
         alone = {'ours': sides['ours']}
-        left_out = leave_out(alone, device)
+        left_out = leave_out(alone, device, ours)
         yield figures(alone, left_out)
         del alone
-    left_out = leave_out(sides, device)
+    left_out = leave_out(sides, device, ours)
     yield figures(sides, left_out)
 
 
@@ -490,12 +505,16 @@ def check_equal(sides: dict[str, Side]) -> dict[str, float]:
     return differences
 
 
-def leave_out(sides: dict[str, Side], device: torch.device) -> dict[str, str]:
+def leave_out(
+    sides: dict[str, Side], device: torch.device, ours: Container[str] = ('ours',)
+) -> dict[str, str]:
     """Remove the sides that cannot be timed.
 
     Args:
         sides (dict[str, Side]): The sides by name, changed in place.
         device (torch.device): Device of the sides.
+        ours (Container[str]): Names of the sides that are this project's. Defaults to
+            ``ours``.
 
     Returns:
         dict[str, str]: For each side that was removed, the reason.
@@ -505,7 +524,7 @@ def leave_out(sides: dict[str, Side], device: torch.device) -> dict[str, str]:
     # all of them are there, as they are when the sides are timed.
     for _ in range(2 if device.type == 'cuda' else 1):
         for name in list(sides):
-            reason = _why_not(name, sides[name], device)
+            reason = _why_not(sides[name], device, name in ours)
             if reason:
                 print(f'{name}: {reason}', flush=True)
                 left_out[name] = reason
@@ -517,11 +536,11 @@ def leave_out(sides: dict[str, Side], device: torch.device) -> dict[str, str]:
     return left_out
 
 
-def _why_not(name: str, side: Side, device: torch.device) -> str | None:
+def _why_not(side: Side, device: torch.device, ours: bool) -> str | None:
     """Call a side, and say why it cannot be timed.
 
-    Of this project, only a lack of memory and errors of the compiler are reasons, and
-    other errors are raised.
+    A side of this project may lack memory or fail to compile. Its other errors are
+    raised.
     """
     # The driver of a GPU reserves more addresses than there is memory.
     on_cpu = device.type == 'cpu'
@@ -537,7 +556,7 @@ def _why_not(name: str, side: Side, device: torch.device) -> str | None:
         kind = 'does not compile'
         if not isinstance(error, TorchDynamoException):
             kind = 'does not run'
-            if name == 'ours':
+            if ours:
                 raise
         message = ' '.join(str(error).split())[:200]
         return f'{kind}: {type(error).__name__}: {message}'

@@ -23,9 +23,8 @@ MEAN, STD = [124.0, 116.0, 104.0], [58.0, 57.0, 57.0]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this job, which are those of the job pretrain."""
-    pretrain.add_arguments(parser)
-    parser.set_defaults(against=[])
+    """Add the options of this job, which are those of this project's step."""
+    pretrain.add_step_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> dict:

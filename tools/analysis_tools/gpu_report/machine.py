@@ -33,7 +33,7 @@ print(json.dumps(found))
 OWN_MEMORY = 2**30
 IN_USE = (
     '{:.1f} GiB of the GPU were in use when the report began: if other processes '
-    'compute on it, the numbers are too low'
+    'compute on it, the measured times are too long'
 )
 
 

@@ -246,10 +246,13 @@ def _ways(results: dict[str, dict]) -> list[str]:
         table(header, rows),
         'The difference is that of the gradients from those of the first way, relative '
         'to their length.',
-        'Entries of `RULES` in `mmmaskdistill/models/layers/attention_kernels.py` that '
-        'follow:',
-        '\n'.join(rules),
     ]
+    if rules:
+        blocks += [
+            'Entries of `RULES` in `mmmaskdistill/models/layers/attention_kernels.py` '
+            'that follow:',
+            '\n'.join(rules),
+        ]
     if errors:
         lines = [f'- {w}, in {n} cases: {e}' for (w, e), n in errors.items()]
         blocks += ['What was left out:', '\n'.join(lines)]

@@ -21,7 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin with an empty file.
+    """Register what writes the file.
 
     Args:
         config (pytest.Config): pytest's configuration.
@@ -34,8 +34,8 @@ class Outcomes:
 
     The file has ``counts`` of passed, failed and skipped tests; ``failed``, the names
     of failed tests with the first line of their message; ``skipped``, the reasons with
-    the number of tests; ``seconds`` of each test; and ``running``, the name of the test
-    that runs, or None.
+    the number of tests, among them the tests that fail as expected; ``seconds`` of each
+    test; and ``running``, the name of the test that runs, or None.
 
     Args:
         path (Path): The file.
@@ -43,8 +43,8 @@ class Outcomes:
 
     def __init__(self, path: Path):
         self.path, self.running = path, None
-        self.counts = Counter(passed=0, failed=0, skipped=0)
-        self.failed, self.skipped, self.seconds = {}, Counter(), {}
+        self.outcomes, self.seconds = {}, {}
+        self.failed, self.skipped = {}, Counter()
 
     def pytest_sessionstart(self) -> None:
         """Write the file before the first test."""
@@ -71,13 +71,17 @@ class Outcomes:
             crash = getattr(report.longrepr, 'reprcrash', None)
             text = crash.message if crash else str(report.longrepr)
             self.failed[name] = text.strip().split('\n')[0]
+            # A test whose teardown fails has not passed.
+            self.outcomes[name] = 'failed'
         elif report.skipped:
-            *_, reason = report.longrepr
+            if hasattr(report, 'wasxfail'):
+                reason = f'expected to fail: {report.wasxfail}'
+            else:
+                *_, reason = report.longrepr
             self.skipped[reason.removeprefix('Skipped: ')] += 1
-            self.counts['skipped'] += 1
+            self.outcomes[name] = 'skipped'
         elif report.when == 'call':
-            self.counts['passed'] += 1
-        self.counts['failed'] = len(self.failed)
+            self.outcomes[name] = 'passed'
 
     def pytest_runtest_logfinish(self) -> None:
         """Write the file after a test."""
@@ -86,9 +90,16 @@ class Outcomes:
 
     def write(self) -> None:
         """Write the file in one go."""
-        names = ('counts', 'failed', 'skipped', 'seconds', 'running')
+        content = dict(
+            counts=dict(passed=0, failed=0, skipped=0)
+            | Counter(self.outcomes.values()),
+            failed=self.failed,
+            skipped=self.skipped,
+            seconds=self.seconds,
+            running=self.running,
+        )
         draft = self.path.with_name(self.path.name + '.tmp')
-        draft.write_text(json.dumps({name: getattr(self, name) for name in names}))
+        draft.write_text(json.dumps(content))
         os.replace(draft, self.path)
 
 

@@ -192,7 +192,7 @@ class Report:
             seconds = share(left, [p.weight for p in todo[k:]], factor=2)
             found, before = self._run_part(step, part, seconds), parts.get(part.name)
             if found['result'] is None and before:
-                # What a part that was cut has measured stays until there is more.
+                # What a part measured before it was cut stays until there is another.
                 found['result'] = before['result']
             parts[part.name] = found
             self._save(step, parts)
@@ -338,14 +338,14 @@ def call(
             _kill(process)
 
 
-# Linux has it.
+# This function of the C library exists only on Linux.
 _PRCTL = getattr(ctypes.CDLL(None), 'prctl', None)
 
 
 def _end_with_parent() -> None:
     """Let this process end with the report, even if that is killed without a warning.
 
-    It would go on to compute, and the next report would measure a busy GPU.
+    Otherwise it would go on computing, and the next report would measure a busy GPU.
     """
     set_death_signal = 1  # A constant of sys/prctl.h.
     _PRCTL(set_death_signal, signal.SIGTERM)
