@@ -127,3 +127,14 @@ def fail(message: object) -> NoReturn:
     messages = getattr(message, 'messages', [message])
     lines = (f'error: {" ".join(str(text).split())}' for text in messages)
     sys.exit('\n'.join(lines) if is_first_process() else 1)
+
+
+def leave_process_group() -> None:
+    """End the communication between processes, if there are several.
+
+    If a process exits without this, gloo may abort it and NCCL warns.
+    """
+    import torch  # a slow import
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

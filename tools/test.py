@@ -14,7 +14,13 @@ import os
 import os.path as osp
 from tempfile import TemporaryFile
 
-from command_line import fail, is_first_process, new_parser, parse_args
+from command_line import (
+    fail,
+    is_first_process,
+    leave_process_group,
+    new_parser,
+    parse_args,
+)
 
 
 def arguments() -> argparse.Namespace:
@@ -233,6 +239,7 @@ def main() -> None:
         if error.errno is None and error.filename is None:
             raise  # The error is not from the operating system but from a library.
         fail(f'the test stopped: {error}')
+    leave_process_group()
 
 
 if __name__ == '__main__':

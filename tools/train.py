@@ -12,7 +12,13 @@ import argparse
 import os.path as osp
 from copy import deepcopy
 
-from command_line import fail, is_first_process, new_parser, parse_args
+from command_line import (
+    fail,
+    is_first_process,
+    leave_process_group,
+    new_parser,
+    parse_args,
+)
 
 
 def arguments() -> argparse.Namespace:
@@ -94,6 +100,7 @@ def main() -> None:
         if message is None:
             raise
         fail(message)
+    leave_process_group()
 
 
 if __name__ == '__main__':

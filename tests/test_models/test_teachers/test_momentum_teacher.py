@@ -170,6 +170,7 @@ for i, (student, teacher) in enumerate(zip(recorder.student, recorder.teacher), 
     first, second = all_gather(teacher)
     assert torch.equal(first, second)
 assert not torch.equal(recorder.first, expected)
+torch.distributed.destroy_process_group()
 """
 
 
