@@ -150,6 +150,7 @@ def test_hook_without_a_teacher_to_update_is_refused(tmp_path):
 
 
 TWO_PROCESSES = """
+import os
 import sys
 import torch
 sys.path.insert(0, sys.argv[2])
@@ -171,6 +172,9 @@ for i, (student, teacher) in enumerate(zip(recorder.student, recorder.teacher), 
     assert torch.equal(first, second)
 assert not torch.equal(recorder.first, expected)
 torch.distributed.destroy_process_group()
+# One in ten such processes is aborted by a thread of torch 2.14 while it exits.
+sys.stdout.flush()
+os._exit(0)
 """
 
 
