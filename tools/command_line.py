@@ -5,6 +5,7 @@ on the command line are answered at once.
 """
 
 import argparse
+import gc
 import os
 import os.path as osp
 import sys
@@ -132,9 +133,12 @@ def fail(message: object) -> NoReturn:
 def leave_process_group() -> None:
     """End the communication between processes, if there are several.
 
-    If a process exits without this, gloo may abort it and NCCL warns.
+    Call it when nothing refers to the model any longer: gloo's threads run as long as
+    the model that they synchronize exists, and may abort a process that exits with
+    them. NCCL warns of such an exit.
     """
     import torch  # a slow import
 
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+        gc.collect()  # A runner and its model refer to each other.

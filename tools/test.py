@@ -239,8 +239,8 @@ def main() -> None:
         if error.errno is None and error.filename is None:
             raise  # The error is not from the operating system but from a library.
         fail(f'the test stopped: {error}')
-    leave_process_group()
 
 
 if __name__ == '__main__':
     main()
+    leave_process_group()

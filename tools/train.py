@@ -100,8 +100,8 @@ def main() -> None:
         if message is None:
             raise
         fail(message)
-    leave_process_group()
 
 
 if __name__ == '__main__':
     main()
+    leave_process_group()
