@@ -74,5 +74,5 @@ def _name(path: str, below: str, level: int) -> str:
     if level == 1 or '://' in path:
         return below
     parts = Path(osp.abspath(path)).parts[1:]  # without the root
-    count = min(len(PurePosixPath(below).parts) + level - 1, len(parts))
-    return '/'.join(parts[-count:])
+    kept = min(len(PurePosixPath(below).parts) + level - 1, len(parts))
+    return '/'.join(parts[-kept:])

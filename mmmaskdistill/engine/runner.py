@@ -1,6 +1,5 @@
 """A runner whose resumed runs end with the same weights as uninterrupted runs."""
 
-import os.path as osp
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
@@ -22,7 +21,7 @@ from mmmaskdistill.datasets.draws import (
 )
 from mmmaskdistill.errors import CheckpointError, ConfigError, first_line
 from mmmaskdistill.models.checkpoints import fit_content
-from mmmaskdistill.models.checkpoints.files import POINTER, find_file
+from mmmaskdistill.models.checkpoints.files import find_file
 from mmmaskdistill.registry import HOOKS, RUNNERS
 
 from .channels_last import use_channels_last
@@ -259,7 +258,7 @@ class ResumableRunner(Runner):
         self._notes = set()
         if resume:
             load_from = load_from or latest_checkpoint(work_dir)
-        if load_from and (osp.isdir(load_from) or osp.basename(load_from) == POINTER):
+        if load_from:
             load_from = find_file(load_from)
         if resume and load_from:
             self._resume_point = read_resume_point(load_from)

@@ -156,7 +156,7 @@ def _write_copies(
     ]
 
 
-def _resizing(loaded: LoadedModel, size: int) -> tuple[int | None, str]:
+def _before_crop(loaded: LoadedModel, size: int) -> tuple[int | None, str]:
     """Return how images are resized before their middle is cropped.
 
     Args:
@@ -192,7 +192,7 @@ def _write_timm(
     channels = vit.state['patch_embed.proj.weight'].shape[1]
     classes = options.pop('num_classes', 1000)
     size = [channels, vit.img_size, vit.img_size]
-    edge, interpolation = _resizing(loaded, vit.img_size)
+    edge, interpolation = _before_crop(loaded, vit.img_size)
     write_weights(state, osp.join(folder, WEIGHTS))
     _write_json(
         osp.join(folder, CONFIG),
@@ -228,7 +228,7 @@ def _write_transformers(
     _write_json(osp.join(folder, CONFIG), config)
     if normalization.channel_order == 'RGB':
         side = dict(height=vit.img_size, width=vit.img_size)
-        edge, interpolation = _resizing(loaded, vit.img_size)
+        edge, interpolation = _before_crop(loaded, vit.img_size)
         # BEiT's own processor would change the ratio of the sides.
         kind = 'CLIPImageProcessor' if edge else 'BeitImageProcessor'
         _write_json(

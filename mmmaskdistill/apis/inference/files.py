@@ -65,9 +65,9 @@ class Listed(NamedTuple):
     """What some inputs stand for.
 
     Attributes:
-        files (dict[str, str]): The files, each of them once, and the folder below which
-            the input has them. Both are empty for the folder of an address.
-        folders (list[str]): The inputs, and what patterns stand for, that are folders.
+        files (dict[str, str]): The path or address of each file, and the folder below
+            which its result is named. The folder is empty for an address.
+        folders (list[str]): The folders that were given, or that a pattern matched.
         left_out (dict[str, int]): How many files of each other ending the folders have.
     """
 
