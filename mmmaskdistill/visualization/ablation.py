@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from .figures import DPI, save
 
@@ -108,7 +109,7 @@ def draw_budgets(
             whose mean is drawn as a line. Defaults to ``()``, no line.
     """
     figure = Figure(
-        figsize=(5.6, 3.4), dpi=DPI, facecolor='white', layout='constrained'
+        figsize=(5.6, 4.2), dpi=DPI, facecolor='white', layout='constrained'
     )
     axes = figure.add_subplot()
     for index, (name, points) in enumerate(curves.items()):
@@ -131,8 +132,8 @@ def draw_budgets(
     if len(reference):
         _draw_reference(axes, reference)
     axes.set_xscale('log')
-    ticks = sorted({round(x, 1) for points in curves.values() for x, v in points if v})
-    axes.set_xticks(ticks, [f'{x:g}' for x in ticks])
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter('{x:g}')
     axes.minorticks_off()
     axes.set_xlabel('minutes of pre-training', fontsize=9)
     axes.set_ylabel(ylabel, fontsize=9)
@@ -140,7 +141,7 @@ def draw_budgets(
     axes.grid(color='0.9', linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[['top', 'right']].set_visible(False)
-    axes.legend(fontsize=8, frameon=False)
+    figure.legend(loc='outside upper left', fontsize=8, frameon=False)
     save(figure, path)
 
 

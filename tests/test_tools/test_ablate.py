@@ -2,9 +2,11 @@
 
 import csv
 import fcntl
+import itertools
 import json
 import re
 import runpy
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -151,3 +153,30 @@ def test_folder_in_use_is_refused(tool, workspace):
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(SystemExit, match='is in use'):
             tool(TOOL, 'pretrain.py', *LOSSES, *COMMON, '--work-dir', 'busy')
+
+
+def test_curves_of_the_budgets_are_named_by_what_varies():
+    """A point of a curve has the mean minutes, and the metric of each seed."""
+    tool = runpy.run_path(str(Path(__file__).parents[2] / 'tools' / TOOL))
+    axes = {
+        'combination': ['as_configured', 'mask=none'],
+        'train_cfg.max_epochs': ['3', '10'],
+        'optim_wrapper.optimizer.lr': ['4e-3'],
+    }
+    cells = [
+        ablation.Cell(dict(zip(axes, values, strict=True)), str(values), None)
+        for values in itertools.product(*axes.values())
+    ]
+    study = tool['Ablation'](Namespace(axes=axes, seeds=2), cells, {})
+    study.outcomes = {
+        (i, seed): dict(
+            status='finished',
+            metrics=dict(mIoU=10.0 * i + seed),
+            pretrain_processor_seconds=60.0 * (i + seed),
+        )
+        for i, seed in [(0, 0), (0, 1), (1, 0), (3, 1)]
+    }
+    assert study._by_length('train_cfg.max_epochs', 'mIoU') == {
+        'as_configured': [(0.5, [0.0, 1.0]), (1.0, [10.0])],
+        'mask=none': [(4.0, [31.0])],
+    }

@@ -553,19 +553,26 @@ class Ablation:
     ) -> dict[str, list[tuple[float, list[float]]]]:
         """Collect a metric by the length of pre-training, see ``draw_budgets``.
 
-        The minutes are those of processor time, the mean over the runs of a cell.
+        The minutes are those of processor time, the mean over the runs of a cell. A
+        curve is named by the values of the axes that vary.
         """
+        from mmmaskdistill.apis.ablation import COMBINATION
+
+        varied = [a for a, v in self.args.axes.items() if len(v) > 1 and a != length]
         curves = {}
         for i, cell in enumerate(self.cells):
             values = self._values(i, metric)
             seconds = self._values(i, 'pretrain_processor_seconds')
             if cell.name != SCRATCH and values:
                 name = ', '.join(
-                    f'{axis} {value}'
-                    for axis, value in cell.settings.items()
-                    if axis != length
+                    cell.settings[axis]
+                    if axis == COMBINATION
+                    else f'{axis} {cell.settings[axis]}'
+                    for axis in varied
                 )
-                curves.setdefault(name, []).append((mean(seconds) / 60, values))
+                curves.setdefault(name or 'pre-trained', []).append(
+                    (mean(seconds) / 60, values)
+                )
         return curves
 
     def _values(self, i: int, metric: str) -> list[float]:
