@@ -453,6 +453,17 @@ def test_visible_weight_follows_the_progress_of_the_run():
     )
 
 
+def test_weights_do_not_leave_the_range_of_half_precision():
+    model = build(**WEIGHTED, visible_weight=0.3)
+    data = model.data_preprocessor(batch()[0], True)
+    wanted = 8000 * model.loss(**data)['loss']
+    model.distance.register_forward_hook(lambda *args: (8000 * args[2]).half())
+    # The numbers of patches times the distances are more than 65504.
+    assert sum(len(s.mask.flatten()) for s in data['data_samples']) * wanted > 65504
+    loss = model.loss(**data)['loss']
+    torch.testing.assert_close(loss.float(), wanted, rtol=1e-3, atol=0)
+
+
 def test_a_weight_without_visible_patches_in_the_loss_is_refused():
     with pytest.raises(ConfigError, match="visible_weight.*predict='hidden'"):
         build(visible_weight=0.5)
