@@ -9,7 +9,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import TRANSFORMS
 from torch import nn
 
-from mmmaskdistill.apis.pipelines import class_name, mask_generator
+from mmmaskdistill.apis.pipelines import class_name, mask_generators
 from mmmaskdistill.datasets.masking import CountedMaskGenerator, NoMaskGenerator
 from mmmaskdistill.errors import ConfigError
 from mmmaskdistill.models import MaskDistill
@@ -19,7 +19,7 @@ def check_masks(cfg: Config, model: nn.Module) -> None:
     """Check that the training pipeline draws masks of the student's patch grid.
 
     Some masks cannot be checked here: those whose transform needs an image, and
-    those whose transform :func:`mask_generator` does not recognize. They are
+    those whose transform :func:`mask_generators` does not recognize. They are
     skipped, since :class:`MaskDistill` checks the masks of each batch.
 
     Args:
@@ -33,9 +33,12 @@ def check_masks(cfg: Config, model: nn.Module) -> None:
     """
     while is_model_wrapper(model):
         model = model.module
-    step = mask_generator(cfg) if isinstance(model, MaskDistill) else None
-    if step is None:
-        return
+    if isinstance(model, MaskDistill):
+        for step in mask_generators(cfg):
+            _check_step(step, model)
+
+
+def _check_step(step: dict, model: MaskDistill) -> None:
     generator = TRANSFORMS.build(step)
     if not model.teacher.class_token:  # A class token counts in every batch.
         _check_counts(generator, model)
