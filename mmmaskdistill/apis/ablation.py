@@ -11,10 +11,12 @@ from typing import NamedTuple
 
 import timm
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope, init_default_scope
+from torch import nn
 
 from mmmaskdistill.datasets.masking import CountedMaskGenerator
 from mmmaskdistill.errors import CheckpointError, ConfigError, first_line
+from mmmaskdistill.models.checkpoints import FitsCheckpoints, check_backbone, fit
 from mmmaskdistill.registry import MODELS, TRANSFORMS
 
 from .checks import check_masks
@@ -154,6 +156,53 @@ def check_cell(config: Config) -> str:
     except Exception as error:  # A constructor may raise anything for a bad value.
         return f'{type(error).__name__}: {first_line(error)}'
     return ''
+
+
+def refuse_misfits(cells: Sequence[Cell], evaluations: dict[str, Config]) -> list[Cell]:
+    """Refuse cells whose students do not fit into the models of the evaluations.
+
+    Args:
+        cells (Sequence[Cell]): The cells, from :func:`make_cells`.
+        evaluations (dict[str, Config]): The configs that are trained from each
+            student, by name.
+
+    Returns:
+        list[Cell]: The cells, some of which have a ``refusal`` now.
+    """
+    checked, known = [], {}
+    for cell in cells:
+        if not cell.refusal:
+            key = repr(cell.config.model.backbone)
+            if key not in known:
+                known[key] = _misfit(cell.config, evaluations)
+            cell = cell._replace(refusal=known[key])
+        checked.append(cell)
+    return checked
+
+
+def _misfit(config: Config, evaluations: dict[str, Config]) -> str:
+    """Find out why a student does not fit into the evaluations' backbones."""
+    student = _build_backbone(config)
+    for name, evaluation in evaluations.items():
+        if not evaluation.model.get('backbone'):
+            return f'{name}: its model has no backbone to start from the student'
+        evaluation = deepcopy(evaluation)
+        evaluation.model.backbone.init_cfg = None  # Its own weights are not read.
+        try:
+            backbone = _build_backbone(evaluation)
+            if isinstance(backbone, FitsCheckpoints):
+                _, report = fit(backbone, student.state_dict())
+                check_backbone(report, 'the student', backbone)
+        except (ConfigError, CheckpointError) as error:
+            return f'{name}: {" ".join(str(error).split())}'
+        except Exception as error:  # A constructor may raise anything for a bad value.
+            return f'{name}: {type(error).__name__}: {first_line(error)}'
+    return ''
+
+
+def _build_backbone(config: Config) -> nn.Module:
+    with DefaultScope.overwrite_default_scope(config.get('default_scope')):
+        return MODELS.build(config.model.backbone)
 
 
 def _settings_of(combination: str, axes: Iterable[str]) -> dict[str, str]:
