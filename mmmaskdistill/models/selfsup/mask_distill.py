@@ -468,6 +468,8 @@ class MaskDistill(BaseSelfSupervisor):
     ) -> Comparison:
         """Compute targets, predictions and errors of each patch, for pictures.
 
+        A ``visible_weight`` that changes has the value of the run's end.
+
         Args:
             inputs (Sequence[Tensor] | Tensor): As for :meth:`loss`.
             data_samples (list[DataSample]): As for :meth:`loss`.
@@ -482,7 +484,7 @@ class MaskDistill(BaseSelfSupervisor):
         student_view, teacher_view = self._views(inputs)
         # Without data samples a `CachedTeacher` does not keep the features.
         mask, where, target = self._teach(
-            teacher_view, self._drawn(data_samples), self.predict, None
+            teacher_view, self._drawn(data_samples), self.counting_at(1.0), None
         )
         predictions = self.predictions(student_view, mask, where)
         # The picture shows the targets of the patches that do not count, too.

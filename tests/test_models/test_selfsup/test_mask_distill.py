@@ -453,6 +453,16 @@ def test_visible_weight_follows_the_progress_of_the_run():
     )
 
 
+@pytest.mark.parametrize('weight', [0, dict(start=1, end=0), dict(start=0, end=1)])
+def test_pictures_leave_out_patches_of_weight_0(weight):
+    model = build(**WEIGHTED, visible_weight=weight)
+    data, mask = batch()
+    sides = model.compare(**model.data_preprocessor(data, True))
+    counts = mask.flatten(1) | (weight == dict(start=0, end=1))
+    assert torch.equal(~sides.error.isnan(), counts)
+    assert torch.equal(~sides.prediction.isnan().any(-1), counts)
+
+
 def test_weights_do_not_leave_the_range_of_half_precision():
     model = build(**WEIGHTED, visible_weight=0.3)
     data = model.data_preprocessor(batch()[0], True)
