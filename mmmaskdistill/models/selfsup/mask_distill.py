@@ -230,10 +230,14 @@ class MaskDistill(BaseSelfSupervisor):
             teacher_view, drawn, predict, data_samples, index
         )
         if not len(target):
+            advice = "set predict='all'"
+            if self.predict == 'all':
+                advice = 'let visible_weight stay above 0'
             raise ConfigError(
-                f'predict={self.predict!r}, but no patch of the batch is '
-                f'{predict}: let the pipeline draw another mask, or set '
-                "predict='all'"
+                f'predict={self.predict!r}'
+                + (', and visible_weight is 0' if self.predict == 'all' else '')
+                + f', but no patch of the batch is {predict}: let the pipeline draw '
+                f'another mask, or {advice}'
             )
         # H(S(x, m))[m]
         predictions = self.predictions(student_view, mask, where, index)

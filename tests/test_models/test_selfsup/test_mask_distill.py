@@ -453,6 +453,19 @@ def test_visible_weight_follows_the_progress_of_the_run():
     )
 
 
+def test_a_batch_in_which_nothing_counts_is_refused():
+    data, _ = batch()
+    for sample in data['data_samples']:
+        sample.set_mask(torch.zeros(6, 6))
+    for parts, words in (
+        (dict(backbone=ALL), "predict='hidden', but no .* set predict='all'"),
+        (dict(WEIGHTED, visible_weight=0), 'visible_weight is 0, .* stay above 0'),
+    ):
+        model = build(**parts)
+        with pytest.raises(ConfigError, match=words):
+            model.loss(**model.data_preprocessor(deepcopy(data), True))
+
+
 @pytest.mark.parametrize('weight', [0, dict(start=1, end=0), dict(start=0, end=1)])
 def test_pictures_leave_out_patches_of_weight_0(weight):
     model = build(**WEIGHTED, visible_weight=weight)
