@@ -38,6 +38,8 @@ class Ramp:
         return self.start + (self.end - self.start) * min(max(share, 0.0), 1.0)
 
     def __repr__(self) -> str:
+        if self.start == self.end:
+            return repr(self.start)
         return (
             f'Ramp(start={self.start}, end={self.end}, begin={self.begin}, '
             f'until={self.until})'

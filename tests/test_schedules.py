@@ -17,6 +17,7 @@ def test_ramp_is_linear_between_its_two_ends():
 def test_a_number_stays_the_same():
     ramp = parse_ramp(0.3, 'weight')
     assert {ramp(p) for p in (0, 0.5, 1)} == {0.3}
+    assert repr(ramp) == '0.3'
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,27 @@
 """Make the runs of an ablation: pre-training configs with some parts changed."""
 
+import hashlib
+import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
-from itertools import product
+from itertools import chain, product
 from typing import NamedTuple
 
 import timm
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope, init_default_scope
+from torch import nn
 
+from mmmaskdistill.datasets.masking import CountedMaskGenerator
 from mmmaskdistill.errors import CheckpointError, ConfigError, first_line
-from mmmaskdistill.registry import MODELS
+from mmmaskdistill.models.checkpoints import FitsCheckpoints, check_backbone, fit
+from mmmaskdistill.registry import MODELS, TRANSFORMS
 
 from .checks import check_masks
 from .configs import change_config
-from .pipelines import class_name, mask_generator, training_pipeline
+from .pipelines import class_name, mask_generators, training_pipelines
 from .pretraining import build_pretraining, make_teachers_random
 
 NORMALIZERS = dict(
@@ -48,6 +53,11 @@ TEACHERS = dict(
 
 COMBINATION = 'combination'  # the axis whose values set several axes at once
 AS_CONFIGURED = 'as_configured'  # name of the cell that changes nothing
+# Keys that the runs of an ablation set themselves.
+RESERVED = ('randomness.seed', 'work_dir', 'launcher')
+# START-END. Numbers such as 1e-3 contain a hyphen, too.
+RAMP = re.compile(r'([\d.]+(?:e[+-]?\d+)?)-([\d.]+(?:e[+-]?\d+)?)', re.IGNORECASE)
+LONGEST_NAME = 200  # File systems take names of up to 255 bytes.
 
 
 class Cell(NamedTuple):
@@ -102,20 +112,25 @@ def make_cells(
     _check_axes(config, axes)
     for value in axes.get(COMBINATION, ()):
         _check_axes(config, {k: [v] for k, v in _settings_of(value, axes).items()})
-    cells, names, refusals = [], {}, {}
+    cells, names, same, refusals = [], set(), {}, {}
     for settings in _combine(axes, one_at_a_time):
         try:
             changed, name = _change(config, settings)
         except ConfigError as error:
             cells.append(Cell(settings, '', None, str(error)))
             continue
-        if name in names:
-            refusal = f'the same config as {_describe(names[name])}'
+        content = json.dumps(changed.to_dict(), sort_keys=True, default=repr)
+        if content in same:
+            refusal = f'the same config as {_describe(same[content])}'
         else:
-            names[name] = settings
+            same[content] = settings
+            if name in names or len(name) > LONGEST_NAME:
+                digest = hashlib.sha256(content.encode()).hexdigest()[:8]
+                name = f'{name[:LONGEST_NAME]}_{digest}'
+            names.add(name)
             # Building a model takes long, so cells that share the model and the
             # mask generator also share the check.
-            key = repr((changed.model, _mask_generator(changed)))
+            key = repr((changed.model, mask_generators(changed)))
             if key not in refusals:
                 refusals[key] = check_cell(changed)
             refusal = refusals[key]
@@ -141,6 +156,53 @@ def check_cell(config: Config) -> str:
     except Exception as error:  # A constructor may raise anything for a bad value.
         return f'{type(error).__name__}: {first_line(error)}'
     return ''
+
+
+def refuse_misfits(cells: Sequence[Cell], evaluations: dict[str, Config]) -> list[Cell]:
+    """Refuse cells whose students do not fit into the models of the evaluations.
+
+    Args:
+        cells (Sequence[Cell]): The cells, from :func:`make_cells`.
+        evaluations (dict[str, Config]): The configs that are trained from each
+            student, by name.
+
+    Returns:
+        list[Cell]: The cells, some of which have a ``refusal`` now.
+    """
+    checked, known = [], {}
+    for cell in cells:
+        if not cell.refusal:
+            key = repr(cell.config.model.backbone)
+            if key not in known:
+                known[key] = _misfit(cell.config, evaluations)
+            cell = cell._replace(refusal=known[key])
+        checked.append(cell)
+    return checked
+
+
+def _misfit(config: Config, evaluations: dict[str, Config]) -> str:
+    """Find out why a student does not fit into the evaluations' backbones."""
+    student = _build_backbone(config)
+    for name, evaluation in evaluations.items():
+        if not evaluation.model.get('backbone'):
+            return f'{name}: its model has no backbone to start from the student'
+        evaluation = deepcopy(evaluation)
+        evaluation.model.backbone.init_cfg = None  # Its own weights are not read.
+        try:
+            backbone = _build_backbone(evaluation)
+            if isinstance(backbone, FitsCheckpoints):
+                _, report = fit(backbone, student.state_dict())
+                check_backbone(report, 'the student', backbone)
+        except (ConfigError, CheckpointError) as error:
+            return f'{name}: {" ".join(str(error).split())}'
+        except Exception as error:  # A constructor may raise anything for a bad value.
+            return f'{name}: {type(error).__name__}: {first_line(error)}'
+    return ''
+
+
+def _build_backbone(config: Config) -> nn.Module:
+    with DefaultScope.overwrite_default_scope(config.get('default_scope')):
+        return MODELS.build(config.model.backbone)
 
 
 def _settings_of(combination: str, axes: Iterable[str]) -> dict[str, str]:
@@ -184,8 +246,12 @@ def _check_values(axes: dict[str, Sequence[str]]):
                     f'ratio {value!r}: expected the share of hidden patches, 0 or more '
                     'and less than 1, or START-END'
                 )
-            if axis == 'visible_weight':
-                _ramp(axis, value)
+            if axis == 'visible_weight' and not all(
+                0 <= n < math.inf for n in _ramp(axis, value)
+            ):
+                raise ConfigError(
+                    f'visible_weight {value!r}: expected 0 or more, or START-END'
+                )
             if axis == 'unmasked' and not 0 <= _number(axis, value) < 1:
                 raise ConfigError(
                     f'unmasked {value!r}: expected a share of the batches, 0 or more '
@@ -211,8 +277,9 @@ def _number(axis: str, value: str, word: str | None = None) -> float:
 
 def _ramp(axis: str, value: str) -> tuple[float, float]:
     """Parse a number, or the two numbers of START-END."""
-    start, _, end = value.partition('-')
-    return _number(axis, value, start), _number(axis, value, end or start)
+    match = RAMP.fullmatch(value)
+    start, end = match.groups() if match else (value, value)
+    return _number(axis, value, start), _number(axis, value, end)
 
 
 def _combine(
@@ -246,7 +313,10 @@ def _change(config: Config, settings: dict[str, str]):
             continue
         before = deepcopy(config._cfg_dict)
         if axis in SETTERS:
+            if axis == 'ratio' and 'mask' not in settings:
+                _hide_some(config, settings[axis])
             SETTERS[axis](config, settings[axis])
+            _set_other_masks(config, before)
         else:
             change_config(config, [f'{axis}={settings[axis]}'])
         if config._cfg_dict != before:
@@ -257,6 +327,11 @@ def _change(config: Config, settings: dict[str, str]):
 
 def _check_key(config: Config, key: str):
     """Raise a ConfigError if the config has no part that the key belongs to."""
+    if key in RESERVED:
+        raise ConfigError(
+            f'the axis {key!r} cannot be set, because each run of an ablation sets it: '
+            + ('use --seeds' if key == RESERVED[0] else 'leave it out')
+        )
     node, found = config._cfg_dict, []
     parents = key.split('.')[:-1] or [key]
     for name in parents:
@@ -348,13 +423,36 @@ def _channels(config: Config, teacher: dict) -> int:
 
 
 def _mask_generator(config: Config) -> dict:
-    step = mask_generator(config)
-    if step is None:
+    steps = mask_generators(config)
+    if not steps:
         raise ConfigError(
             'the training pipeline has no mask generator: add one, such as '
             'mmmaskdistill.BlockMaskGenerator'
         )
-    return step
+    return steps[0]
+
+
+def _set_other_masks(config: Config, before: dict):
+    """Change the masks of other training data as those of the first were changed."""
+    first, *others = mask_generators(config) or [None]
+    old = mask_generators(before)
+    if not others or first == old[0]:
+        return
+    if any(step != old[0] for step in old):
+        raise ConfigError(
+            'the training data sets have different mask generators, so an axis cannot '
+            'set all of them: give them the same one'
+        )
+    for step in others:
+        step.clear()
+        step.update(deepcopy(first))
+
+
+def _counted(step: dict) -> bool:
+    """Tell whether a mask generator hides a number of patches that may change."""
+    kind = step['type']
+    kind = TRANSFORMS.get(kind) if isinstance(kind, str) else kind
+    return isinstance(kind, type) and issubclass(kind, CountedMaskGenerator)
 
 
 def _hidden(config: Config) -> int | None:
@@ -380,9 +478,15 @@ def _set_mask(config: Config, value: str):
     model, step = config.model, _mask_generator(config)
     if class_name(step) == MASKS[value].rpartition('.')[2]:
         return
-    hidden = _hidden(config) or round(0.4 * _patches(config))
     if class_name(step) == 'NoMaskGenerator':
         model.predict = 'hidden'
+    _replace_mask(config, value)
+
+
+def _replace_mask(config: Config, value: str):
+    """Put another mask generator in the place of the config's."""
+    model, step = config.model, _mask_generator(config)
+    hidden = _hidden(config) or round(0.4 * _patches(config))
     grid = step['input_size']
     step.clear()
     step.update(type=MASKS[value], input_size=grid)
@@ -402,7 +506,7 @@ def _set_mask(config: Config, value: str):
 
 def _pack_noise(config: Config, packed: bool):
     """Let the training pipeline put noise into its samples, or no longer."""
-    for step in training_pipeline(config):
+    for step in chain(*training_pipelines(config)):
         if class_name(step) == 'PackInputs':
             keys = [key for key in step.get('algorithm_keys', ()) if key != 'noise']
             keys += ['noise'] if packed else []
@@ -418,12 +522,29 @@ def _predict_all(model: dict):
         model.backbone.type = 'mmmaskdistill.AllTokensViT'
 
 
+def _hide_some(config: Config, value: str):
+    """Let a config without a mask hide blocks, so that it has a ratio to set.
+
+    The patches that count in the loss stay the same.
+    """
+    hides_none = class_name(_mask_generator(config)) == 'NoMaskGenerator'
+    if hides_none and any(_ramp('ratio', value)):
+        _replace_mask(config, 'block')
+
+
 def _set_ratio(config: Config, value: str):
     step = _mask_generator(config)
-    part = config.model.masking if class_name(step) == 'GumbelNoise' else step
-    if 'num_masking_patches' not in part:  # A NoMaskGenerator has no ratio to set.
+    if class_name(step) == 'NoMaskGenerator':  # The axis `mask` has the value none.
         return
+    part = config.model.masking if class_name(step) == 'GumbelNoise' else step
     shares = _ramp('ratio', value)
+    if 'num_masking_patches' not in part or (
+        shares[0] != shares[1] and not _counted(step)
+    ):
+        raise ConfigError(
+            f'ratio {value!r} cannot be set for the mask generator '
+            f'{class_name(step)}: add the axis mask with block or random'
+        )
     if not any(shares):
         _set_mask(config, 'none')
         return
@@ -452,6 +573,11 @@ def _set_unmasked(config: Config, value: str):
     step = _mask_generator(config)
     step.pop('unmasked_batches', None)
     if float(value):
+        if not _counted(step):
+            raise ConfigError(
+                f'unmasked {value!r} cannot be set for the mask generator '
+                f'{class_name(step)}: set the axis mask to block or random'
+            )
         step.unmasked_batches = float(value)
 
 

@@ -69,11 +69,49 @@ def mask_generator(config: Config) -> dict | None:
         whose class is ``GumbelNoise`` or has a name that ends in
         ``MaskGenerator``. None if there is no such transform.
     """
-    for step in _find_pipeline(config) or []:
-        name = class_name(step)
-        if name.endswith('MaskGenerator') or name == 'GumbelNoise':
-            return step
-    return None
+    return next(iter(mask_generators(config)), None)
+
+
+def mask_generators(config: Config) -> list[dict]:
+    """Return the transforms that draw which patches are hidden.
+
+    Args:
+        config (Config): The config. Its dataset may combine several datasets.
+
+    Returns:
+        list[dict]: For each training pipeline, what :func:`mask_generator` returns.
+        Pipelines without a mask generator are left out.
+    """
+    found = []
+    for pipeline in training_pipelines(config):
+        for step in pipeline:
+            name = class_name(step)
+            if name.endswith('MaskGenerator') or name == 'GumbelNoise':
+                found.append(step)
+                break
+    return found
+
+
+def training_pipelines(config: Config) -> list[list]:
+    """Return the pipelines of all training data.
+
+    Args:
+        config (Config): The config. Its dataset may combine several datasets, as
+            ``ConcatDataset`` does.
+
+    Returns:
+        list[list]: The configs of the transforms of each dataset with a pipeline.
+    """
+    return _pipelines((config.get('train_dataloader') or {}).get('dataset'))
+
+
+def _pipelines(dataset: dict | None) -> list[list]:
+    if not isinstance(dataset, dict):
+        return []
+    if 'pipeline' in dataset:
+        return [dataset['pipeline']]
+    parts = [dataset.get('dataset'), *(dataset.get('datasets') or [])]
+    return [pipeline for part in parts for pipeline in _pipelines(part)]
 
 
 def test_dataset(config: Config) -> dict | None:

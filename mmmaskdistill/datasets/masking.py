@@ -62,15 +62,15 @@ class CountedMaskGenerator(MaskGenerator):
     Args:
         input_size (int | tuple[int, int]): Rows and columns of the patch grid.
         num_masking_patches (int | dict): Number of patches to hide, or the arguments
-            of a :class:`~mmmaskdistill.schedules.Ramp`, such as
-            ``dict(start=0, end=75)``, whose value is rounded.
+            of a :class:`~mmmaskdistill.schedules.Ramp` between two such numbers, such
+            as ``dict(start=0, end=75)``, whose value is rounded.
         unmasked_batches (float): Share of the batches in which nothing is hidden.
             They are drawn at random. Defaults to 0.
 
     Raises:
         ConfigError: If the patch grid has fewer patches than are to be hidden, if
-            none is ever to be hidden, or if ``unmasked_batches`` is not at least 0
-            and less than 1.
+            none is ever to be hidden, if their number is not a whole number, or if
+            ``unmasked_batches`` is not at least 0 and less than 1.
     """
 
     def __init__(
@@ -89,19 +89,38 @@ class CountedMaskGenerator(MaskGenerator):
                 f'{math.prod(self.input_size)}, the number of patches of the grid '
                 f'{self.input_size}'
             )
-        if not 0 <= unmasked_batches < 1:
+        if any(
+            number != round(number) for number in (self._ramp.start, self._ramp.end)
+        ):
             raise ConfigError(
-                f'unmasked_batches={unmasked_batches}: expected a share of the '
+                f'num_masking_patches={num_masking_patches}: expected a number of '
+                'patches and not a share of them, such as '
+                f'{round(0.4 * math.prod(self.input_size))} for 40 % of the grid '
+                f'{self.input_size}'
+            )
+        if (
+            isinstance(unmasked_batches, bool)
+            or not isinstance(unmasked_batches, (int, float))
+            or not 0 <= unmasked_batches < 1
+        ):
+            raise ConfigError(
+                f'unmasked_batches={unmasked_batches!r}: expected a share of the '
                 'batches, at least 0 and less than 1'
             )
         self.unmasked_batches = unmasked_batches
 
-    @property
-    def least(self) -> int:
-        """The smallest number of patches that any batch of a run hides."""
-        if self.unmasked_batches:
-            return 0
-        return round(min(self._ramp.start, self._ramp.end))
+    def hidden_at(self, progress: float) -> set[int]:
+        """Return how many patches a batch may hide at a progress of the run.
+
+        Args:
+            progress (float): Share of the run that lies behind, from 0 to 1.
+
+        Returns:
+            set[int]: The numbers of hidden patches: one, and 0 if there are unmasked
+            batches.
+        """
+        numbers = {round(self._ramp(progress))}
+        return numbers | {0} if self.unmasked_batches else numbers
 
     def count(self) -> int:
         """Return how many patches the sample that is being loaded hides."""
@@ -247,6 +266,10 @@ class UniformMaskGenerator(CountedMaskGenerator):
         unmasked_batches: float = 0.0,
     ):
         super().__init__(input_size, num_masking_patches, unmasked_batches)
+        if isinstance(unit, bool) or not isinstance(unit, int) or unit < 1:
+            raise ConfigError(
+                f'unit={unit!r}: expected the side of a square, 1 or more'
+            )
         counts = (self._ramp.start, self._ramp.end)
         if any(side % unit for side in self.input_size) or any(
             count % unit**2 for count in counts
@@ -258,11 +281,26 @@ class UniformMaskGenerator(CountedMaskGenerator):
             )
         self.unit = unit
 
+    def hidden_at(self, progress: float) -> set[int]:
+        """Return how many patches a batch may hide, in whole squares.
+
+        Args:
+            progress (float): Share of the run that lies behind, from 0 to 1.
+
+        Returns:
+            set[int]: See :meth:`CountedMaskGenerator.hidden_at`.
+        """
+        numbers = super().hidden_at(progress)
+        return {self.unit**2 * self._squares(number) for number in numbers}
+
+    def _squares(self, patches: int) -> int:
+        return round(patches / self.unit**2)
+
     def draw(self) -> np.ndarray:
         """Draw squares, [h, w] int64, 1 = hidden."""
         rows, columns = (side // self.unit for side in self.input_size)
         mask = np.zeros(rows * columns, np.int64)
-        squares = round(self.count() / self.unit**2)
+        squares = self._squares(self.count())
         mask[np.random.permutation(len(mask))[:squares]] = 1
         square = np.ones((self.unit, self.unit), np.int64)
         return np.kron(mask.reshape(rows, columns), square)

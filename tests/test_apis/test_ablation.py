@@ -1,5 +1,6 @@
 """Each cell of an ablation changes the intended parts of a config."""
 
+import re
 from copy import deepcopy
 
 import pytest
@@ -299,6 +300,10 @@ def test_batches_without_a_mask_need_a_loss_of_visible_patches():
         (dict(ratio=['0.4-1']), "ratio '0.4-1': expected the share"),
         (dict(visible_weight=['all']), "visible_weight 'all': expected a number"),
         (dict(unmasked=['1']), "unmasked '1': expected a share"),
+        (dict(ratio=['0.4-']), "ratio '0.4-': expected a number"),
+        (dict(visible_weight=['-1']), 'expected 0 or more'),
+        (dict(visible_weight=['inf']), 'expected 0 or more'),
+        ({'randomness.seed': ['0', '1']}, "'randomness.seed' cannot .* --seeds"),
     ],
 )
 def test_wrong_values_of_an_objective_are_refused(axes, words):
@@ -340,3 +345,83 @@ def test_a_combination_sets_several_axes_and_keeps_the_names_of_the_cells():
 def test_wrong_combinations_are_refused(axes, words):
     with pytest.raises(ConfigError, match=words):
         make_cells(config(), axes)
+
+
+NO_MASK = dict(type='mmmaskdistill.NoMaskGenerator', input_size=GRID)
+
+
+def unmasked_config():
+    """A config without a mask, as those for own data are."""
+    cfg = config(predict='all')
+    cfg.model.backbone.type = 'mmmaskdistill.AllTokensViT'
+    cfg.train_dataloader.dataset.pipeline[1] = dict(NO_MASK)
+    return cfg
+
+
+def test_ratio_gives_a_mask_to_a_config_without_one():
+    made = cells(dict(ratio=['0', '0.5', '0-0.25']), unmasked_config())
+    assert list(made) == ['as_configured', 'ratio=0.5', 'ratio=0-0.25']
+    none, half, rising = made.values()
+    assert mask(none) == NO_MASK
+    assert mask(half).type == 'mmmaskdistill.BlockMaskGenerator'
+    assert mask(half).num_masking_patches == 8
+    assert mask(rising).num_masking_patches == dict(start=0, end=4)
+    assert {cfg.model.predict for cfg in made.values()} == {'all'}
+    (made,) = make_cells(unmasked_config(), dict(visible_weight=['0']))
+    assert 'hides no patch' in made.refusal
+
+
+@pytest.mark.parametrize(
+    'kind, axes, words',
+    [
+        ('none', dict(unmasked=['0.5']), "unmasked '0.5' cannot .* NoMaskGenerator"),
+        ('attention', dict(unmasked=['0.5']), 'GumbelNoise: set the axis mask'),
+        ('attention', dict(ratio=['0.2-0.5']), "ratio '0.2-0.5' cannot be set"),
+        ('SimMIM', dict(ratio=['0.5']), 'SimMIMMaskGenerator: add the axis mask'),
+        ('SimMIM', dict(unmasked=['0.5']), 'SimMIMMaskGenerator: set the axis mask'),
+    ],
+)
+def test_mask_generators_that_cannot_do_it_are_named(kind, axes, words):
+    cfg = config()
+    if kind == 'SimMIM':
+        step = dict(type='SimMIMMaskGenerator', input_size=64, mask_ratio=0.4)
+        cfg.train_dataloader.dataset.pipeline[1] = step
+    else:
+        (cfg,) = cells(dict(mask=[kind])).values()
+    (made,) = make_cells(cfg, axes)
+    assert re.search(words, made.refusal)
+
+
+def test_all_training_data_get_the_same_mask():
+    cfg = config()
+    one = cfg.train_dataloader.dataset
+    cfg.train_dataloader.dataset = dict(
+        type='ConcatDataset',
+        datasets=[
+            deepcopy(one),
+            dict(type='RepeatDataset', times=2, dataset=deepcopy(one)),
+        ],
+    )
+    made = cells(dict(ratio=['0.5'], mask=['random', 'none', 'attention']), cfg)
+    for changed in made.values():
+        first, second = changed.train_dataloader.dataset.datasets
+        assert first.pipeline == second.dataset.pipeline != one.pipeline
+    second = cfg.train_dataloader.dataset.datasets[1].dataset
+    second.pipeline[1].num_masking_patches = 5
+    (made,) = make_cells(cfg, dict(ratio=['0.5']))
+    assert 'different mask generators' in made.refusal
+
+
+def test_cells_are_told_apart_by_their_configs():
+    made = make_cells(config(), dict(ratio=['0.5', '0.50', '5e-1', '0.51', '0.25']))
+    assert [cell.refusal for cell in made] == [
+        '',
+        *['the same config as ratio=0.5'] * 3,
+        '',
+    ]
+    cfg = config()
+    cfg.note = dict(text='')
+    long = 'a' * 300
+    made = cells({'note.text': ['a b', 'a_b', long, long + 'b']}, cfg)
+    assert [cfg.note.text for cfg in made.values()] == ['a b', 'a_b', long, long + 'b']
+    assert max(map(len, made)) < 230

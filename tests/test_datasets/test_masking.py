@@ -169,3 +169,15 @@ def test_some_batches_hide_nothing():
 def test_numbers_that_leave_the_grid_are_refused(number):
     with pytest.raises(ConfigError, match='expected 1 to 64'):
         BlockMaskGenerator(8, number)
+
+
+@pytest.mark.parametrize('number', [0.4, 20.5, dict(start=0, end=0.4)])
+def test_shares_are_not_numbers_of_patches(number):
+    with pytest.raises(ConfigError, match='a number of patches and not a share .* 26'):
+        BlockMaskGenerator(8, number)
+
+
+@pytest.mark.parametrize('share', ['0.5', True, None, dict(start=0, end=0.5), -0.1])
+def test_shares_of_batches_that_are_no_shares_are_refused(share):
+    with pytest.raises(ConfigError, match='unmasked_batches=.*: expected a share'):
+        UniformMaskGenerator(8, 20, unmasked_batches=share)

@@ -37,6 +37,7 @@ def test_no_mask_generator_hides_nothing():
         ((6, 8), 50, 1, 'num_masking_patches=50: expected 1 to 48'),
         ((7, 7), 9, 3, r'unit=3: .*grid \(7, 7\)'),
         ((6, 8), 13, 2, 'unit=2: .*num_masking_patches=13'),
+        ((6, 8), 12, 0, 'unit=0: expected'),
     ],
 )
 def test_masks_that_do_not_fit_the_grid_are_refused(grid, hidden, unit, message):

@@ -8,6 +8,7 @@ import re
 import runpy
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -115,7 +116,62 @@ def test_finished_cells_are_not_run_again(calls, tool, workspace, capsys):
     assert (workspace / 'ablation/ablation.png').is_file()
 
 
+def test_a_damaged_result_is_made_again(calls, tool, workspace, capsys):
+    folder = workspace / 'ablation/as_configured/seed_0'
+    result = folder / 'result.json'
+    whole = result.read_text()
+    for text in ('', whole[:40], '[]', '{"status": "finished"}'):
+        result.write_text(text)
+        tool(TOOL, 'pretrain.py', *LOSSES, *COMMON)
+        out = capsys.readouterr().out
+        assert "result.json' is damaged" in out and '1 runs to do' in out
+        assert json.loads(result.read_text())['metrics'] == json.loads(whole)['metrics']
+
+
+def test_an_evaluation_that_is_added_later_is_run(calls, run, workspace):
+    damaged = workspace / 'ablation/as_configured/seed_0/segment.seconds'
+    damaged.write_text('')
+    (workspace / 'again.py').write_text((workspace / 'segment.py').read_text())
+    added = [word if word != 'segment.py' else 'again.py' for word in COMMON]
+    added.insert(added.index('again.py'), 'segment.py')
+    added.remove('--probe')
+    assert '1 runs to do' in run(TOOL, 'pretrain.py', *LOSSES, *added).out
+    assert float(damaged.read_text().split()[0]) > 0
+    assert float(read_rows(workspace)[0]['again: mIoU']) > 0
+
+
+def test_a_table_says_which_seeds_were_not_run(calls, tool, workspace, monkeypatch):
+    module = runpy.run_path(str(Path(__file__).parents[2] / 'tools' / TOOL))
+    cell = ablation.Cell(dict(loss='l1'), 'loss=l1', None)
+    args = SimpleNamespace(seeds=3, axes=dict(loss=['l1']), one_at_a_time=False)
+    table = module['Ablation'](args, [cell, cell], {})
+    for seed, miou in ((0, 41.0), (2, 44.5)):
+        outcome = dict(status='finished', metrics=dict(mIoU=miou))
+        table.outcomes[0, seed] = outcome
+    # The deviation of 41 and 44.5 from their mean is 1.75: sqrt(2 * 1.75^2 / 1).
+    assert table.table(['mIoU']).splitlines()[2:] == [
+        '| l1 | 42.75 ± 2.47 | 2 | not run with seed 1 |',
+        '| l1 | - | 0 | not run |',
+    ]
+
+
+def test_a_student_that_does_not_fit_is_refused_before_it_is_trained(
+    calls, tool, workspace, capsys
+):
+    text = (workspace / 'segment.py').read_text()
+    assert text.count('embed_dims=48') == 1
+    text = text.replace('embed_dims=48', 'embed_dims=24')
+    (workspace / 'narrow.py').write_text(text)
+    args = ['--loss', 'l1', '--evaluate', 'narrow.py', '--work-dir', 'misfit']
+    with pytest.raises(SystemExit, match='none of the cells can be run'):
+        tool(TOOL, 'pretrain.py', *args)
+    out = capsys.readouterr().out
+    assert 'refused: narrow: the student does not fit the backbone' in out
+    assert not (workspace / 'misfit').exists()
+
+
 def test_invalid_arguments_end_with_a_one_line_error(calls, tool, workspace):
+    (workspace / 'also.py').write_text((workspace / 'segment.py').read_text())
     for message, args in [
         ('nothing to vary', ['pretrain.py', *COMMON]),
         ("config not found: 'no.py'", ['no.py', *LOSSES, *COMMON]),
@@ -126,6 +182,22 @@ def test_invalid_arguments_end_with_a_one_line_error(calls, tool, workspace):
         (
             'the names must differ',
             ['pretrain.py', *LOSSES, '--evaluate', 'segment.py', './segment.py'],
+        ),
+        (
+            '--axis loss: the axis is given twice',
+            ['pretrain.py', *LOSSES, '--axis', 'loss', 'l1', *COMMON],
+        ),
+        (
+            'at most one segmentation',
+            ['pretrain.py', *LOSSES, *COMMON, '--evaluate', 'segment.py', 'also.py'],
+        ),
+        (
+            "--work-dir 'pretrain.py' cannot be used",
+            ['pretrain.py', *LOSSES, *COMMON, '--work-dir', 'pretrain.py'],
+        ),
+        (
+            'does not report NoSuch',
+            ['pretrain.py', *LOSSES, *COMMON, '--metric', 'NoSuch'],
         ),
         ('--seeds 0', ['pretrain.py', *LOSSES, *COMMON, '--seeds', '0']),
         ("loss 'huber': expected", ['pretrain.py', *COMMON, '--loss', 'huber']),

@@ -30,6 +30,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, TextIO
 
@@ -54,7 +55,8 @@ AXES = (
     'combination',
 )
 # Without --metric, those of these that the evaluations report are compared.
-METRICS = ('mIoU', 'accuracy/top1', 'linear probe mIoU', 'k-NN top-1')
+PROBED = ('linear probe mIoU', 'k-NN top-1')
+METRICS = ('mIoU', 'accuracy/top1', *PROBED)
 # Axes that set the length of pre-training: budgets.png shows the metric over it.
 LENGTHS = ('train_cfg.max_epochs', 'train_cfg.max_iters')
 PROBE = 'probe'  # name of the stage that probes the features
@@ -223,6 +225,8 @@ def arguments() -> argparse.Namespace:
     for key, *values in args.axis:
         if not values:
             fail(f'--axis {key}: expected one or more values after the key')
+        if key in args.axes:
+            fail(f'--axis {key}: the axis is given twice; list all its values at once')
         args.axes[key] = values
     if not args.axes:
         fail(
@@ -282,10 +286,32 @@ class Ablation:
                 for name, config in configs.items():
                     if config is not None:
                         write_config(config, seed, osp.join(folder, f'{name}.py'))
-                result = osp.join(folder, 'result.json')
-                if osp.isfile(result):
-                    with open(result) as file:
-                        self.outcomes[i, seed] = json.load(file)
+                outcome = self._read_result(cell, folder)
+                if outcome is not None:
+                    self.outcomes[i, seed] = outcome
+
+    def _read_result(self, cell: 'Cell', folder: str) -> dict | None:
+        """Read the result of a run, or return None if something is left to do.
+
+        An earlier call may have had fewer configs to evaluate, or no probe.
+        """
+        stages = [*self.evaluations]
+        if cell.config is not None:
+            stages += ['pretrain', *([PROBE] if self.args.probe else [])]
+        path = osp.join(folder, 'result.json')
+        done = (osp.isfile(osp.join(folder, f'{stage}.seconds')) for stage in stages)
+        if not (osp.isfile(path) and all(done)):
+            return None
+        try:
+            with open(path) as file:
+                outcome = json.load(file)
+            self._metrics(outcome)
+            if outcome['status'] == 'finished' and outcome['seconds'] >= 0:
+                return outcome
+        except (ValueError, TypeError, KeyError):
+            pass
+        print(f'{path!r} is damaged: it is made again', flush=True)
+        return None
 
     def run(self) -> None:
         """Run everything that is not finished.
@@ -333,9 +359,11 @@ class Ablation:
     def _metrics(self, outcome: dict) -> dict[str, float]:
         """Return the metrics that are compared."""
         wanted = self.args.metric or METRICS
+        if 'pretrain_loss' not in outcome:  # There is no student to probe.
+            wanted = [name for name in wanted if name not in PROBED]
         found = {k: outcome['metrics'][k] for k in wanted if k in outcome['metrics']}
-        if not found or (self.args.metric and len(found) < len(wanted)):
-            raise LookupError(
+        if wanted and (not found or (self.args.metric and len(found) < len(wanted))):
+            raise NotReportedError(
                 f'the evaluation does not report {" or ".join(wanted)}. It reports '
                 f'{", ".join(outcome["metrics"]) or "nothing"}: choose with --metric'
             )
@@ -410,8 +438,7 @@ class Ablation:
             osp.join(folder, f'{PROBE}.json'),
         ]
         for name, config in self.evaluations.items():
-            kind = 'segment' if config.get('default_scope') == 'mmseg' else 'classify'
-            command += [f'--{kind}', osp.join(folder, f'{name}.py')]
+            command += [probe_option(config), osp.join(folder, f'{name}.py')]
         return self._stage(folder, PROBE, command)
 
     def _stage(self, folder: str, name: str, command: list[str]) -> tuple[float, float]:
@@ -425,9 +452,9 @@ class Ablation:
         """
         finished = osp.join(folder, f'{name}.seconds')
         if osp.isfile(finished):
-            with open(finished) as file:
+            with open(finished) as file, suppress(ValueError):
                 wall, processor = map(float, file.read().split())
-            return wall, processor
+                return wall, processor
         start = time.time()
         with open(osp.join(folder, f'{name}.log'), 'a') as log:
             begin = log.tell()
@@ -480,7 +507,9 @@ class Ablation:
 
         axes, work_dir = self.args.axes, self.args.work_dir
         finished = [o for o in self.outcomes.values() if o['status'] == 'finished']
-        compared = list(self._metrics(finished[0])) if finished else ['metric']
+        reported = {name for outcome in finished for name in self._metrics(outcome)}
+        compared = [n for n in self.args.metric or METRICS if n in reported]
+        compared = compared or ['metric']
         rest = {name for o in finished for name in o['metrics']} - set(compared)
         names = [*compared, *sorted(rest)]
         with open(osp.join(work_dir, 'ablation.csv.tmp'), 'w') as file:
@@ -563,7 +592,7 @@ class Ablation:
         for i, cell in enumerate(self.cells):
             values = self._values(i, metric)
             seconds = self._values(i, 'pretrain_processor_seconds')
-            if cell.name != SCRATCH and values:
+            if cell.name != SCRATCH and values and seconds:
                 name = ', '.join(
                     cell.settings[axis]
                     if axis == COMBINATION
@@ -647,11 +676,20 @@ class Ablation:
             for (j, _), outcome in self.outcomes.items()
             if j == i and 'reason' in outcome
         }
+        seeds = self.args.seeds
+        missing = [str(s) for s in range(seeds) if (i, s) not in self.outcomes]
+        if missing:
+            which = f' with seed {", ".join(missing)}' if len(missing) < seeds else ''
+            reasons.add(f'not run{which}')
         return [
             *results,
             str(runs),
             '; '.join(sorted(reasons)),
         ]
+
+
+class NotReportedError(Exception):
+    """An evaluation does not report the metric that is to be compared."""
 
 
 # Scalars that mmengine's logger writes in addition to the metrics.
@@ -703,6 +741,12 @@ def write_text(text: str, path: str) -> None:
     with open(f'{path}.tmp', 'w') as file:
         file.write(text)
     os.replace(file.name, path)
+
+
+def probe_option(evaluation: 'Config') -> str:
+    """Return the option of probe.py that takes a config of --evaluate."""
+    is_segmentation = evaluation.get('default_scope') == 'mmseg'
+    return '--segment' if is_segmentation else '--classify'
 
 
 def stem(path: str) -> str:
@@ -765,14 +809,20 @@ def lock(work_dir: str) -> TextIO:
         one of the runs that inherit the file has it open.
 
     Raises:
-        SystemExit: If the folder is locked already.
+        SystemExit: If the folder is locked already, or cannot be written to or
+            locked.
     """
-    os.makedirs(work_dir, exist_ok=True)
-    # Closing the file would release the lock, so there is no `with` block.
-    file = open(osp.join(work_dir, '.lock'), 'w')  # noqa: SIM115
     try:
+        os.makedirs(work_dir, exist_ok=True)
+        # Closing the file would release the lock, so there is no `with` block.
+        file = open(osp.join(work_dir, '.lock'), 'w')  # noqa: SIM115
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
+        if not isinstance(error, BlockingIOError):
+            fail(
+                f'--work-dir {work_dir!r} cannot be used: {error}. Give a folder that '
+                'can be written to, on a disk whose files can be locked'
+            )
         fail(
             f'{work_dir!r} is in use: another ablation, or a run that it started, '
             'is still running there. Wait for its end or give another --work-dir'
@@ -787,7 +837,7 @@ def main() -> None:
     # These imports are slow. They come after the checks above, so that mistakes
     # on the command line are reported at once.
     import mmmaskdistill  # noqa: F401
-    from mmmaskdistill.apis.ablation import Cell, make_cells
+    from mmmaskdistill.apis.ablation import Cell, make_cells, refuse_misfits
     from mmmaskdistill.apis.checks import check_data
     from mmmaskdistill.apis.configs import load_config
     from mmmaskdistill.errors import CheckpointError, ConfigError
@@ -805,7 +855,15 @@ def main() -> None:
                 )
             check_data(evaluation, ['train_dataloader', 'val_dataloader'])
             evaluations[stem(path)] = evaluation
-        cells = make_cells(config, args.axes, args.one_at_a_time)
+        kinds = [probe_option(evaluation) for evaluation in evaluations.values()]
+        if args.probe and len(set(kinds)) < len(kinds):
+            fail(
+                f'--evaluate {" ".join(args.evaluate)}: --probe takes the data of at '
+                'most one segmentation and one classification config'
+            )
+        cells = refuse_misfits(
+            make_cells(config, args.axes, args.one_at_a_time), evaluations
+        )
     except (ConfigError, CheckpointError) as error:
         fail(error)
     if args.from_scratch:
@@ -817,15 +875,20 @@ def main() -> None:
             if cell.refusal
             else f'{words}: {cell.name}'
         )
+    if all(cell.refusal for cell in cells):
+        fail('none of the cells can be run, for the reasons above')
     if args.dry_run:
         return
 
     args.lock = lock(args.work_dir)
     signal.signal(signal.SIGTERM, lambda *_: fail('stopped'))
     ablation = Ablation(args, cells, evaluations)
-    ablation.prepare()
-    ablation.run()
-    ablation.write()
+    try:
+        ablation.prepare()
+        ablation.run()
+        ablation.write()
+    except NotReportedError as error:
+        fail(error)
     with open(osp.join(args.work_dir, 'ablation.md')) as file:
         print(file.read())
     for name in ('ablation.csv', 'ablation.md', 'ablation.png'):

@@ -223,17 +223,21 @@ class MaskDistill(BaseSelfSupervisor):
         student_view, teacher_view = self._views(inputs)
         drawn = self._drawn(data_samples)
         weight = self._visible_weight(data_samples)
-        predict = 'hidden' if weight == 0 else self.predict
+        predict = self._counting(weight)
         # m, what [m] selects, and N(T(x))[m]
         index = self._index(data_samples)
         mask, where, target = self._teach(
             teacher_view, drawn, predict, data_samples, index
         )
         if not len(target):
+            advice = "set predict='all'"
+            if self.predict == 'all':
+                advice = 'let visible_weight stay above 0'
             raise ConfigError(
-                f'predict={self.predict!r}, but no patch of the batch is '
-                f'{predict}: let the pipeline draw another mask, or set '
-                "predict='all'"
+                f'predict={self.predict!r}'
+                + (', and visible_weight is 0' if self.predict == 'all' else '')
+                + f', but no patch of the batch is {predict}: let the pipeline draw '
+                f'another mask, or {advice}'
             )
         # H(S(x, m))[m]
         predictions = self.predictions(student_view, mask, where, index)
@@ -252,8 +256,10 @@ class MaskDistill(BaseSelfSupervisor):
                 name: count * (weight if name == 'visible' else 1.0)
                 for name, (count, _) in parts.items()
             }
-            loss = sum(weights[name] * d for name, (_, d) in parts.items())
-            loss = loss / sum(weights.values())
+            total = sum(weights.values())
+            # The weights are divided first: the numbers of patches times a distance
+            # would not be finite in half precision.
+            loss = sum(weights[name] / total * d for name, (_, d) in parts.items())
         return dict(
             loss=loss,
             **{f'distance_{name}': d.detach() for name, (_, d) in parts.items()},
@@ -299,6 +305,21 @@ class MaskDistill(BaseSelfSupervisor):
                 ]
                 parts[name] = len(wanted), sum(distances)
         return parts
+
+    def counting_at(self, progress: float) -> str:
+        """Return which patches count in the loss at a progress of the run.
+
+        Args:
+            progress (float): Share of the run that lies behind, from 0 to 1.
+
+        Returns:
+            str: ``'hidden'``, ``'all'`` or ``'visible'``. Visible patches with the
+            weight 0 do not count.
+        """
+        return self._counting(self.visible_weight(progress))
+
+    def _counting(self, weight: float) -> str:
+        return 'hidden' if weight == 0 else self.predict
 
     def _visible_weight(self, data_samples: list[DataSample]) -> float:
         """Return the weight of visible patches in a batch; 1 without ``predict='all'``.
@@ -451,6 +472,8 @@ class MaskDistill(BaseSelfSupervisor):
     ) -> Comparison:
         """Compute targets, predictions and errors of each patch, for pictures.
 
+        A ``visible_weight`` that changes has the value of the run's end.
+
         Args:
             inputs (Sequence[Tensor] | Tensor): As for :meth:`loss`.
             data_samples (list[DataSample]): As for :meth:`loss`.
@@ -465,7 +488,7 @@ class MaskDistill(BaseSelfSupervisor):
         student_view, teacher_view = self._views(inputs)
         # Without data samples a `CachedTeacher` does not keep the features.
         mask, where, target = self._teach(
-            teacher_view, self._drawn(data_samples), self.predict, None
+            teacher_view, self._drawn(data_samples), self.counting_at(1.0), None
         )
         predictions = self.predictions(student_view, mask, where)
         # The picture shows the targets of the patches that do not count, too.

@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from mmmaskdistill.errors import ConfigError
+
 
 class Masking(nn.Module):
     """A mask m that depends on the teacher's attention.
@@ -12,7 +14,11 @@ class Masking(nn.Module):
     masks.
 
     Args:
-        num_masking_patches (int): Number of patches to hide in each image.
+        num_masking_patches (int): Number of patches to hide in each image, 1 or more.
+            It cannot change during the run.
+
+    Raises:
+        ConfigError: If ``num_masking_patches`` is not such a number.
 
     Attributes:
         num_masking_patches (int): Number of patches that are hidden in each image.
@@ -20,6 +26,16 @@ class Masking(nn.Module):
 
     def __init__(self, num_masking_patches: int):
         super().__init__()
+        if (
+            isinstance(num_masking_patches, bool)
+            or not isinstance(num_masking_patches, int)
+            or num_masking_patches < 1
+        ):
+            raise ConfigError(
+                f'masking.num_masking_patches={num_masking_patches!r}: expected a '
+                'whole number, 1 or more. Only masks that the pipeline draws, such as '
+                'those of BlockMaskGenerator, can hide another number in each batch'
+            )
         self.num_masking_patches = num_masking_patches
 
     def forward(self, attention: Tensor, noise: Tensor) -> Tensor:

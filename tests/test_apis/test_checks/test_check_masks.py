@@ -61,3 +61,72 @@ def test_masks_must_have_the_students_patch_grid():
         ) in error_message(check_masks, bad, wrapped)
     # Models other than MaskDistill are not checked.
     check_masks(dict(), nn.Identity())
+
+
+BLOCK = dict(
+    type='mmmaskdistill.BlockMaskGenerator',
+    input_size=4,
+    num_masking_patches=6,
+    min_num_patches=2,
+)
+SQUARES = dict(
+    type='mmmaskdistill.UniformMaskGenerator',
+    input_size=4,
+    num_masking_patches=dict(start=8, end=0, until=0.9),
+    unit=2,
+)
+NO_MASK = dict(type='mmmaskdistill.NoMaskGenerator', input_size=4)
+FALLING = dict(predict='all', visible_weight=dict(start=1, end=0, until=0.6))
+
+
+def all_tokens(**parts):
+    backbone = dict(tiny.STUDENT, type='mmmaskdistill.AllTokensViT')
+    return tiny.build(backbone=backbone, **parts)
+
+
+@pytest.mark.parametrize(
+    'step, parts, words',
+    [
+        (NO_MASK, {}, "hides no patch .* model.predict='hidden': set model.predict"),
+        (dict(BLOCK, unmasked_batches=0.1), {}, 'hides no patch in some batches'),
+        (SQUARES, {}, 'hides no patch in some batches'),
+        (NO_MASK, dict(predict='all', visible_weight=0), 'have the weight 0'),
+        (dict(BLOCK, unmasked_batches=0.1), FALLING, '(60 % into the run)'),
+        (SQUARES, FALLING, '(61.88 % into the run)'),
+        (
+            dict(BLOCK, num_masking_patches=dict(start=0, end=6)),
+            dict(predict='all', visible_weight=dict(start=0, end=1)),
+            '(0 % into the run)',
+        ),
+        (
+            dict(BLOCK, num_masking_patches=16),
+            dict(predict='visible'),
+            'hides every patch .* let every batch show some patches',
+        ),
+    ],
+)
+def test_some_patch_counts_in_every_batch(step, parts, words):
+    message = error_message(check_masks, pretraining(step), all_tokens(**parts))
+    assert all(part in message for part in words.split(' .* ')), message
+
+
+def test_masks_are_fit_for_what_counts():
+    falling = dict(FALLING, visible_weight=dict(start=1, end=0))
+    for step, parts in (
+        (NO_MASK, dict(predict='all')),
+        (NO_MASK, dict(predict='visible')),
+        (dict(BLOCK, unmasked_batches=0.5), dict(predict='all')),
+        # The weight is 0 only at the end, after the last batch.
+        (dict(BLOCK, unmasked_batches=0.5), falling),
+        (dict(BLOCK, num_masking_patches=dict(start=0, end=6)), FALLING),
+        (SQUARES, dict(predict='visible')),
+    ):
+        check_masks(pretraining(step), all_tokens(**parts))
+    # The class token counts even if no patch does.
+    model = tiny.build(
+        backbone=dict(
+            tiny.STUDENT, type='mmmaskdistill.AllTokensViT', class_token=True
+        ),
+        teacher=dict(tiny.TEACHER, class_token=True),
+    )
+    check_masks(pretraining(NO_MASK), model)

@@ -180,3 +180,9 @@ def test_masks_noise_and_grids_that_do_not_fit_are_refused():
         AttentionMask(12)(torch.rand(2, 9), torch.randn(2, 9))
     with pytest.raises(ConfigError, match='=16, but the student .* 4 x 4 patches'):
         build(masking=dict(type='mmmaskdistill.AttentionMask', num_masking_patches=16))
+
+
+@pytest.mark.parametrize('number', [0, 0.4, '7', True, dict(start=0, end=7)])
+def test_numbers_that_an_attention_mask_cannot_hide_are_refused(number):
+    with pytest.raises(ConfigError, match='masking.num_masking_patches=.*: expected a'):
+        AttentionMask(number)

@@ -453,6 +453,40 @@ def test_visible_weight_follows_the_progress_of_the_run():
     )
 
 
+def test_a_batch_in_which_nothing_counts_is_refused():
+    data, _ = batch()
+    for sample in data['data_samples']:
+        sample.set_mask(torch.zeros(6, 6))
+    for parts, words in (
+        (dict(backbone=ALL), "predict='hidden', but no .* set predict='all'"),
+        (dict(WEIGHTED, visible_weight=0), 'visible_weight is 0, .* stay above 0'),
+    ):
+        model = build(**parts)
+        with pytest.raises(ConfigError, match=words):
+            model.loss(**model.data_preprocessor(deepcopy(data), True))
+
+
+@pytest.mark.parametrize('weight', [0, dict(start=1, end=0), dict(start=0, end=1)])
+def test_pictures_leave_out_patches_of_weight_0(weight):
+    model = build(**WEIGHTED, visible_weight=weight)
+    data, mask = batch()
+    sides = model.compare(**model.data_preprocessor(data, True))
+    counts = mask.flatten(1) | (weight == dict(start=0, end=1))
+    assert torch.equal(~sides.error.isnan(), counts)
+    assert torch.equal(~sides.prediction.isnan().any(-1), counts)
+
+
+def test_weights_do_not_leave_the_range_of_half_precision():
+    model = build(**WEIGHTED, visible_weight=0.3)
+    data = model.data_preprocessor(batch()[0], True)
+    wanted = 8000 * model.loss(**data)['loss']
+    model.distance.register_forward_hook(lambda *args: (8000 * args[2]).half())
+    # The numbers of patches times the distances are more than 65504.
+    assert sum(len(s.mask.flatten()) for s in data['data_samples']) * wanted > 65504
+    loss = model.loss(**data)['loss']
+    torch.testing.assert_close(loss.float(), wanted, rtol=1e-3, atol=0)
+
+
 def test_a_weight_without_visible_patches_in_the_loss_is_refused():
     with pytest.raises(ConfigError, match="visible_weight.*predict='hidden'"):
         build(visible_weight=0.5)
