@@ -1,6 +1,7 @@
 """Find the training pipeline of a config and the steps in it."""
 
 import re
+from collections.abc import Iterator
 
 from mmengine.config import Config
 
@@ -58,20 +59,6 @@ def training_pipeline(config: Config) -> list:
     return pipeline
 
 
-def mask_generator(config: Config) -> dict | None:
-    """Return the transform that draws which patches are hidden.
-
-    Args:
-        config (Config): The config.
-
-    Returns:
-        dict | None: The config of the first transform of the training pipeline
-        whose class is ``GumbelNoise`` or has a name that ends in
-        ``MaskGenerator``. None if there is no such transform.
-    """
-    return next(iter(mask_generators(config)), None)
-
-
 def mask_generators(config: Config) -> list[dict]:
     """Return the transforms that draw which patches are hidden.
 
@@ -79,8 +66,9 @@ def mask_generators(config: Config) -> list[dict]:
         config (Config): The config. Its dataset may combine several datasets.
 
     Returns:
-        list[dict]: For each training pipeline, what :func:`mask_generator` returns.
-        Pipelines without a mask generator are left out.
+        list[dict]: For each training pipeline the config of the first transform whose
+        class is ``GumbelNoise`` or has a name that ends in ``MaskGenerator``.
+        Pipelines without such a transform are left out.
     """
     found = []
     for pipeline in training_pipelines(config):
@@ -102,16 +90,9 @@ def training_pipelines(config: Config) -> list[list]:
     Returns:
         list[list]: The configs of the transforms of each dataset with a pipeline.
     """
-    return _pipelines((config.get('train_dataloader') or {}).get('dataset'))
-
-
-def _pipelines(dataset: dict | None) -> list[list]:
-    if not isinstance(dataset, dict):
-        return []
-    if 'pipeline' in dataset:
-        return [dataset['pipeline']]
-    parts = [dataset.get('dataset'), *(dataset.get('datasets') or [])]
-    return [pipeline for part in parts for pipeline in _pipelines(part)]
+    return [
+        dataset['pipeline'] for dataset in _find_datasets(config, 'train_dataloader')
+    ]
 
 
 def test_dataset(config: Config) -> dict | None:
@@ -135,10 +116,19 @@ def _find_pipeline(config: Config) -> list | None:
 
 
 def _find_dataset(config: Config, loader: str) -> dict | None:
-    dataset = (config.get(loader) or {}).get('dataset')
-    # A dataset without a pipeline wraps another dataset, or several of them.
-    while dataset and 'pipeline' not in dataset:
-        dataset = dataset.get('dataset') or next(
-            iter(dataset.get('datasets') or []), None
-        )
-    return dataset or None
+    return next(_find_datasets(config, loader), None)
+
+
+def _find_datasets(config: Config, loader: str) -> Iterator[dict]:
+    """Find the datasets that have a pipeline.
+
+    A dataset without a pipeline wraps another dataset, or several of them.
+    """
+    todo = [(config.get(loader) or {}).get('dataset')]
+    while todo:
+        dataset = todo.pop(0) or {}
+        if 'pipeline' in dataset:
+            yield dataset
+        else:
+            todo = [dataset.get('dataset'), *(dataset.get('datasets') or []), *todo]
+            todo = [part for part in todo if part]
